@@ -1,0 +1,30 @@
+# Each target sets up .venv by itself. PYTHON picks the interpreter, 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test check bench docs clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11; want Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## the main job on generated images, then where its report is
+	$(VENV)/bin/tuplet demo
+
+test: $(VENV)/.ready  ## every test
+	$(RUN) -m pytest --quiet -n auto
+
+check: $(VENV)/.ready  ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.ready  ## the results that README quotes, about an hour on two cores
+	$(RUN) benchmarks/real_images.py
+
+clean:
+	rm -rf $(VENV) runs

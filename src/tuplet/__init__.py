@@ -1,0 +1,1 @@
+"""tuplet: labelled images in, an embedding model and an honest account of it out."""

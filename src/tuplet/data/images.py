@@ -1,0 +1,197 @@
+"""From a file to the square of uint8 RGB pixels that the network sees."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tuplet.data.sampling import Draw
+from tuplet.data.table import ImageTable
+from tuplet.data.transforms import Transform
+from tuplet.errors import InputError
+
+# Formats of pixels only: Pillow also opens EPS, for which it starts Ghostscript on whatever the file holds.
+_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_filters_lock = threading.Lock()
+
+
+@final
+class UnreadableImageError(InputError):
+    """A file that should be an image and cannot be decoded.
+
+    Attributes:
+        path: the file; None where a DataLoader's worker met it, which hands on only the message.
+        reason: what is wrong with it; empty likewise.
+    """
+
+    def __init__(self, message: str, path: Path | None = None, reason: str = "") -> None:
+        # DataLoader rebuilds a worker's exception from its whole traceback, whose last line is the message.
+        super().__init__(message.strip().split("\n")[-1].removeprefix(f"{__name__}.UnreadableImageError: "))
+        self.path, self.reason = path, reason
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """Ends of the names of files that `decode_image` reads, lower case, with the dot."""
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in _FORMATS)
+
+
+def decode_image(path: Path, *, min_side: int | None = None) -> UInt8[Tensor, "3 H W"]:
+    """RGB pixels of an image file, upright as its EXIF orientation says.
+
+    Transparency is laid over white. 16 bits become 8 by scaling. Float pixels count from 0 to 1 or, where
+    they exceed 1, from 0 to 255; numbers beyond that (and beyond 16 bits for whole numbers) are stretched
+    from the least to the greatest. Of an animation or a file of several pages the first image is read.
+
+    Args:
+        path: an image file.
+        min_side: where given, pixels, >= 1: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as
+            its short side keeps twice that many pixels. Saves most of the time that large photographs take.
+
+    Returns: uint8 RGB.
+
+    Raises:
+        UnreadableImageError: the file is missing, empty, truncated, corrupt, no image, or larger than
+            `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    try:
+        with _own_filters():
+            image = Image.open(path, formats=_formats())
+        with image:
+            if min_side is not None:
+                image.draft(None, (2 * min_side, 2 * min_side))
+            image.load()
+            with _own_filters():
+                # After load: a PNG may hold its EXIF behind the pixels, a TIFF is turned by load itself.
+                orientation = _orientation(image)
+            upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+            pixels = _rgb(upright)
+    except MemoryError:
+        raise
+    except Exception as error:  # corrupt bytes make Pillow raise nearly anything
+        reason = _reason(error, path)
+        raise UnreadableImageError(
+            f"cannot read image {path}: {reason}; want a whole JPEG, PNG or other image file."
+            " Mend or remove it, or leave such files out with data.on_bad_image=skip",
+            path,
+            reason,
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(sorted(_FORMATS & Image.OPEN.keys()))
+
+
+@contextmanager
+def _own_filters() -> Iterator[None]:
+    # The filters are global to the process: two threads that restore them in turn would leave ours behind.
+    with _filters_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF beside sound pixels: every viewer shows the image as it is stored
+        return 1
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = _eight_bits(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, over)
+    return np.array(image.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    least, greatest = float(values.min()), float(values.max())
+    full = (1.0 if greatest <= 1.0 else 255.0) if values.dtype.kind == "f" else 65535.0
+    low, high = (0.0, full) if least >= 0.0 and greatest <= full else (least, greatest)
+    scaled = (values.astype(np.float64) - low) * (255.0 / max(high - low, 1e-300))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, OSError) and path.is_dir():
+        return "it is a folder"
+    if isinstance(error, OSError) and path.stat().st_size == 0:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no image of a known format"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@final
+class TransformedImages(Dataset[tuple[Tensor, int, int]]):
+    """Training images, addressed by `Draw`: the draw's seed alone decides the augmentation.
+
+    An item is (uint8 pixels `[3, S, S]`, label, index of the image in the table). It is the same in whatever
+    process or order it is drawn. The table and the transform must be picklable to be sent to workers.
+    """
+
+    def __init__(self, table: ImageTable, transform: Transform) -> None:
+        self._table, self._transform = table, transform
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
+        index, seed = draw
+        image = self._table.image(index)
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(seed)
+        try:
+            pixels = self._transform(image)
+        finally:
+            generator.set_state(state)
+        return pixels, int(self._table.labels[index]), index
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+@final
+class EvaluationImages(Dataset[tuple[Tensor, int, int]]):
+    """Images to embed, addressed by their row in the table; items are those of `TransformedImages`."""
+
+    def __init__(self, table: ImageTable, transform: Transform) -> None:
+        self._table, self._transform = table, transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return self._transform(self._table.image(index)), int(self._table.labels[index]), index
+
+    def __len__(self) -> int:
+        return len(self._table)

@@ -1,0 +1,149 @@
+"""Which images make up each batch of an epoch: pure functions of the labels, a seed and the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from tuplet.config import DataConfig
+from tuplet.errors import InputError
+
+
+class Draw(NamedTuple):
+    """One image of a batch, and the seed of its augmentation."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no draw has a use for
+    """Row of the image table."""
+    seed: int
+    """In 0..2^63-1; other in every epoch and at every position of it."""
+
+
+def batches(
+    config: DataConfig, labels: Int64[np.ndarray, " N"], *, seed: int, epoch: int
+) -> list[list[Draw]]:
+    """All batches of one epoch, over all ranks, by the sampler that the config names.
+
+    Args:
+        config: `sampler`, `batch_size` and `images_per_class` are read.
+        labels: class of each training image, >= 0.
+        seed: of the run, >= 0.
+        epoch: number of the epoch, >= 0.
+
+    Returns: batches of `config.batch_size` draws; the same for the same arguments on every machine.
+
+    Raises:
+        InputError: too few images or classes for one batch.
+    """
+    if config.sampler == "per-class":
+        return per_class_batches(
+            labels,
+            batch_size=config.batch_size,
+            images_per_class=config.images_per_class,
+            seed=seed,
+            epoch=epoch,
+        )
+    return random_batches(len(labels), batch_size=config.batch_size, seed=seed, epoch=epoch)
+
+
+def random_batches(num_images: int, *, batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
+    """Every image once, shuffled; what is left beyond whole batches is dropped.
+
+    Args:
+        num_images: size of the table, N.
+        batch_size: draws in a batch, >= 1.
+        seed: of the run, >= 0.
+        epoch: number of the epoch, >= 0.
+
+    Returns: N // batch_size batches of distinct images.
+
+    Raises:
+        InputError: N < batch_size.
+    """
+    _require_one_batch(num_images, batch_size)
+    order, seeds = _streams(seed, epoch)
+    # Sorted raw numbers and no Generator.permutation, whose algorithm NumPy may change between versions.
+    rows = np.argsort(order.random_raw(num_images), kind="stable")
+    return _as_batches(rows[: num_images // batch_size * batch_size], batch_size, seeds)
+
+
+def per_class_batches(
+    labels: Int64[np.ndarray, " N"], *, batch_size: int, images_per_class: int, seed: int, epoch: int
+) -> list[list[Draw]]:
+    """Batches of P = batch_size / images_per_class classes, with as many images of each.
+
+    The classes are taken in a shuffled order, P at a time, and shuffled anew when fewer than P are left, so
+    that all come up about equally often however many images they have. A class's images are drawn without
+    replacement within a batch, or with replacement where it has fewer than `images_per_class`.
+
+    Args:
+        labels: class of each image, >= 0.
+        batch_size: draws in a batch, a multiple of `images_per_class`.
+        images_per_class: draws from each class of a batch, >= 1.
+        seed: of the run, >= 0.
+        epoch: number of the epoch, >= 0.
+
+    Returns: N // batch_size batches; the images of a class stand side by side.
+
+    Raises:
+        InputError: N < batch_size, fewer than P classes, or P is no whole number.
+    """
+    _require_one_batch(len(labels), batch_size)
+    classes_per_batch, rest = divmod(batch_size, images_per_class)
+    if rest:
+        raise InputError(f"data.images_per_class is {images_per_class}; want a divisor of {batch_size}")
+    by_class = np.split(np.argsort(labels, kind="stable"), np.flatnonzero(np.diff(np.sort(labels))) + 1)
+    if len(by_class) < classes_per_batch:
+        raise InputError(
+            f"{len(by_class)} training classes; want {classes_per_batch} for a batch of {batch_size} images,"
+            f" {images_per_class} of each class: lower data.batch_size or raise data.images_per_class"
+        )
+    order, seeds = _streams(seed, epoch)
+    rows: list[np.ndarray] = []
+    waiting: list[int] = []
+    for _ in range(len(labels) // batch_size):
+        if len(waiting) < classes_per_batch:
+            waiting = np.argsort(order.random_raw(len(by_class)), kind="stable").tolist()
+        chosen, waiting = waiting[:classes_per_batch], waiting[classes_per_batch:]
+        rows += [_sample(by_class[label], images_per_class, order) for label in chosen]
+    return _as_batches(np.concatenate(rows), batch_size, seeds)
+
+
+def rank_slice(batch: Sequence[Draw], rank: int, world_size: int) -> list[Draw]:
+    """The draws of one rank: every `world_size`-th, so that all ranks together hold the global batch.
+
+    Args:
+        batch: draws of one batch over all ranks.
+        rank: in 0..world_size-1.
+        world_size: number of ranks, >= 1.
+    """
+    return list(batch[rank::world_size])
+
+
+def _require_one_batch(num_images: int, batch_size: int) -> None:
+    if num_images < batch_size:
+        raise InputError(
+            f"{num_images} training images; want at least data.batch_size = {batch_size}, for an incomplete"
+            " batch is dropped: add images or lower data.batch_size"
+        )
+
+
+def _streams(seed: int, epoch: int) -> tuple[np.random.PCG64, np.random.PCG64]:
+    """Two streams of random numbers: which images come, and the seeds of their augmentation."""
+    order, seeds = np.random.SeedSequence([seed, epoch]).spawn(2)
+    return np.random.PCG64(order), np.random.PCG64(seeds)
+
+
+def _sample(rows: np.ndarray, count: int, stream: np.random.PCG64) -> np.ndarray:
+    if len(rows) < count:
+        # The modulo favours some rows by less than one part in 2^40.
+        return np.asarray(rows[(stream.random_raw(count) % np.uint64(len(rows))).astype(np.int64)])
+    return np.asarray(rows[np.argsort(stream.random_raw(len(rows)), kind="stable")[:count]])
+
+
+def _as_batches(rows: np.ndarray, batch_size: int, stream: np.random.PCG64) -> list[list[Draw]]:
+    seeds = (stream.random_raw(len(rows)) >> np.uint64(1)).tolist()
+    draws = [Draw(index, seed) for index, seed in zip(rows.tolist(), seeds, strict=True)]
+    return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]

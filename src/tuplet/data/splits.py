@@ -1,0 +1,111 @@
+"""Splits by class: no class of the one side is ever on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tuplet.data.table import ImageTable, Split, Subset
+from tuplet.errors import InputError
+
+
+def halves(
+    class_names: Sequence[str], *, train_fraction: float, seed: int | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The classes to train on and the classes to query, each in the order given.
+
+    Args:
+        class_names: C unique names, in the order that decides which come first.
+        train_fraction: share that trains, in (0, 1), rounded to whole classes; each side gets at least one.
+        seed: None takes the first classes; a number >= 0 a random share, the same on every machine.
+
+    Returns: (train names, test names).
+
+    Raises:
+        InputError: C < 2, or a fraction outside (0, 1).
+    """
+    num_classes = len(class_names)
+    if num_classes < 2:
+        raise InputError(f"{num_classes} classes to split; want 2 or more: each needs a folder of its own")
+    if not 0 < train_fraction < 1:
+        raise InputError(f"data.train_fraction is {train_fraction}; want a share in (0, 1)")
+    num_train = min(max(_rounded(num_classes * train_fraction), 1), num_classes - 1)
+    ranks = np.arange(num_classes) if seed is None else _shuffled(num_classes, seed)
+    trains = ranks < num_train
+    return (
+        tuple(name for name, train in zip(class_names, trains, strict=True) if train),
+        tuple(name for name, train in zip(class_names, trains, strict=True) if not train),
+    )
+
+
+def hold_out(table: ImageTable, *, fraction: float, seed: int) -> tuple[ImageTable, ImageTable]:
+    """A training table without some of its classes, and those classes for validation.
+
+    Args:
+        table: the training images.
+        fraction: share of the classes held out, in (0, 1), rounded; at least two stay on each side.
+        seed: which ones, >= 0; the same on every machine.
+
+    Returns: (training table, validation table), which share no class.
+
+    Raises:
+        InputError: fewer than 4 classes with images, or a fraction outside (0, 1).
+    """
+    present = np.unique(table.labels)
+    if len(present) < 4:
+        raise InputError(
+            f"{len(present)} training classes; want 4 or more to hold out 2 and train on 2:"
+            " add classes or set evaluation.split=test"
+        )
+    if not 0 < fraction < 1:
+        raise InputError(f"evaluation.validation_fraction is {fraction}; want a share in (0, 1)")
+    num_held = min(max(_rounded(len(present) * fraction), 2), len(present) - 2)
+    held = np.isin(table.labels, present[_shuffled(len(present), seed) < num_held])
+    return Subset(table, np.flatnonzero(~held)), Subset(table, np.flatnonzero(held))
+
+
+def by_classes(table: ImageTable, classes: Iterable[str]) -> Subset:
+    """The images of some classes, in the table's order.
+
+    Args:
+        table: any images.
+        classes: names of classes of the table, in any order.
+
+    Returns: a table of those classes only; one without images vanishes.
+
+    Raises:
+        InputError: a class that the table does not have.
+    """
+    wanted = set(classes)
+    unknown = sorted(wanted - set(table.class_names))
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} classes are not in the table, the first is {unknown[0]!r};"
+            f" want some of its {table.num_classes}, such as {', '.join(table.class_names[:3])}"
+        )
+    is_wanted = np.array([name in wanted for name in table.class_names], dtype=bool)
+    return Subset(table, np.flatnonzero(is_wanted[table.labels]))
+
+
+def describe(split: Split) -> str:
+    """The counts of a split as a few aligned lines: images, classes, images a class, skipped, notes."""
+    lines = [f"{'':<8}{'images':>9}{'classes':>9}  images a class (min / median / max)"]
+    for title, table in (("train", split.train), ("test", split.test)):
+        sizes = np.bincount(table.labels, minlength=max(table.num_classes, 1))
+        spread = f"{sizes.min():,} / {np.median(sizes):,.10g} / {sizes.max():,}"
+        lines.append(f"{title:<8}{len(table):>9,}{table.num_classes:>9,}  {spread}")
+    if split.skipped:
+        lines.append(f"{'skipped':<8}{len(split.skipped):>9,}{'':>9}  the first: {split.skipped[0]}")
+    return "\n".join(lines + [f"note: {note}" for note in split.notes])
+
+
+def _rounded(count: float) -> int:
+    return int(count + 0.5)
+
+
+def _shuffled(count: int, seed: int) -> np.ndarray:
+    """Rank of each of `count` things in a random order."""
+    # Sorted raw numbers and no Generator.permutation, whose algorithm NumPy may change between versions.
+    raw = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
+    return np.argsort(np.argsort(raw, kind="stable"), kind="stable")

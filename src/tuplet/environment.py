@@ -1,0 +1,71 @@
+"""What a run ran on: versions, commit, hardware, and the hash of the weights it started from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PACKAGES = ("tuplet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "faiss-cpu", "scikit-learn")
+
+
+def describe_environment(device: torch.device, num_ranks: int) -> dict[str, str | int]:
+    """The machine and the software, as the report and the results print them.
+
+    Args:
+        device: on which the network trains.
+        num_ranks: processes that train together, >= 1.
+
+    Returns: words and numbers by name; "commit" is empty where tuplet is not run from its repository.
+    """
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "ranks": num_ranks,
+    }
+
+
+def hash_weights(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values of some weights, the same wherever they are equal bit for bit."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _commit() -> str:
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    changed = " with changes" if status.stdout.strip() else ""
+    return commit.stdout.strip() + changed if commit.returncode == 0 else ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

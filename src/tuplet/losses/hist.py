@@ -1,0 +1,341 @@
+"""The HIST loss: Equations 1-6 in paper order as pure functions, then the modules that hold parameters.
+
+Lim, Yun, Park, Choi, "Hypergraph-Induced Semantic Tuplet Loss for Deep Metric Learning", CVPR 2022;
+equation numbers as in Yuan and Le-Phuoc, ReScience C 9.2 #8, 2023.
+
+Sizes: N samples in a batch, C classes, E classes present in the batch, D embedding width, h hidden width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, final, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tuplet.errors import InputError
+
+Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
+
+MAX_LOG_VARIANCE = 6.0
+LEAKY_SLOPE = 0.1
+
+
+def class_distances(
+    embeddings: Float[Tensor, "N D"],
+    means: Float[Tensor, "C D"],
+    log_variances: Float[Tensor, "C D"],
+    *,
+    distance: Distance = "mahalanobis",
+) -> Float[Tensor, "N C"]:
+    """Distance of each sample to each class distribution, the d2 of Eq. 2 and 3.
+
+    Embeddings and means are L2-normalised first, so the length of neither matters; a zero vector stays zero.
+    With x and mu of length one, sum_k (x_k - mu_k)^2 / sigma2_k is taken apart into two matrix products,
+    which needs no N x C x D tensor.
+
+    Args:
+        embeddings: one row a sample, any finite length.
+        means: one row a class, any finite length.
+        log_variances: log sigma2, clipped to [0, 6]; mahalanobis only.
+        distance: mahalanobis (squared, in [0, 4]), euclidean (squared, in [0, 4]), cosine (1 - x.mu, in
+            [0, 2]) or manhattan (in [0, 2 sqrt(D)]).
+
+    Returns: distances, unitless, >= 0, in float32 or wider, whatever autocast says.
+
+    Source: Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
+    """
+    width = torch.promote_types(embeddings.dtype, torch.float32)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        x = F.normalize(embeddings.to(width), dim=1)
+        mu = F.normalize(means.to(width), dim=1)
+        if distance == "mahalanobis":
+            precision = torch.exp(-log_variances.to(width).clamp(0.0, MAX_LOG_VARIANCE))
+            scaled = mu * precision
+            distances = (x * x) @ precision.T - 2.0 * (x @ scaled.T) + (mu * scaled).sum(dim=1)
+        elif distance == "euclidean":
+            distances = (x * x).sum(dim=1, keepdim=True) - 2.0 * (x @ mu.T) + (mu * mu).sum(dim=1)
+        elif distance == "cosine":
+            distances = 1.0 - x @ mu.T
+        else:
+            distances = torch.cdist(x, mu, p=1.0)
+        # Rounding may leave a distance of zero slightly below it, and Eq. 3 slightly above one.
+        return distances.clamp_min(0.0)
+
+
+def distribution_loss(
+    distances: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, tau: float
+) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood of each sample's own class distribution (Eq. 1).
+
+    Args:
+        distances: of each sample to each class, >= 0.
+        labels: class of each sample, in 0..C-1.
+        tau: temperature, > 0.
+
+    Returns: a scalar >= 0. No sample is ever dropped: a probability that underflows keeps its logarithm.
+
+    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 1.
+    """
+    log_probabilities = assignment_log_probabilities(distances, tau=tau)
+    return -log_probabilities.gather(1, labels[:, None]).mean()
+
+
+def assignment_log_probabilities(distances: Float[Tensor, "N C"], *, tau: float) -> Float[Tensor, "N C"]:
+    """Log-probability that a class distribution gave a sample, log P (Eq. 2).
+
+    Args:
+        distances: of each sample to each class, >= 0.
+        tau: temperature, > 0.
+
+    Returns: values <= 0 whose exponentials sum to 1 over the classes.
+
+    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 2.
+    """
+    return F.log_softmax(-tau * distances, dim=1)
+
+
+def incidence_matrix(
+    distances: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, alpha: float
+) -> Float[Tensor, "N E"]:
+    """Weight of each sample in the semantic tuplet of each class in the batch (Eq. 3-4).
+
+    Args:
+        distances: of each sample to each class, >= 0.
+        labels: class of each sample, in 0..C-1.
+        alpha: decay per unit of distance, > 0.
+
+    Returns: 1 where the sample is of the class, else exp(-alpha d) in (0, 1]; columns in ascending class order.
+
+    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
+    """
+    classes = torch.unique(labels)
+    own = labels[:, None] == classes[None, :]
+    return torch.where(own, 1.0, torch.exp(-alpha * distances[:, classes]))
+
+
+def propagation_matrix(incidence: Float[Tensor, "N E"]) -> Float[Tensor, "N N"]:
+    """How a hypergraph convolution mixes the samples, G = Dv^-1/2 H De^-1 H^T Dv^-1/2.
+
+    Args:
+        incidence: H, values > 0. Dv holds its row sums, De its column sums; hyperedge weights are 1.
+
+    Returns: a symmetric positive semidefinite matrix.
+
+    Source: Feng et al., "Hypergraph Neural Networks", AAAI 2019.
+    """
+    root = incidence * incidence.sum(dim=1, keepdim=True).rsqrt() * incidence.sum(dim=0).rsqrt()
+    return root @ root.T
+
+
+def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Mean cross entropy between the labels and the hypergraph network's output (Eq. 5).
+
+    Args:
+        logits: output of the HGNN, one column a class.
+        labels: class of each sample, in 0..C-1.
+
+    Returns: a scalar >= 0.
+
+    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 5.
+    """
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+
+
+@dataclass(frozen=True)
+class HISTTerms:
+    """The parts of the loss, each a scalar with its gradient (Eq. 6).
+
+    Attributes:
+        distribution: L_D (Eq. 1).
+        cross_entropy: L_CE (Eq. 5), not yet weighted; zero where lambda_s is 0.
+        total: distribution + lambda_s * cross_entropy.
+    """
+
+    distribution: Float[Tensor, ""]
+    cross_entropy: Float[Tensor, ""]
+    total: Float[Tensor, ""]
+
+
+@final
+class HGNN(nn.Module):
+    """Hypergraph neural network: L propagations G (X Theta + 1 b^T), from D features to C logits.
+
+    All but the last are followed by BatchNorm and LeakyReLU(0.1).
+
+    Args:
+        in_dim: width of the features, D >= 1.
+        hidden_dim: width of the hidden propagations, h >= 1.
+        out_dim: width of the output, C >= 1.
+        num_layers: propagations, L >= 1; with 1 there is no hidden one.
+
+    Source: Feng et al., AAAI 2019, as used by Lim et al., CVPR 2022.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, num_layers: int = 2) -> None:
+        super().__init__()
+        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:-1])
+
+    def forward(self, features: Float[Tensor, "N D"], incidence: Float[Tensor, "N E"]) -> Float[Tensor, "N C"]:
+        """Class logits of each sample, after it has heard from the samples it shares tuplets with."""
+        mixing = propagation_matrix(incidence)
+        for layer, norm in zip(self.layers, self.norms, strict=False):
+            features = F.leaky_relu(norm(mixing @ layer(features)), LEAKY_SLOPE)
+        output: Tensor = mixing @ self.layers[-1](features)
+        return output
+
+
+@final
+class HISTLoss(nn.Module):
+    """Hypergraph-Induced Semantic Tuplet loss, L_D + lambda_s L_CE (Eq. 6).
+
+    Its parameters learn with the network: give `parameter_groups` to the optimizer.
+
+    Args:
+        num_classes: training classes, C >= 1.
+        embedding_dim: width of the embeddings, D >= 1.
+        tau: temperature of the distribution loss (Eq. 2), > 0.
+        alpha: decay of the semantic tuplets (Eq. 3), > 0.
+        lambda_s: weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 skips the HGNN.
+        hidden_dim: width of the hidden propagations, h >= 1.
+        num_layers: propagations of the HGNN, L >= 1; the paper has 2.
+        distance: between sample and class distribution: mahalanobis, euclidean, cosine or manhattan.
+
+    Raises:
+        InputError: (a ValueError) a setting outside its range.
+
+    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> loss = HISTLoss(num_classes=10, embedding_dim=8)
+        >>> terms = loss.terms(torch.randn(4, 8), torch.tensor([0, 0, 3, 9]))
+        >>> bool(terms.total == terms.distribution + terms.cross_entropy)
+        True
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        tau: float = 32.0,
+        alpha: float = 0.9,
+        lambda_s: float = 1.0,
+        hidden_dim: int = 512,
+        num_layers: int = 2,
+        distance: Distance = "mahalanobis",
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "num_classes": num_classes,
+            "embedding_dim": embedding_dim,
+            "hidden_dim": hidden_dim,
+            "num_layers": num_layers,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"{name} is {size}; want 1 or more")
+        for name, value in {"tau": tau, "alpha": alpha}.items():
+            if not 0 < value < float("inf"):
+                raise InputError(f"{name} is {value}; want a finite number > 0")
+        if not 0 <= lambda_s < float("inf"):
+            raise InputError(f"lambda_s is {lambda_s}; want a finite number >= 0")
+        if distance not in get_args(Distance):
+            raise InputError(f"distance is {distance!r}; want one of {', '.join(get_args(Distance))}")
+        self.tau, self.alpha, self.lambda_s, self.distance = tau, alpha, lambda_s, distance
+        self.means = nn.Parameter(torch.empty(num_classes, embedding_dim))
+        self.log_variances = nn.Parameter(torch.empty(num_classes, embedding_dim))
+        for parameter in (self.means, self.log_variances):
+            nn.init.kaiming_normal_(parameter, mode="fan_out")
+        self.hgnn = HGNN(embedding_dim, hidden_dim, num_classes, num_layers=num_layers)
+
+    def forward(
+        self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"], indices_tuple: object = None
+    ) -> Float[Tensor, ""]:
+        """The loss of one batch (Eq. 6).
+
+        Args:
+            embeddings: as the network gives them, not normalised.
+            labels: class of each sample, in 0..C-1.
+            indices_tuple: ignored; there so that pytorch-metric-learning can call this loss with a miner.
+
+        Returns: a scalar.
+
+        Raises:
+            InputError: (a ValueError) wrong shapes, labels outside 0..C-1, NaN or infinity, an empty batch, or a
+                batch of one while the HGNN's BatchNorm trains.
+        """
+        return self.terms(embeddings, labels).total
+
+    def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> HISTTerms:
+        """The loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`."""
+        self._check(embeddings, labels)
+        labels = labels.long()
+        distances = class_distances(embeddings, self.means, self.log_variances, distance=self.distance)
+        distribution = distribution_loss(distances, labels, tau=self.tau)
+        if self.lambda_s == 0:
+            return HISTTerms(distribution, torch.zeros_like(distribution), distribution)
+        incidence = incidence_matrix(distances, labels, alpha=self.alpha)
+        # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
+        dtype = self.means.dtype
+        logits = self.hgnn(embeddings.to(dtype), incidence.to(dtype))
+        cross_entropy = hypergraph_loss(logits, labels)
+        return HISTTerms(distribution, cross_entropy, distribution + self.lambda_s * cross_entropy)
+
+    def parameter_groups(self, *, lr_distributions: float, lr_hgnn: float) -> list[dict[str, Any]]:
+        """Optimizer groups that hold every parameter of the loss once.
+
+        Args:
+            lr_distributions: learning rate of means and log-variances, >= 0; 1e-2 to 1e-1 in the paper.
+            lr_hgnn: learning rate of the hypergraph network, >= 0; 5e-4 to 1e-3 in the paper.
+
+        Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
+        """
+        return [
+            {"name": "distributions", "params": [self.means, self.log_variances], "lr": lr_distributions},
+            {"name": "hgnn", "params": list(self.hgnn.parameters()), "lr": lr_hgnn},
+        ]
+
+    def extra_repr(self) -> str:
+        """Settings, as `print` shows them."""
+        classes, width = self.means.shape
+        return (
+            f"{classes} classes, {width} dimensions, tau={self.tau}, alpha={self.alpha},"
+            f" lambda_s={self.lambda_s}, distance={self.distance}"
+        )
+
+    def _check(self, embeddings: Tensor, labels: Tensor) -> None:
+        classes, width = self.means.shape
+        if embeddings.ndim != 2 or embeddings.shape[1] != width:
+            raise InputError(f"embeddings have shape {list(embeddings.shape)}; want [N, {width}]")
+        if labels.shape != embeddings.shape[:1]:
+            raise InputError(
+                f"labels have shape {list(labels.shape)}; want [{len(embeddings)}], one label an embedding"
+            )
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise InputError(f"labels are of type {labels.dtype}; want integers in 0..{classes - 1}")
+        if len(labels) == 0:
+            raise InputError("the batch is empty; want at least one embedding")
+        if len(labels) == 1 and self.training and self.lambda_s > 0 and len(self.hgnn.norms) > 0:
+            raise InputError(
+                "the batch holds 1 embedding; want 2 or more, since BatchNorm cannot train on one"
+                " (drop the last incomplete batch, or call eval())"
+            )
+        low, high = (int(bound) for bound in torch.aminmax(labels))
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"labels run from {low} to {high}; want 0..{classes - 1} (renumber them, or raise num_classes)"
+            )
+        if not bool(torch.isfinite(embeddings).all()):
+            row = int((~torch.isfinite(embeddings)).any(dim=1).nonzero()[0])
+            raise InputError(
+                f"embeddings hold NaN or infinity, first in row {row}; want finite numbers"
+                " (lower the learning rate, or clip gradients)"
+            )

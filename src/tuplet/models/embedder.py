@@ -1,0 +1,248 @@
+"""The embedding network: pixels in, embeddings out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self, final, get_args
+
+import timm
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from tuplet.errors import InputError
+from tuplet.models import convnet as convnet  # registers tuplet_convnet with timm
+
+Pooling = Literal["avg", "max", "avg+max", "gem", "token"]
+BatchNormFreeze = Literal["none", "statistics", "full"]
+
+
+@final
+class GlobalPool(nn.Module):
+    """One vector from a feature map or from a sequence of tokens.
+
+    Args:
+        kind: avg, max, avg+max (their sum, as the paper has it), gem (generalised mean, Radenovic et al., 2019,
+            its power learnt, starting at 3) or token (the class token of a transformer).
+        num_prefix_tokens: tokens before those of the patches; 0 for feature maps.
+    """
+
+    def __init__(self, kind: Pooling, num_prefix_tokens: int = 0) -> None:
+        super().__init__()
+        self.kind, self.num_prefix_tokens = kind, num_prefix_tokens
+        self.power = nn.Parameter(torch.tensor(3.0)) if kind == "gem" else None
+
+    def forward(self, features: Float[Tensor, "N *P C"]) -> Float[Tensor, "N C"]:
+        """The pooled vectors of features with their channels last."""
+        tokens = features.flatten(1, -2)
+        if self.kind == "token":
+            return tokens[:, 0]
+        patches = tokens[:, self.num_prefix_tokens :]
+        if self.kind == "avg":
+            return patches.mean(dim=1)
+        if self.kind == "max":
+            return patches.amax(dim=1)
+        if self.power is not None:
+            return patches.clamp_min(1e-6).pow(self.power).mean(dim=1).pow(1.0 / self.power)
+        return patches.mean(dim=1) + patches.amax(dim=1)
+
+
+@final
+class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["metric-learning"]):  # type: ignore[misc]
+    """A timm backbone, global pooling, a linear layer and a LayerNorm without affine parameters.
+
+    It carries its own input statistics: give it pixels as they are, 0..255. Saved and loaded with
+    `save_pretrained` and `from_pretrained` (safetensors and JSON, a folder or the Hugging Face hub).
+
+    Args:
+        backbone: any timm model name, or tuplet_convnet.
+        embedding_dim: width of the embeddings, D >= 1.
+        pooling: avg, max, avg+max, gem, or token (transformers with a class token only).
+        pretrained: start from pretrained weights: those in `weights`, or else the hub's.
+        weights: a .safetensors or .pth file of the backbone, loaded strictly; its classifier is dropped.
+        freeze_batch_norm: "statistics" keeps the running statistics of the backbone's BatchNorms fixed and lets
+            their affine weights learn, as the authors' code does; "full" fixes those too.
+
+    Raises:
+        InputError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not fit
+            (the keys are named), or pretrained weights that cannot be fetched.
+
+    Source: Lim et al., CVPR 2022, for pooling, layer and norm.
+
+    Example:
+        >>> network = Embedder("tuplet_convnet", 64, pretrained=False).eval()
+        >>> network(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape
+        torch.Size([2, 64])
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        embedding_dim: int,
+        *,
+        pooling: Pooling = "avg+max",
+        pretrained: bool = True,
+        weights: str | os.PathLike[str] | None = None,
+        freeze_batch_norm: BatchNormFreeze = "none",
+    ) -> None:
+        super().__init__()
+        for name, value, wanted in (
+            ("pooling", pooling, get_args(Pooling)),
+            ("freeze_batch_norm", freeze_batch_norm, get_args(BatchNormFreeze)),
+        ):
+            if value not in wanted:
+                raise InputError(f"{name} is {value!r}; want one of {', '.join(wanted)}")
+        if embedding_dim < 1:
+            raise InputError(f"embedding_dim is {embedding_dim}; want 1 or more")
+        self.freeze_batch_norm = freeze_batch_norm
+        self.backbone = _backbone(backbone, pretrained=pretrained, weights=weights)
+        prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
+        if pooling == "token" and prefix_tokens == 0:
+            raise InputError(f"backbone {backbone} has no class token; want another pooling, perhaps avg")
+        # Most maps are N x C x H x W; timm says so where channels come last.
+        self.channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
+        self.pool = GlobalPool(pooling, prefix_tokens)
+        self.embedding = nn.Linear(int(self.backbone.num_features), embedding_dim)
+        nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out")
+        nn.init.zeros_(self.embedding.bias)
+        self.norm = nn.LayerNorm(embedding_dim, elementwise_affine=False)
+        settings = self.backbone.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(1, 3, 1, 1) * 255.0)
+        self.register_buffer("std", torch.tensor(settings["std"]).view(1, 3, 1, 1) * 255.0)
+        if freeze_batch_norm == "full":
+            for module in self._batch_norms():
+                module.requires_grad_(False)
+        self.train()
+
+    def forward(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
+        """One embedding an image.
+
+        Args:
+            pixels: RGB, 0..255, of a size that the backbone takes.
+
+        Returns: rows of mean 0 and variance 1 (LayerNorm), not of length one; compare them by cosine.
+
+        Raises:
+            InputError: (a ValueError) pixels of another type or shape.
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise InputError(
+                f"pixels are {pixels.dtype} of shape {list(pixels.shape)}; want torch.uint8 [N, 3, H, W], RGB 0..255"
+            )
+        features = self.backbone.forward_features((pixels - self.mean) / self.std)
+        if features.ndim == 4 and not self.channels_last:
+            features = features.permute(0, 2, 3, 1)
+        embeddings: Tensor = self.norm(self.embedding(self.pool(features)))
+        return embeddings
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen BatchNorms stay in evaluation."""
+        super().train(mode)
+        if self.freeze_batch_norm != "none":
+            for module in self._batch_norms():
+                module.eval()
+        return self
+
+    def parameter_groups(self, *, lr_backbone: float, lr_embedding: float) -> list[dict[str, Any]]:
+        """Optimizer groups that hold every parameter of the network that learns, once.
+
+        Args:
+            lr_backbone: learning rate of the backbone and of a learnt pooling, >= 0.
+            lr_embedding: learning rate of the embedding layer, >= 0.
+
+        Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
+        """
+        backbone = [*self.backbone.parameters(), *self.pool.parameters()]
+        return [
+            {"name": "backbone", "params": [p for p in backbone if p.requires_grad], "lr": lr_backbone},
+            {"name": "embedding", "params": list(self.embedding.parameters()), "lr": lr_embedding},
+        ]
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **kwargs: Any
+    ) -> Embedder:
+        # The hub's own version loads leniently and prints; it hands these on to the download.
+        download = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        options = {name: kwargs.pop(name) for name in download if name in kwargs}
+        folder = Path(model_id)
+        if folder.is_dir():
+            file = str(folder / SAFETENSORS_SINGLE_FILE)
+        else:
+            file = hf_hub_download(model_id, SAFETENSORS_SINGLE_FILE, **options)
+        model = cls(**{**kwargs, "pretrained": False, "weights": None})
+        load_model(model, file, strict=strict, device=map_location)
+        return model.eval()
+
+
+def _backbone(name: str, *, pretrained: bool, weights: str | os.PathLike[str] | None) -> Any:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3]
+        hint = f", perhaps {', '.join(near)}" if near else ""
+        raise InputError(f"backbone is {name!r}; want the name of a timm model{hint}")
+    if not pretrained or weights is not None:
+        model: Any = timm.create_model(name, pretrained=False)
+        if pretrained:
+            _load_weights(model, Path(weights or ""))
+    else:
+        model = _create_from_hub(name)
+    model.reset_classifier(0)
+    return model
+
+
+def _create_from_hub(name: str) -> nn.Module:
+    if not timm.is_model_pretrained(name):
+        raise InputError(
+            f"backbone {name} has no pretrained weights to fetch; want model.pretrained False to train from"
+            " scratch, or model.weights, a local file"
+        )
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"the pretrained weights of {name} could not be fetched ({cause}); want a network connection,"
+            " or model.weights, a local file of them, or model.pretrained False"
+        ) from error
+    return model
+
+
+def _load_weights(model: Any, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}; want a .safetensors or .pth file")
+    try:
+        found = timm.models.load_state_dict(str(path))
+    except Exception as error:  # every format has its own way to be broken
+        raise InputError(f"{path} cannot be read as weights ({error}); want .safetensors or .pth") from error
+    classifiers = model.pretrained_cfg.get("classifier") or ()
+    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    wanted = {key: value for key, value in model.state_dict().items() if not _below(key, heads)}
+    found = {key: value for key, value in found.items() if not _below(key, heads)}
+    # Checkpoints older than PyTorch 0.4.1 count no batches, and nothing depends on that count.
+    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in found if key not in wanted]
+    reshaped = [
+        f"{key} {list(found[key].shape)} for {list(wanted[key].shape)}"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    problems = [
+        f"{len(keys)} keys {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if problems:
+        architecture = model.pretrained_cfg.get("architecture", type(model).__name__)
+        raise InputError(f"{path} does not fit {architecture}: {'; '.join(problems)}; want its own weights")
+    model.load_state_dict(found, strict=False)
+
+
+def _below(key: str, modules: tuple[str, ...]) -> bool:
+    return any(key.startswith(f"{module}.") for module in modules)

@@ -1,0 +1,94 @@
+"""Settings that work, as functions that return a `RunConfig`: change any field of one with `override`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tuplet.config import (
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from tuplet.errors import InputError
+
+
+def demo() -> RunConfig:
+    """Generated characters, a small network, a minute on two cores: to see the whole job at work."""
+    return RunConfig(
+        name="demo",
+        data=DataConfig(
+            source="glyphs",
+            glyph_train_classes=100,
+            glyph_test_classes=60,
+            glyphs_per_class=16,
+            image_size=48,
+            resize=48,
+            augmentation="affine",
+            cache="memory",
+            batch_size=32,
+        ),
+        model=_small_network(),
+        loss=LossConfig(tau=16.0, alpha=1.0, hidden_dim=128),
+        optimizer=_small_network_optimizer(),
+        schedule=ScheduleConfig(epochs=15, warmup_epochs=0, decay="cosine"),
+        compute=ComputeConfig(num_workers=1),
+    )
+
+
+def omniglot() -> RunConfig:
+    """Handwritten characters below data.root, a small network trained from nothing."""
+    return RunConfig(
+        name="omniglot",
+        data=DataConfig(
+            image_size=48,
+            resize=48,
+            augmentation="affine",
+            cache="memory",
+            batch_size=32,
+        ),
+        model=_small_network(),
+        loss=LossConfig(tau=8.0, alpha=1.0, hidden_dim=128),
+        optimizer=_small_network_optimizer(),
+        schedule=ScheduleConfig(epochs=50, warmup_epochs=0, decay="cosine"),
+        compute=ComputeConfig(num_workers=1),
+    )
+
+
+def folder() -> RunConfig:
+    """Photographs below data.root, a pretrained backbone fine-tuned for a few epochs."""
+    return RunConfig(
+        name="folder",
+        data=DataConfig(),
+        model=ModelConfig(freeze_batch_norm="statistics"),
+        loss=LossConfig(tau=16.0, alpha=1.0),
+        optimizer=OptimizerConfig(lr_distributions=1e-2),
+        schedule=ScheduleConfig(epochs=10, warmup_epochs=1, decay="cosine"),
+        evaluation=EvaluationConfig(),
+    )
+
+
+def _small_network() -> ModelConfig:
+    return ModelConfig(backbone="tuplet_convnet", embedding_dim=128, pretrained=False)
+
+
+def _small_network_optimizer() -> OptimizerConfig:
+    return OptimizerConfig(lr_backbone=1e-3, lr_embedding=1e-3, lr_distributions=3e-2, lr_hgnn=1e-3)
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "omniglot": omniglot, "folder": folder}
+
+
+def recipe(name: str) -> RunConfig:
+    """The settings of one recipe.
+
+    Raises:
+        InputError: (a ValueError) there is no such recipe; names those that there are.
+    """
+    if name not in RECIPES:
+        raise InputError(f"there is no recipe {name!r}; want one of {', '.join(RECIPES)}")
+    return RECIPES[name]()

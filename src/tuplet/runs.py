@@ -1,0 +1,235 @@
+"""The run folder: config.yaml, metrics.jsonl, checkpoints/, environment.json, model/, report.html.
+
+Every file is written whole or not at all, so a run that was killed anywhere can be resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from tuplet.config import RunConfig, from_dict, to_dict
+from tuplet.errors import InputError
+from tuplet.evaluation import EvalReport
+from tuplet.metrics.clustering import ClusteringReport
+from tuplet.models.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did; epoch 0 is the network before training.
+
+    Attributes:
+        epoch: 0..epochs.
+        losses: means over the steps of "distribution", "cross_entropy", "total"; empty at epoch 0.
+        evaluation: None in epochs that are not evaluated.
+        train_seconds: training alone, evaluation and checkpoint left out; 0 at epoch 0.
+        evaluation_seconds: 0 where there was none.
+        images_per_second: trained images over train_seconds; 0 at epoch 0.
+        learning_rates: of the groups "backbone", "embedding", "distributions", "hgnn" in this epoch.
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    evaluation: EvalReport | None
+    train_seconds: float
+    evaluation_seconds: float
+    images_per_second: float
+    learning_rates: dict[str, float]
+
+
+@final
+class Run:
+    """One training run on disk.
+
+    Args:
+        folder: where `create` made it.
+
+    Raises:
+        InputError: (a ValueError) there is no run in the folder, or its config cannot be used.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        if not self.config_file.is_file():
+            raise InputError(f"there is no run in {self.folder}; want a folder with a config.yaml, made by tuplet train")
+        self.config = read_config(self.config_file)
+
+    @classmethod
+    def create(cls, config: RunConfig, folder: str | os.PathLike[str]) -> Run:
+        """A new run in a folder that does not exist yet or is empty.
+
+        Raises:
+            InputError: (a ValueError) the folder holds something already.
+        """
+        path = Path(folder)
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(f"{path} is not empty; want a new folder, or tuplet train --resume {path}")
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; want a new folder for the run")
+        (path / "checkpoints").mkdir(parents=True)
+        write_atomically(path / "config.yaml", write_config(config).encode())
+        return cls(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The run's settings: `tuplet train --config` reproduces the run from it."""
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON line an epoch."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """State after the last whole epoch."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions, commit, hardware and the hash of the starting weights."""
+        return self.folder / "environment.json"
+
+    @property
+    def notes_file(self) -> Path:
+        """What was odd about the data: skipped images, classes too small to ask about."""
+        return self.folder / "notes.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """The trained network, for `Embedder.from_pretrained`."""
+        return self.folder / "model"
+
+    @property
+    def report_file(self) -> Path:
+        """The report, one self-contained page."""
+        return self.folder / "report.html"
+
+    def reports(self) -> list[EpochReport]:
+        """Every epoch so far, epoch 0 first; a line that a kill cut short is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text().splitlines(keepends=True)
+        return [_epoch_report(json.loads(line)) for line in lines if line.endswith("\n")]
+
+    def keep_reports(self, last_epoch: int) -> None:
+        """Forget the epochs after the last one kept: those that a kill separated from their checkpoint."""
+        kept = [report for report in self.reports() if report.epoch <= last_epoch]
+        write_atomically(self.metrics_file, "".join(map(_json_line, kept)).encode())
+
+    def append(self, report: EpochReport) -> None:
+        """Add one epoch's line."""
+        with self.metrics_file.open("a") as file:
+            file.write(_json_line(report))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint, in one step."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_atomically(self.checkpoint_file, buffer.getbuffer())
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """State after the last whole epoch, on the CPU; None where there is none yet."""
+        if not self.checkpoint_file.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+        return state
+
+    def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Write one of the run's JSON files."""
+        write_atomically(file, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+    def read_json(self, file: Path) -> dict[str, Any]:
+        """One of the run's JSON files; empty where it was not written yet."""
+        content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return content
+
+    def embedder(self) -> Embedder:
+        """The trained network, on the CPU, ready to embed.
+
+        Raises:
+            InputError: (a ValueError) no epoch is finished.
+        """
+        state = self.load_checkpoint()
+        if state is None:
+            raise InputError(f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}")
+        model = self.config.model
+        network = Embedder(
+            model.backbone, model.embedding_dim, pooling=model.pooling, pretrained=False,
+            freeze_batch_norm=model.freeze_batch_norm,
+        )  # fmt: skip
+        network.load_state_dict(state["network"])
+        return network.eval()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for one process; the hold ends with the process, however it ends.
+
+        Raises:
+            InputError: (a ValueError) another process is training this run.
+        """
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise InputError(f"another process is training {self.folder}; want one at a time: wait, or end it") from None
+
+
+def read_config(file: Path) -> RunConfig:
+    """The settings in a YAML file.
+
+    Raises:
+        InputError: (a ValueError) no such file, no YAML, or settings that cannot be used.
+    """
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error}); want the config.yaml of a run") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is no YAML ({' '.join(str(error).split())}); want the config.yaml of a run") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{file} holds {type(tree).__name__}; want the fields of a config")
+    return from_dict(tree)
+
+
+def write_config(config: RunConfig) -> str:
+    """The settings as YAML, in the order in which they are defined."""
+    text: str = yaml.safe_dump(to_dict(config), sort_keys=False)
+    return text
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that a kill leaves the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _json_line(report: EpochReport) -> str:
+    return json.dumps(dataclasses.asdict(report)) + "\n"
+
+
+def _epoch_report(tree: dict[str, Any]) -> EpochReport:
+    evaluation = tree["evaluation"]
+    if evaluation is not None:
+        clustering = evaluation["clustering"]
+        evaluation["clustering"] = None if clustering is None else ClusteringReport(**clustering)
+        tree["evaluation"] = EvalReport(**evaluation)
+    return EpochReport(**tree)

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tuplet.config import DataConfig
+from tuplet.data.folder import FileImages, load_folder
+from tuplet.data.images import UnreadableImageError
+from tuplet.data.loading import load
+from tuplet.data.memory import InMemoryImages
+from tuplet.errors import InputError
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def put(root: Path, *names: str, size: tuple[int, int] = (4, 3)) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in {".png", ".JPG"}:
+            Image.new("RGB", size, "teal").save(path, "PNG")
+        else:
+            path.write_bytes(b"no image")
+    return root
+
+
+def two_sides(root: Path) -> Path:
+    return put(
+        root, *(f"{side}/{side}-{name}/{n}.png" for side in ("train", "test") for name in "ab" for n in "12")
+    )
+
+
+def names_of(table: FileImages) -> list[str]:
+    return [Path(path).name for path in table.paths]
+
+
+def test_given_split(tmp_path: Path) -> None:
+    split = load_folder(two_sides(tmp_path))
+    assert split.train.class_names == ("train-a", "train-b")
+    assert split.test.class_names == ("test-a", "test-b")
+    assert split.train.labels.tolist() == [0, 0, 1, 1]
+    assert split.train.name(3) == str(tmp_path / "train" / "train-b" / "2.png")
+    assert split.train.image(0).shape == (3, 3, 4)
+    assert split.notes == split.skipped == ()
+
+
+def test_split_by_class(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}/{n}.png" for name in "dbac" for n in "12"))
+    split = load_folder(tmp_path)
+    assert (split.train.class_names, split.test.class_names) == (("a", "b"), ("c", "d"))
+    split = load_folder(tmp_path, train_fraction=0.7)
+    assert (split.train.class_names, split.test.class_names) == (("a", "b", "c"), ("d",))
+    assert "one test class" in split.notes[0]
+    drawn = {load_folder(tmp_path, split_seed=seed).train.class_names for seed in range(9)}
+    assert len(drawn) > 1
+
+
+def test_images_at_any_depth_in_order(tmp_path: Path) -> None:
+    put(two_sides(tmp_path), "train/train-a/z/y/3.png", "train/train-a/z/0.JPG")
+    train = load_folder(tmp_path).train
+    assert isinstance(train, FileImages)
+    assert names_of(train) == ["1.png", "2.png", "0.JPG", "3.png", "1.png", "2.png"]
+
+
+def test_what_is_ignored(tmp_path: Path) -> None:
+    hidden = ("._1.png", ".DS_Store", ".git/1.png", "Thumbs.db")
+    put(two_sides(tmp_path), *(f"train/train-a/{name}" for name in hidden), "train/.cache/1.png")
+    assert load_folder(tmp_path).notes == ()
+    put(
+        tmp_path,
+        "train/train-a/a.HEIC",
+        "train/train-b/b.txt",
+        "train/train-b/c.txt",
+        "train/train-b/LICENSE",
+    )
+    put(tmp_path, "train/loose.png", "val/c/1.png", "README.md")
+    (tmp_path / "test" / "empty").mkdir()
+    split = load_folder(tmp_path)
+    assert len(split.train) == 4
+    assert [note.replace(str(tmp_path), "ROOT") for note in split.notes] == [
+        "beside train and test, val in ROOT is left out",
+        "1 image right inside ROOT/train, without a class folder, left out",
+        "4 files below ROOT/train, by name no images, left out: .heic (1), .txt (2), no extension (1)",
+        "class folder ROOT/test/empty has no images and is left out",
+    ]
+
+
+def test_single_images_are_noted(tmp_path: Path) -> None:
+    put(two_sides(tmp_path), "test/lonely/1.png", "test/lonelier/1.png")
+    (note,) = load_folder(tmp_path).notes
+    assert note == "2 test classes with one image: no query can find it, left out of Recall"
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}/{n}.png" for name in ("bus", "car", "ship", "train") for n in "12"))
+    assert load_folder(tmp_path).test.class_names == ("ship", "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ((), "no folders inside"),
+        (("a.txt",), "no folders inside"),
+        (("1.png", "2.png"), "images right inside"),
+        (("train/a/1.png", "train/b/1.png"), "folder train but none called test"),
+        (("test/a/1.png",), "folder test but none called train"),
+        (("a/1.txt", "b/2.txt"), "no images"),
+        (("a/1.png", "a/2.png"), "1 classes to split"),
+        (("a/1.png", "a/2.png", "b/1.png", "b/2.png"), "1 training class "),
+        (("train/a/1.png", "test/b/1.png", "test/b/2.png"), "1 training class "),
+        (("train/a.png", "test/b/1.png", "test/b/2.png"), "0 training classes"),
+        (("train/a/1.png", "train/b/1.png", "test/c/1.png", "test/d/1.png"), "two images"),
+        (("train/a/1.png", "train/b/1.png", "test/c.png"), "two images"),
+        (("train/a/1.png", "train/b/1.png", "test/b/1.png", "test/b/2.png"), "stand in both splits"),
+    ],
+)
+def test_malformed(tmp_path: Path, names: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as caught:
+        load_folder(put(tmp_path, *names))
+    assert "want" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_root_and_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        load_folder(tmp_path / "none")
+    put(tmp_path, "a.png")
+    with pytest.raises(InputError, match="is a file"):
+        load_folder(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list every folder")
+def test_forbidden_folder(tmp_path: Path) -> None:
+    two_sides(tmp_path)
+    forbidden = tmp_path / "train" / "train-a"
+    forbidden.chmod(0)
+    try:
+        with pytest.raises(InputError, match="cannot list"):
+            load_folder(tmp_path)
+    finally:
+        forbidden.chmod(0o700)
+
+
+def test_links(tmp_path: Path) -> None:
+    elsewhere = put(tmp_path / "elsewhere", "7.png", "8.png")
+    root = two_sides(tmp_path / "root")
+    (root / "train" / "linked").symlink_to(elsewhere, target_is_directory=True)
+    inside = root / "train" / "train-a"
+    (inside / "up").symlink_to(root, target_is_directory=True)
+    (inside / "here").symlink_to(inside, target_is_directory=True)
+    (inside / "itself").symlink_to(inside / "itself")
+    (inside / "twice").symlink_to(inside / "z", target_is_directory=True)
+    put(root, "train/train-a/z/3.png")
+    (inside / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    split = load_folder(root)
+    assert isinstance(split.train, FileImages)
+    assert split.train.class_names == ("linked", "train-a", "train-b")
+    assert names_of(split.train) == [
+        "7.png",
+        "8.png",
+        "1.png",
+        "2.png",
+        "gone.png",
+        "3.png",
+        "1.png",
+        "2.png",
+    ]
+    with pytest.raises(UnreadableImageError, match="no such file"):
+        split.train.image(4)
+
+
+def broken(root: Path) -> Path:
+    put(two_sides(root), "train/train-c/x.jpg", "test/test-b/0.jpg")
+    return root
+
+
+def test_stop_reads_nothing_before(tmp_path: Path) -> None:
+    split = load_folder(broken(tmp_path))
+    assert split.test.labels.tolist() == [0, 0, 1, 1, 1]
+    with pytest.raises(UnreadableImageError, match=r"0\.jpg"):
+        split.test.image(2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_skip_leaves_out_and_lists(tmp_path: Path, num_workers: int) -> None:
+    seen: list[int] = []
+
+    def progress(rows: Iterable[int]) -> Iterator[int]:
+        for row in rows:
+            seen.append(row)
+            yield row
+
+    split = load_folder(broken(tmp_path), on_bad_image="skip", num_workers=num_workers, progress=progress)
+    assert seen == [*range(5), *range(5)]
+    assert split.train.class_names == ("train-a", "train-b")
+    assert split.test.labels.tolist() == [0, 0, 1, 1]
+    reason = "its content is no image of a known format"
+    bad = [tmp_path / "train" / "train-c" / "x.jpg", tmp_path / "test" / "test-b" / "0.jpg"]
+    assert split.skipped == tuple(f"{path}: {reason}" for path in bad)
+
+
+def test_skip_until_nothing_is_left(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.jpg", "b/2.jpg")
+    with pytest.raises(InputError, match="no images that can be read"):
+        load_folder(tmp_path, on_bad_image="skip")
+
+
+def test_load_wants_a_root() -> None:
+    with pytest.raises(InputError, match=r"data\.root is not given"):
+        load(DataConfig())
+
+
+@pytest.mark.parametrize(("augmentation", "side"), [("crop-flip", 20), ("affine", 16)])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_cache(tmp_path: Path, augmentation: str, side: int, num_workers: int) -> None:
+    two_sides(tmp_path)
+    put(tmp_path, "test/test-b/0.png", size=(50, 100))
+    config = DataConfig(root=tmp_path, image_size=16, resize=20, augmentation=augmentation, cache="memory")  # type: ignore[arg-type]
+    split = load(config, num_workers=num_workers)
+    table = split.test
+    assert isinstance(table, InMemoryImages)
+    assert [tuple(table.image(row).shape) for row in range(len(table))] == [
+        (3, 3, 4),
+        (3, 3, 4),
+        (3, 2 * side, side),
+        (3, 3, 4),
+        (3, 3, 4),
+    ]
+    files = load_folder(tmp_path).test
+    for row in (0, 1, 3, 4):
+        assert (table.image(row) == files.image(row)).all()
+        assert table.name(row) == files.name(row)
+    assert table.class_names == files.class_names
+    (tmp_path / "test" / "test-a" / "1.png").unlink()
+    assert table.image(0).shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_cache_meets_a_bad_image(tmp_path: Path, num_workers: int) -> None:
+    config = DataConfig(root=broken(tmp_path), cache="memory")
+    with pytest.raises(UnreadableImageError, match=r"x\.jpg"):
+        load(config, num_workers=num_workers)
+
+
+def test_cache_of_glyphs() -> None:
+    config = DataConfig(
+        source="glyphs",
+        glyph_train_classes=2,
+        glyph_test_classes=2,
+        glyphs_per_class=2,
+        image_size=16,
+        augmentation="none",
+    )
+    kept = load(DataConfig(**{**vars(config), "cache": "memory"}))
+    drawn = load(config)
+    for row in range(4):
+        assert (kept.train.image(row) == drawn.train.image(row)).all()
+        assert kept.train.name(row) == drawn.train.name(row)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the development data, ../shared/data, are not here")
+@pytest.mark.parametrize(
+    ("name", "counts"), [("omniglot_small", (136, 2720, 106, 2120)), ("caltech40", (20, 1205, 20, 1104))]
+)
+def test_development_data(name: str, counts: tuple[int, int, int, int]) -> None:
+    split = load(DataConfig(root=SHARED / name))
+    sides = split.train, split.test
+    assert tuple(count for side in sides for count in (side.num_classes, len(side))) == counts
+    assert split.notes == ()
+    for side in sides:
+        for row in range(0, len(side), 400):
+            assert side.image(row).shape[0] == 3

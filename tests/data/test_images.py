@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import io
+import pickle
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader
+
+from tuplet.config import DataConfig
+from tuplet.data.folder import FileImages
+from tuplet.data.images import (
+    EvaluationImages,
+    TransformedImages,
+    UnreadableImageError,
+    decode_image,
+    image_extensions,
+)
+from tuplet.data.sampling import random_batches
+from tuplet.data.transforms import eval_transform, train_transform
+from tuplet.errors import InputError
+
+COLOURS = np.array(
+    [
+        [[255, 0, 0], [0, 255, 0], [0, 0, 255]],
+        [[10, 20, 30], [200, 100, 50], [255, 255, 255]],
+    ],
+    dtype=np.uint8,
+)
+GREYS = np.array([[0, 7, 128], [200, 254, 255]], dtype=np.uint8)
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    pixels = decode_image(path)
+    assert pixels.dtype == torch.uint8
+    assert pixels.is_contiguous()
+    return pixels.permute(1, 2, 0).numpy()
+
+
+def mode_of(path: Path) -> str:
+    with Image.open(path) as image:
+        return image.mode
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[:, :, None], 3, axis=2)
+
+
+def saved(folder: Path, image: Image.Image, name: str = "a.png", **options: object) -> Path:
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+def test_rgb_as_it_is(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(pixels_of(saved(tmp_path, Image.fromarray(COLOURS))), COLOURS)
+
+
+def test_grey_in_three_channels(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(pixels_of(saved(tmp_path, Image.fromarray(GREYS))), grey(GREYS))
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(GREYS > 100))
+    assert mode_of(path) == "1"
+    np.testing.assert_array_equal(pixels_of(path), grey(np.where(GREYS > 100, 255, 0)))
+
+
+def test_palette(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOURS).convert("P", palette=Image.Palette.ADAPTIVE, colors=6)
+    np.testing.assert_array_equal(pixels_of(saved(tmp_path, image)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("transparency", [2, bytes([255, 255, 0, 255])])
+def test_transparent_palette_entry_is_white(tmp_path: Path, transparency: int | bytes) -> None:
+    image = Image.frombytes("P", (2, 2), bytes([0, 1, 2, 3]))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    path = saved(tmp_path, image, transparency=transparency)
+    wanted = [[[255, 0, 0], [0, 255, 0]], [[255, 255, 255], [9, 9, 9]]]
+    np.testing.assert_array_equal(pixels_of(path), wanted)
+
+
+def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
+    rgba = np.array([[[100, 0, 0, 255], [100, 0, 0, 0], [0, 0, 0, 51]]], dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(rgba))
+    np.testing.assert_array_equal(pixels_of(path), [[[100, 0, 0], [255, 255, 255], [204, 204, 204]]])
+
+
+def test_grey_with_alpha_is_laid_over_white(tmp_path: Path) -> None:
+    image = Image.merge("LA", [Image.fromarray(GREYS), Image.new("L", (3, 2), 0)])
+    np.testing.assert_array_equal(pixels_of(saved(tmp_path, image)), np.full((2, 3, 3), 255))
+
+
+def test_transparent_colour_of_an_rgb_png_is_white(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(COLOURS), transparency=(255, 0, 0))
+    wanted = COLOURS.copy()
+    wanted[0, 0] = 255
+    np.testing.assert_array_equal(pixels_of(path), wanted)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 255], [32768, 65279, 65535]], dtype=np.uint16)
+    path = saved(tmp_path, Image.fromarray(values))
+    assert mode_of(path).startswith("I")
+    np.testing.assert_array_equal(pixels_of(path), grey(np.array([[0, 1, 1], [128, 254, 255]])))
+
+
+def test_sixteen_bit_pgm(tmp_path: Path) -> None:
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 3 1 65535\n" + np.array([0, 32768, 65535], dtype=">u2").tobytes())
+    np.testing.assert_array_equal(pixels_of(path), grey(np.array([[0, 128, 255]])))
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([[0.0, 0.5, 1.0]], [[0, 128, 255]]),
+        ([[0.0, 7.0, 255.0]], [[0, 7, 255]]),
+        ([[-1.0, 0.0, 1.0]], [[0, 128, 255]]),
+        ([[-3.0, -3.0, -3.0]], [[0, 0, 0]]),
+    ],
+)
+def test_float_ranges(tmp_path: Path, values: list[list[float]], wanted: list[list[int]]) -> None:
+    path = saved(tmp_path, Image.fromarray(np.array(values, dtype=np.float32)), "a.tif")
+    np.testing.assert_array_equal(pixels_of(path), grey(np.array(wanted)))
+
+
+def test_whole_numbers_beyond_sixteen_bits_are_stretched(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(np.array([[0, 100_000, 200_000]], dtype=np.int32)), "a.tif")
+    np.testing.assert_array_equal(pixels_of(path), grey(np.array([[0, 128, 255]])))
+
+
+def test_not_finite_is_unreadable(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)), "a.tif")
+    with pytest.raises(UnreadableImageError, match="not finite"):
+        decode_image(path)
+
+
+def test_cmyk_jpeg_is_not_a_negative(tmp_path: Path) -> None:
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    path = saved(tmp_path, red, "a.jpg", quality=95)
+    assert b"Adobe" in path.read_bytes()
+    assert np.abs(pixels_of(path).astype(int) - [255, 0, 0]).max() <= 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_exif_orientation(tmp_path: Path, orientation: int, name: str) -> None:
+    # Where the stored rows and columns lie once upright, as the EXIF standard has it.
+    stored_from_upright = {
+        1: COLOURS,
+        2: COLOURS[:, ::-1],
+        3: COLOURS[::-1, ::-1],
+        4: COLOURS[::-1],
+        5: COLOURS.transpose(1, 0, 2),
+        6: COLOURS.transpose(1, 0, 2)[::-1],
+        7: COLOURS.transpose(1, 0, 2)[::-1, ::-1],
+        8: COLOURS.transpose(1, 0, 2)[:, ::-1],
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(stored_from_upright[orientation])
+    path = saved(tmp_path, Image.fromarray(stored), name, exif=exif)
+    np.testing.assert_array_equal(pixels_of(path), COLOURS)
+
+
+def test_broken_exif_leaves_the_image_as_stored(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, Image.new("RGB", (8, 8), "red"), "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1"
+    )
+    assert pixels_of(path).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (1000, 4000), (300, 200), (513, 511)])
+@pytest.mark.parametrize("min_side", [64, 256])
+def test_draft_keeps_twice_the_short_side(tmp_path: Path, size: tuple[int, int], min_side: int) -> None:
+    path = saved(tmp_path, Image.new("RGB", size, "teal"), "a.jpg")
+    height, width = decode_image(path, min_side=min_side).shape[1:]
+    assert min(height, width) >= min(2 * min_side, *size)
+    assert abs(width / height - size[0] / size[1]) < 0.05
+    if min(size) >= 4 * min_side:
+        assert min(height, width) < min(size)
+
+
+def test_draft_and_orientation_together(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, Image.new("RGB", (1600, 800), "teal"), "a.jpg", exif=exif)
+    assert decode_image(path, min_side=50).shape == (3, 200, 100)
+
+
+def jpeg_bytes() -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def png_bytes() -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"just some text\n", "no image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of a known format"),
+        (jpeg_bytes()[:700], "truncated"),
+        (jpeg_bytes()[:20], "cannot read"),
+        (png_bytes()[: len(png_bytes()) // 2], "truncated"),
+        (png_bytes()[:100] + b"\0" * 50 + png_bytes()[150:], "cannot read"),
+        (png_bytes()[:20] + b"\0" * 9 + png_bytes()[29:], "cannot read"),
+    ],
+)
+def test_unreadable_content(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        decode_image(path)
+    assert isinstance(caught.value, InputError)
+    assert caught.value.path == path
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match="no such file"):
+        decode_image(tmp_path / "none.png")
+    with pytest.raises(UnreadableImageError, match="is a folder"):
+        decode_image(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [10, 60])  # beyond 2 x the limit Pillow raises, below it only warns
+def test_decompression_bomb(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, Image.new("RGB", (10, 10)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(UnreadableImageError, match="bomb"):
+        decode_image(path)
+
+
+def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(COLOURS))
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [decode_image(path) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
+def test_extensions() -> None:
+    assert {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm"} <= image_extensions()
+    assert not {".eps", ".pdf", ".txt", ".mpg", ".hdf"} & image_extensions()
+
+
+def table_of(folder: Path, count: int = 12) -> FileImages:
+    rng = np.random.default_rng(1)
+    paths = []
+    for row in range(count):
+        pixels = rng.integers(0, 256, (40 + row, 60 - row, 3), dtype=np.uint8)
+        paths.append(str(saved(folder, Image.fromarray(pixels), f"{row}.png")))
+    return FileImages(paths, np.arange(count, dtype=np.int64) % 3, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("augmentation", ["crop-flip", "affine"])
+def test_augmentation_does_not_depend_on_workers(tmp_path: Path, augmentation: str) -> None:
+    config = DataConfig(image_size=24, resize=32, augmentation=augmentation)  # type: ignore[arg-type]
+    images = TransformedImages(table_of(tmp_path), train_transform(config))
+    draws = random_batches(12, batch_size=4, seed=3, epoch=1)
+    runs = []
+    for num_workers in (0, 2):
+        torch.manual_seed(num_workers)
+        torch.rand(num_workers)
+        loader = DataLoader(images, batch_sampler=draws, num_workers=num_workers)
+        runs.append(list(loader))
+    for (pixels, labels, rows), other, batch in zip(*runs, draws, strict=True):
+        assert torch.equal(pixels, other[0])
+        assert pixels.shape == (4, 3, 24, 24)
+        assert rows.tolist() == other[2].tolist() == [draw.index for draw in batch]
+        assert labels.tolist() == [draw.index % 3 for draw in batch]
+
+
+def test_draws_differ_and_leave_the_global_generator_alone(tmp_path: Path) -> None:
+    config = DataConfig(image_size=24, resize=32)
+    images = TransformedImages(table_of(tmp_path), train_transform(config))
+    images = pickle.loads(pickle.dumps(images))
+    first, second = random_batches(12, batch_size=12, seed=0, epoch=0)[0][:2]
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    one = images[first][0]
+    assert torch.equal(torch.rand(3), wanted)
+    other = images[first._replace(seed=second.seed)][0]
+    assert not torch.equal(one, other)
+    assert torch.equal(one, images[first][0])
+
+
+def test_a_workers_error_stays_one_line(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    table = FileImages([str(bad)], np.zeros(1, dtype=np.int64), ["a"])
+    images = EvaluationImages(table, eval_transform(DataConfig()))
+    try:
+        images[0]
+    except UnreadableImageError:
+        # What DataLoader sends from its worker; a real one takes 5 s to shut down after an error.
+        sent = pickle.loads(pickle.dumps(ExceptionWrapper(where="in worker 0")))
+    with pytest.raises(UnreadableImageError) as caught:
+        sent.reraise()
+    assert str(caught.value).startswith(f"cannot read image {bad}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_images(tmp_path: Path) -> None:
+    images = EvaluationImages(table_of(tmp_path), eval_transform(DataConfig(image_size=24, resize=32)))
+    pixels, label, row = images[4]
+    assert len(images) == 12
+    assert (pixels.shape, label, row) == ((3, 24, 24), 1, 4)
+
+
+@pytest.mark.parametrize("size", [(3, 50, 80), (3, 10, 12), (3, 24, 24), (3, 1, 40)])
+@pytest.mark.parametrize("augmentation", ["crop-flip", "affine", "none"])
+def test_transforms_make_squares(size: tuple[int, int, int], augmentation: str) -> None:
+    config = DataConfig(image_size=24, resize=30, augmentation=augmentation)  # type: ignore[arg-type]
+    pixels = torch.zeros(size, dtype=torch.uint8)
+    for transform in (train_transform(config), eval_transform(config)):
+        out = transform(pixels)
+        assert out.shape == (3, 24, 24)
+        assert out.dtype == torch.uint8
+
+
+def test_evaluation_keeps_the_whole_character() -> None:
+    pixels = torch.full((3, 40, 80), 255, dtype=torch.uint8)
+    pixels[:, :, :10] = 0
+    out = eval_transform(DataConfig(image_size=20, resize=20, augmentation="affine"))(pixels)
+    assert (out[:, :, 0] == 0).all()
+    centre = eval_transform(DataConfig(image_size=20, resize=20))(pixels)
+    assert (centre == 255).all()
+
+
+def character(paper: int, ink: int) -> Tensor:
+    pixels = torch.full((3, 48, 48), paper, dtype=torch.uint8)
+    pixels[:, 12:36, 20:28] = ink
+    return pixels
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (230, 40)])
+def test_affine_fills_with_paper_and_keeps_the_ink(paper: int, ink: int) -> None:
+    transform = train_transform(DataConfig(image_size=48, resize=48, augmentation="affine"))
+    torch.manual_seed(0)
+    amounts, outs = [], []
+    for _ in range(50):
+        out = transform(character(paper, ink)).float()
+        outs.append(out)
+        assert (out[:, 0] == paper).all()
+        assert (out[:, :, -1] == paper).all()
+        amounts.append(float((out - paper).abs().sum() / (character(paper, ink).float() - paper).abs().sum()))
+    # The ink changes with the square of the scale, within 15 %.
+    assert 0.70 < min(amounts) < 0.9
+    assert 1.1 < max(amounts) < 1.35
+    assert not torch.equal(outs[0], outs[1])
+
+
+def test_affine_angles_and_shifts_are_in_range() -> None:
+    transform = train_transform(DataConfig(image_size=64, resize=64, augmentation="affine"))
+    pixels = torch.zeros((3, 64, 64), dtype=torch.uint8)
+    pixels[:, :, 31:33] = 255
+    torch.manual_seed(1)
+    across = torch.arange(64) - 31.5
+    slopes, shifts = [], []
+    for _ in range(100):
+        ink = transform(pixels)[0].float()
+        middle = [float((ink[row] * across).sum() / ink[row].sum()) for row in (24, 40)]
+        slopes.append((middle[0] - middle[1]) / 16)
+        shifts.append((middle[0] + middle[1]) / 2)
+    # A turn of 15 degrees and a shear of 10 lean at most tan(25) = 0.47; a shift is 6.4 pixels.
+    assert 0.25 < max(slopes) < 0.48
+    assert -0.48 < min(slopes) < -0.25
+    assert 4 < max(map(abs, shifts)) < 9

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tuplet.data.splits import by_classes, describe, halves, hold_out
+from tuplet.data.table import ImageTable, Split
+from tuplet.errors import InputError
+
+
+class Numbered(ImageTable):
+    def image(self, index: int) -> Tensor:
+        return torch.full((3, 2, 2), index, dtype=torch.uint8)
+
+    def name(self, index: int) -> str:
+        return f"{self.class_names[self.labels[index]]}/{index}"
+
+
+def numbered(*labels: int, names: str = "abcdefgh") -> Numbered:
+    return Numbered(np.array(labels, dtype=np.int64), list(names[: max(labels, default=-1) + 1]))
+
+
+def names_of(table: ImageTable) -> list[str]:
+    return [table.name(row) for row in range(len(table))]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(2, 60), st.floats(0.01, 0.99), st.one_of(st.none(), st.integers(0, 2**40)))
+def test_halves_share_nothing_and_lose_nothing(count: int, fraction: float, seed: int | None) -> None:
+    names = [f"class {number}" for number in range(count)]
+    train, test = halves(names, train_fraction=fraction, seed=seed)
+    assert sorted(train + test) == sorted(names)
+    assert train
+    assert test
+    assert abs(len(train) - count * fraction) <= 1
+    assert list(train) == [name for name in names if name in train]
+    assert halves(names, train_fraction=fraction, seed=seed) == (train, test)
+
+
+def test_halves_without_seed_takes_the_first() -> None:
+    assert halves("abcdef", train_fraction=0.5, seed=None) == (("a", "b", "c"), ("d", "e", "f"))
+
+
+def test_halves_seed_decides() -> None:
+    names = [str(number) for number in range(30)]
+    assert len({halves(names, train_fraction=0.5, seed=seed)[0] for seed in range(5)}) == 5
+
+
+def test_halves_are_pinned() -> None:
+    assert halves("abcdef", train_fraction=0.5, seed=0) == (("b", "c", "d"), ("a", "e", "f"))
+
+
+@pytest.mark.parametrize("names", [[], ["a"]])
+def test_halves_of_one_class(names: list[str]) -> None:
+    with pytest.raises(InputError, match="2 or more"):
+        halves(names, train_fraction=0.5, seed=None)
+
+
+def test_halves_fraction() -> None:
+    with pytest.raises(InputError, match="train_fraction"):
+        halves("abc", train_fraction=1.0, seed=None)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 7), min_size=8, max_size=40), st.floats(0.01, 0.99), st.integers(0, 99))
+def test_hold_out_is_class_disjoint(labels: list[int], fraction: float, seed: int) -> None:
+    table = numbered(*labels)
+    if len(set(labels)) < 4:
+        with pytest.raises(InputError, match="4 or more"):
+            hold_out(table, fraction=fraction, seed=seed)
+        return
+    train, validation = hold_out(table, fraction=fraction, seed=seed)
+    assert not set(train.class_names) & set(validation.class_names)
+    assert sorted(names_of(train) + names_of(validation)) == sorted(names_of(table))
+    assert min(train.num_classes, validation.num_classes) >= 2
+    assert set(train.labels.tolist()) == set(range(train.num_classes))
+    again = hold_out(table, fraction=fraction, seed=seed)[1]
+    assert names_of(again) == names_of(validation)
+
+
+def test_hold_out_fraction() -> None:
+    table = numbered(*range(8))
+    assert hold_out(table, fraction=0.5, seed=0)[1].num_classes == 4
+    with pytest.raises(InputError, match="validation_fraction"):
+        hold_out(table, fraction=0.0, seed=0)
+
+
+def test_by_classes() -> None:
+    table = numbered(0, 1, 2, 0, 1)
+    subset = by_classes(table, ["c", "a"])
+    assert subset.class_names == ("a", "c")
+    assert names_of(subset) == ["a/0", "c/2", "a/3"]
+    assert subset.labels.tolist() == [0, 1, 0]
+    assert int(subset.image(2)[0, 0, 0]) == 3
+
+
+def test_by_classes_unknown() -> None:
+    with pytest.raises(InputError, match="'x'"):
+        by_classes(numbered(0, 1), ["a", "x"])
+
+
+def test_describe() -> None:
+    split = Split(
+        numbered(0, 0, 0, 1, 1, 1, 1), numbered(0, 0, names="xyz"), ("p.png: it is empty",), ("beware",)
+    )
+    assert describe(split).split("\n") == [
+        "           images  classes  images a class (min / median / max)",
+        "train           7        2  3 / 3.5 / 4",
+        "test            2        1  2 / 2 / 2",
+        "skipped         1           the first: p.png: it is empty",
+        "note: beware",
+    ]
+
+
+def test_describe_an_empty_table() -> None:
+    assert "0 / 0 / 0" in describe(Split(numbered(0, 1), numbered()))
+
+
+def test_split_refuses_shared_classes() -> None:
+    with pytest.raises(InputError, match="1 classes stand in both splits, such as b"):
+        Split(numbered(0, 1), numbered(0, 1, names="bz"))
