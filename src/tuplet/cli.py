@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +94,9 @@ def train(arguments: list[str]) -> None:
         config, rest = read_config(Path(_value_of(first, rest))), rest[1:]
         program = f"tuplet train --config {arguments[1]}"
     elif first.startswith("-"):
-        raise InputError(f"tuplet train starts with {first!r}; want RECIPE, --config FILE or --resume RUN first")
+        raise InputError(
+            f"tuplet train starts with {first!r}; want RECIPE, --config FILE or --resume RUN first"
+        )
     else:
         config, program = recipe(first), f"tuplet train {first}"
     chosen = _parse(TrainArguments, TrainArguments(config), rest, program)
@@ -215,31 +218,36 @@ def _train_usage() -> str:
 def _train(config: RunConfig, to: Path | None) -> Run | None:
     """Train a new run to its end; None on the ranks that have nothing to print."""
     from tuplet.runs import Run
-    from tuplet.training import launch
+    from tuplet.training import launch, load_split
 
     fabric = launch(config)
     default = Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = fabric.broadcast(to or default)
+    split = load_split(config)
     if fabric.is_global_zero:
         Run.create(config, folder)
     fabric.barrier()
-    return _finish(Run(folder), fabric)
+    run = Run(folder)
+    try:
+        return _finish(run, fabric, split)
+    except InputError:
+        if fabric.is_global_zero and not run.reports():
+            shutil.rmtree(folder)  # nothing was learnt, and the mended command may want the same name
+        raise
 
 
 def _resume(folder: str) -> None:
     from tuplet.runs import Run
-    from tuplet.training import launch
+    from tuplet.training import launch, load_split
 
     run = Run(folder)
-    _finish(run, launch(run.config))
+    _finish(run, launch(run.config), load_split(run.config))
 
 
-def _finish(run: Run, fabric: Fabric) -> Run | None:
+def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
     from tuplet.data.splits import describe
-    from tuplet.training import load_split
     from tuplet.training import train as epochs
 
-    split = load_split(run.config)
     speaks = fabric.is_global_zero
     if speaks:
         print(describe(split))
@@ -270,7 +278,9 @@ def _write_report(run: Run, fabric: Fabric, split: Split) -> None:
     epochs = run.reports()
     environment = run.read_json(run.environment_file)
     notes = [*split.notes, *(f"skipped: {line}" for line in split.skipped)]
-    write_report(ReportContent(run.config, epochs, environment, train_part, test_part, notes), run.report_file)
+    write_report(
+        ReportContent(run.config, epochs, environment, train_part, test_part, notes), run.report_file
+    )
     last = next(epoch.evaluation for epoch in reversed(epochs) if epoch.evaluation is not None)
     print(f"\n{_table(last)}\n\nreport  {run.report_file}")
 
@@ -294,7 +304,7 @@ def _line(report: EpochReport, epochs: int) -> str:
 
 def _table(report: EvalReport) -> str:
     rows = [
-        f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} classes never trained on,"
+        f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} unseen classes,"
         f" {report.num_queries:,} queries; last epoch"
     ]
     rows += [f"  {_label(name):<12} {100 * value:6.2f} %" for name, value in report.retrieval.items()]
@@ -333,19 +343,18 @@ def _parse(kind: Callable[..., A], default: A, arguments: Sequence[str], program
 
 def _one_line(box: str) -> str:
     """What tyro's box says, without the box: the message, and the option that it thinks was meant."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     sections: list[list[str]] = [[]]
-    for line in plain.splitlines():
-        if line.startswith("│"):
-            text = line.strip("│ ")
-            if text and not text.strip("─"):
-                sections.append([])
-            else:
-                sections[-1].append(text)
-    message = re.sub(r"^Error parsing [\w.]+: (?=[\w.]+ is )", "", " ".join(sections[0]))
-    if len(sections) > 1 and sections[1][:1] == ["Perhaps you meant:"]:
-        message += f", perhaps {sections[1][1]}"
-    return message or "arguments that cannot be used"
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        text = line.strip(" │")
+        # Its title is followed by a line, or stands in one, depending on the terminal's encoding.
+        if text.startswith(("╭", "╰")) or (text and not text.strip("─-")):
+            sections.append([])
+        elif text:
+            sections[-1].append(text)
+    _, message, *more = [*sections, [], []]
+    hint = f", perhaps {more[0][1]}" if more[0][:1] == ["Perhaps you meant:"] else ""
+    said = re.sub(r"^Error parsing [\w.]+: (?=[\w.]+ is )", "", " ".join(message))
+    return (said or "the arguments cannot be used") + hint
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ class DataConfig:
     source: Literal["folder", "glyphs"] = "folder"
     """folder: images on disk below `root`; glyphs: characters drawn by a seeded program, no files needed."""
     root: Path | None = None
-    """Folder with train/<class>/* and test/<class>/*, or <class>/* to be split by class; source=folder only."""
+    """Folder of train/<class>/* and test/<class>/*, or of <class>/*, to be split; source=folder only."""
     train_fraction: float = 0.5
     """Share of the classes of root/<class>/* that trains, in (0, 1); ignored where root/train exists."""
     split_seed: int | None = None
     """None: the first classes by name train. A number: a random share of them, drawn with this seed."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """An image that cannot be read: stop with its path, or read all once before, skip and list the bad ones."""
+    """An image that cannot be read: stop with its path, or read all once before, skip and list those."""
     glyph_train_classes: int = 100
     """Generated characters that train, >= 2; source=glyphs only."""
     glyph_test_classes: int = 100
@@ -56,7 +56,7 @@ class DataConfig:
     cache: Literal["none", "memory"] = "none"
     """memory: decode once and keep every image, short side at `resize`, as uint8. For sets that fit."""
     sampler: Literal["random", "per-class"] = "random"
-    """random: shuffled; per-class: `images_per_class` images of each of batch_size / images_per_class classes."""
+    """random: shuffled; per-class: `images_per_class` images of each class that is in the batch."""
     batch_size: int = 32
     """Images a step over all ranks, N, >= 2."""
     images_per_class: int = 4
@@ -149,7 +149,14 @@ class OptimizerConfig:
     """Largest norm of the backbone's and embedding layer's joint gradient, >= 0; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
-        for name in ("lr_backbone", "lr_embedding", "lr_distributions", "lr_hgnn", "weight_decay", "clip_norm"):
+        for name in (
+            "lr_backbone",
+            "lr_embedding",
+            "lr_distributions",
+            "lr_hgnn",
+            "weight_decay",
+            "clip_norm",
+        ):
             _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number >= 0")
 
 
@@ -264,7 +271,9 @@ class RunConfig:
         )
 
 
-def fields_by_path(config_class: type[Any] = RunConfig, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+def fields_by_path(
+    config_class: type[Any] = RunConfig, prefix: str = ""
+) -> dict[str, dataclasses.Field[Any]]:
     """Every field that can be set, by its dotted path: "loss.tau", "seed", ..."""
     paths: dict[str, dataclasses.Field[Any]] = {}
     for item in dataclasses.fields(config_class):
@@ -286,7 +295,7 @@ def override(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
     Returns: a new config, checked like any other.
 
     Raises:
-        InputError: a path that does not exist (the nearest one is named), or a value of the wrong type or range.
+        InputError: a path that does not exist (the nearest is named), or a value of the wrong type or range.
     """
     paths = fields_by_path()
     tree = to_dict(config)

@@ -8,14 +8,24 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-PACKAGES = ("tuplet", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "faiss-cpu", "scikit-learn")
+PACKAGES = (
+    "tuplet",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning-fabric",
+    "numpy",
+    "pillow",
+    "faiss-cpu",
+    "scikit-learn",
+)
 
 
 def describe_environment(device: torch.device, num_ranks: int) -> dict[str, str | int]:
@@ -28,7 +38,7 @@ def describe_environment(device: torch.device, num_ranks: int) -> dict[str, str 
     Returns: words and numbers by name; "commit" is empty where tuplet is not run from its repository.
     """
     return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),

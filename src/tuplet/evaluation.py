@@ -19,6 +19,7 @@ from tuplet.data.transforms import eval_transform
 from tuplet.metrics.clustering import ClusteringReport, clustering_metrics
 from tuplet.metrics.retrieval import num_queries, retrieval_metrics
 from tuplet.progress import track
+from tuplet.ranks import gather
 
 EVALUATION_BATCH = 128
 
@@ -94,9 +95,7 @@ def embed(
     with torch.inference_mode():
         for pixels, _, _ in track(loader, "embedding"):
             parts.append(network(pixels.to(fabric.device, non_blocking=True)).float())
-        embeddings = fabric.all_gather(torch.cat(parts))
-        if fabric.world_size > 1:
-            embeddings = embeddings.transpose(0, 1).flatten(0, 1)[: len(table)]
+        embeddings = gather(fabric, torch.cat(parts), interleave=True)[: len(table)]
     return EmbeddedSplit(table, embeddings.cpu().numpy())
 
 

@@ -145,8 +145,9 @@ def _label_last(axes: Axes, point: tuple[int, float]) -> None:
 
 def _inline_svg(figure: Figure, description: str) -> str:
     figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
-    body = re.sub(r".*?<svg.*?>|<metadata.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would style the whole page
+    body = re.split("<svg[^>]*>", buffer.getvalue())[1]
+    # Its style would be the whole page's.
+    body = re.sub(r"<(metadata|style).*?</\1>", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # the same in every figure, and a page wants them unique
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body).replace("xlink:href", "href")
     for color, variable in _VARIABLES.items():
@@ -227,9 +228,8 @@ def _names(
         x = float(np.clip(x, half, max(_SIDE - half, half)))
         if all(abs(x - a) > half + b or abs(y - c) > 13 for a, c, b in taken):
             taken.append((x, float(y), half))
-            texts.append(
-                f'<text class="name" x="{x:.0f}" y="{y + 4:.0f}" text-anchor="middle">{escape(name)}</text>'
-            )
+            place = f'x="{x:.0f}" y="{y + 4:.0f}" text-anchor="middle"'
+            texts.append(f'<text class="name" {place}>{escape(name)}</text>')
     return texts
 
 

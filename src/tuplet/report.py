@@ -195,7 +195,7 @@ def _gaps(search: _Search, wrong: Int64[np.ndarray, " M"]) -> Float32[np.ndarray
     """How much more similar the nearest image, a wrong one, is than the nearest right one, in [0, 2]."""
     best = np.empty(wrong.size, dtype=np.float32)
     for label in np.unique(search.labels[wrong]):
-        rows = search.rows_of(label)
+        rows = search.rows_of(int(label))
         places = np.flatnonzero(search.labels[wrong] == label)
         for start in range(0, places.size, _BLOCK_ROWS):
             block = places[start : start + _BLOCK_ROWS]
@@ -241,7 +241,7 @@ def _shown(search: _Search, row: int, gap: float | None) -> dict[str, Any]:
         rank = int(same.argmax()) + 1
     else:
         similar = search.unit @ search.unit[row]
-        others = search.rows_of(search.labels[row])
+        others = search.rows_of(int(search.labels[row]))
         rank = max(int((similar > similar[others[others != row]].max()).sum()), nearest.size + 1)
     neighbours = [
         _picture(search, int(other)) | {"similarity": float(similarity), "right": bool(hit)}
@@ -252,7 +252,7 @@ def _shown(search: _Search, row: int, gap: float | None) -> dict[str, Any]:
 
 def _hardest(search: _Search) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for label in np.unique(search.labels[search.asked]):
+    for label in np.unique(search.labels[search.asked]).tolist():
         found = search.found[search.rows_of(label)]
         taken_for = Counter(found[found != label].tolist())
         if taken_for:

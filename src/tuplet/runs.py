@@ -63,7 +63,9 @@ class Run:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if not self.config_file.is_file():
-            raise InputError(f"there is no run in {self.folder}; want a folder with a config.yaml, made by tuplet train")
+            raise InputError(
+                f"there is no run in {self.folder}; want a folder with a config.yaml, made by tuplet train"
+            )
         self.config = read_config(self.config_file)
 
     @classmethod
@@ -166,7 +168,9 @@ class Run:
         """
         state = self.load_checkpoint()
         if state is None:
-            raise InputError(f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}")
+            raise InputError(
+                f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}"
+            )
         model = self.config.model
         network = Embedder(
             model.backbone, model.embedding_dim, pooling=model.pooling, pretrained=False,
@@ -186,7 +190,9 @@ class Run:
             with FileLock(self.folder / ".lock", timeout=0):
                 yield
         except Timeout:
-            raise InputError(f"another process is training {self.folder}; want one at a time: wait, or end it") from None
+            raise InputError(
+                f"another process is training {self.folder}; want one at a time: wait, or end it"
+            ) from None
 
 
 def read_config(file: Path) -> RunConfig:
@@ -200,7 +206,9 @@ def read_config(file: Path) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read ({error}); want the config.yaml of a run") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{file} is no YAML ({' '.join(str(error).split())}); want the config.yaml of a run") from None
+        raise InputError(
+            f"{file} is no YAML ({' '.join(str(error).split())}); want the config.yaml of a run"
+        ) from None
     if not isinstance(tree, dict):
         raise InputError(f"{file} holds {type(tree).__name__}; want the fields of a config")
     return from_dict(tree)

@@ -260,3 +260,31 @@ def test_optimising_the_loss_separates_the_classes():
     assert loss(points, labels).item() < 0.1 * start
     nearest = class_distances(points, loss.means, loss.log_variances).argmin(dim=1)
     assert torch.equal(nearest, labels)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_embeddings_of_extreme_length_keep_their_distances(scale):
+    loss, embeddings, _ = make()
+    plain = class_distances(embeddings, loss.means, loss.log_variances)
+    scaled = class_distances(embeddings * scale, loss.means, loss.log_variances)
+    torch.testing.assert_close(scaled, plain, atol=1e-5, rtol=0)
+
+
+def test_a_zero_embedding_gets_a_bounded_gradient():
+    loss, embeddings, labels = make()
+    embeddings = embeddings.detach()
+    embeddings[3] = 0
+    _, by_embeddings, _ = gradients(loss, embeddings, labels)
+    assert by_embeddings.isfinite().all()
+    assert by_embeddings[3].norm() < 1e3
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint32, torch.uint64])
+def test_labels_of_any_integer_type(dtype):
+    loss, embeddings, labels = make(lambda_s=0.0)
+    assert loss(embeddings, labels.to(dtype)) == loss(embeddings, labels)
+
+
+def test_a_float64_loss_keeps_its_width_on_float32_embeddings():
+    loss, embeddings, _ = make()
+    assert class_distances(embeddings, loss.double().means, loss.log_variances).dtype == torch.float64

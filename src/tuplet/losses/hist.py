@@ -49,10 +49,9 @@ def class_distances(
 
     Source: Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
     """
-    width = torch.promote_types(embeddings.dtype, torch.float32)
+    width = torch.promote_types(torch.promote_types(embeddings.dtype, means.dtype), torch.float32)
     with torch.autocast(embeddings.device.type, enabled=False):
-        x = F.normalize(embeddings.to(width), dim=1)
-        mu = F.normalize(means.to(width), dim=1)
+        x, mu = unit_rows(embeddings.to(width)), unit_rows(means.to(width))
         if distance == "mahalanobis":
             precision = torch.exp(-log_variances.to(width).clamp(0.0, MAX_LOG_VARIANCE))
             scaled = mu * precision
@@ -65,6 +64,18 @@ def class_distances(
             distances = torch.cdist(x, mu, p=1.0)
         # Rounding may leave a distance of zero slightly below it, and Eq. 3 slightly above one.
         return distances.clamp_min(0.0)
+
+
+def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """Each row at length one; a row of zeros stays zero and receives a bounded gradient.
+
+    Args:
+        vectors: finite rows of any length.
+    """
+    # Rows are first scaled to a largest entry of one, so that no square overflows or vanishes.
+    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
+    scaled = vectors / torch.where(largest > 0, largest, 1.0)
+    return scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(0.5)
 
 
 def distribution_loss(
@@ -109,7 +120,7 @@ def incidence_matrix(
         labels: class of each sample, in 0..C-1.
         alpha: decay per unit of distance, > 0.
 
-    Returns: 1 where the sample is of the class, else exp(-alpha d) in (0, 1]; columns in ascending class order.
+    Returns: 1 where the sample is of the class, else exp(-alpha d) in (0, 1]; columns by ascending class.
 
     Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
     """
@@ -182,7 +193,9 @@ class HGNN(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:-1])
 
-    def forward(self, features: Float[Tensor, "N D"], incidence: Float[Tensor, "N E"]) -> Float[Tensor, "N C"]:
+    def forward(
+        self, features: Float[Tensor, "N D"], incidence: Float[Tensor, "N E"]
+    ) -> Float[Tensor, "N C"]:
         """Class logits of each sample, after it has heard from the samples it shares tuplets with."""
         mixing = propagation_matrix(incidence)
         for layer, norm in zip(self.layers, self.norms, strict=False):
@@ -240,13 +253,13 @@ class HISTLoss(nn.Module):
             "num_layers": num_layers,
         }
         for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"{name} is {size}; want 1 or more")
+            if not (isinstance(size, int) and size >= 1):
+                raise InputError(f"{name} is {size!r}; want 1 or more, a whole number")
         for name, value in {"tau": tau, "alpha": alpha}.items():
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name} is {value}; want a finite number > 0")
-        if not 0 <= lambda_s < float("inf"):
-            raise InputError(f"lambda_s is {lambda_s}; want a finite number >= 0")
+            if not (isinstance(value, int | float) and 0 < value < float("inf")):
+                raise InputError(f"{name} is {value!r}; want a finite number > 0")
+        if not (isinstance(lambda_s, int | float) and 0 <= lambda_s < float("inf")):
+            raise InputError(f"lambda_s is {lambda_s!r}; want a finite number >= 0")
         if distance not in get_args(Distance):
             raise InputError(f"distance is {distance!r}; want one of {', '.join(get_args(Distance))}")
         self.tau, self.alpha, self.lambda_s, self.distance = tau, alpha, lambda_s, distance
@@ -269,8 +282,8 @@ class HISTLoss(nn.Module):
         Returns: a scalar.
 
         Raises:
-            InputError: (a ValueError) wrong shapes, labels outside 0..C-1, NaN or infinity, an empty batch, or a
-                batch of one while the HGNN's BatchNorm trains.
+            InputError: (a ValueError) wrong shapes, labels outside 0..C-1, NaN or infinity, an empty batch,
+                or a batch of one while the HGNN's BatchNorm trains.
         """
         return self.terms(embeddings, labels).total
 
@@ -328,10 +341,10 @@ class HISTLoss(nn.Module):
                 "the batch holds 1 embedding; want 2 or more, since BatchNorm cannot train on one"
                 " (drop the last incomplete batch, or call eval())"
             )
-        low, high = (int(bound) for bound in torch.aminmax(labels))
+        low, high = (int(bound) for bound in torch.aminmax(labels.long()))
         if low < 0 or high >= classes:
             raise InputError(
-                f"labels run from {low} to {high}; want 0..{classes - 1} (renumber them, or raise num_classes)"
+                f"labels run from {low} to {high}; want 0..{classes - 1}: renumber them, or raise num_classes"
             )
         if not bool(torch.isfinite(embeddings).all()):
             row = int((~torch.isfinite(embeddings)).any(dim=1).nonzero()[0])

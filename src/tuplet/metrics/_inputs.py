@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from tuplet.errors import InputError
 
-Array: TypeAlias = Tensor | np.ndarray[Any, Any]
+Array: TypeAlias = Tensor | npt.NDArray[Any]
 
 
 def as_embeddings(values: Float[Array, "N D"], *, name: str) -> Float[Tensor, "N D"]:

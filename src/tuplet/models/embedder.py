@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, final, get_args
+from typing import Any, Literal, final, get_args
 
 import timm
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+from huggingface_hub import (
+    PyTorchModelHubMixin,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.constants import CONFIG_NAME, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
+from huggingface_hub.errors import EntryNotFoundError
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_model
 from torch import Tensor, nn
@@ -26,8 +34,8 @@ class GlobalPool(nn.Module):
     """One vector from a feature map or from a sequence of tokens.
 
     Args:
-        kind: avg, max, avg+max (their sum, as the paper has it), gem (generalised mean, Radenovic et al., 2019,
-            its power learnt, starting at 3) or token (the class token of a transformer).
+        kind: avg, max, avg+max (their sum, as the paper has it), gem (generalised mean, Radenovic et al.,
+            2019, its power learnt, starting at 3) or token (the class token of a transformer).
         num_prefix_tokens: tokens before those of the patches; 0 for feature maps.
     """
 
@@ -52,7 +60,7 @@ class GlobalPool(nn.Module):
 
 
 @final
-class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["metric-learning"]):  # type: ignore[misc]
+class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["metric-learning"]):
     """A timm backbone, global pooling, a linear layer and a LayerNorm without affine parameters.
 
     It carries its own input statistics: give it pixels as they are, 0..255. Saved and loaded with
@@ -64,12 +72,12 @@ class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["me
         pooling: avg, max, avg+max, gem, or token (transformers with a class token only).
         pretrained: start from pretrained weights: those in `weights`, or else the hub's.
         weights: a .safetensors or .pth file of the backbone, loaded strictly; its classifier is dropped.
-        freeze_batch_norm: "statistics" keeps the running statistics of the backbone's BatchNorms fixed and lets
-            their affine weights learn, as the authors' code does; "full" fixes those too.
+        freeze_batch_norm: "statistics" keeps the running statistics of the backbone's BatchNorms fixed and
+            lets their affine weights learn, as the authors' code does; "full" fixes those too.
 
     Raises:
-        InputError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not fit
-            (the keys are named), or pretrained weights that cannot be fetched.
+        InputError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not
+            fit (the keys are named), or pretrained weights that cannot be fetched.
 
     Source: Lim et al., CVPR 2022, for pooling, layer and norm.
 
@@ -78,6 +86,9 @@ class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["me
         >>> network(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape
         torch.Size([2, 64])
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -131,7 +142,8 @@ class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["me
         """
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(
-                f"pixels are {pixels.dtype} of shape {list(pixels.shape)}; want torch.uint8 [N, 3, H, W], RGB 0..255"
+                f"pixels are {pixels.dtype} of shape {list(pixels.shape)};"
+                " want torch.uint8 [N, 3, H, W], RGB 0..255"
             )
         features = self.backbone.forward_features((pixels - self.mean) / self.std)
         if features.ndim == 4 and not self.channels_last:
@@ -139,7 +151,7 @@ class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["me
         embeddings: Tensor = self.norm(self.embedding(self.pool(features)))
         return embeddings
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Embedder:
         """Switch between training and evaluation; frozen BatchNorms stay in evaluation."""
         super().train(mode)
         if self.freeze_batch_norm != "none":
@@ -204,14 +216,23 @@ def _create_from_hub(name: str) -> nn.Module:
             " scratch, or model.weights, a local file"
         )
     try:
+        _reach_hub(getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None))
         model: nn.Module = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the hub's client has changed its transport, and so its errors, twice
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"the pretrained weights of {name} could not be fetched ({cause}); want a network connection,"
             " or model.weights, a local file of them, or model.pretrained False"
         ) from error
     return model
+
+
+def _reach_hub(repository: str | None) -> None:
+    """Fail at once where a download is needed and cannot be; the hub's client would try for a minute."""
+    names = (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
+    if repository and not any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+        with suppress(EntryNotFoundError):
+            get_hf_file_metadata(hf_hub_url(repository, CONFIG_NAME), timeout=10)
 
 
 def _load_weights(model: Any, path: Path) -> None:

@@ -1,0 +1,37 @@
+"""What ranks do together; on a single rank each function returns what it was given."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from jaxtyping import Shaped
+from lightning_fabric import Fabric
+from torch import Tensor
+
+
+def gather(
+    fabric: Fabric,
+    rows: Shaped[Tensor, n * D],
+    *,
+    interleave: bool = False,
+    with_gradient: bool = False,
+) -> Shaped[Tensor, N * D]:
+    """The rows of all ranks, on every rank.
+
+    Args:
+        fabric: launched.
+        rows: as many on each rank.
+        interleave: order them as first rows, second rows, ...; otherwise rank by rank.
+        with_gradient: send gradients back: each rank receives the sum of what all ranks have for its rows.
+    """
+    if fabric.world_size == 1:
+        return rows
+    stacked = cast(Tensor, fabric.all_gather(rows, sync_grads=with_gradient))
+    return (stacked.transpose(0, 1) if interleave else stacked).flatten(0, 1)
+
+
+def mean(fabric: Fabric, values: Shaped[Tensor, "*D"]) -> Shaped[Tensor, "*D"]:
+    """The mean over the ranks of each value, on every rank."""
+    if fabric.world_size == 1:
+        return values
+    return cast(Tensor, fabric.all_reduce(values, reduce_op="mean"))

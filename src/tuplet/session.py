@@ -1,0 +1,223 @@
+"""The moving parts of one training process, and what happens around an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn, final
+
+import torch
+from jaxtyping import Float, Int64
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from tuplet.config import OptimizerConfig, RunConfig, ScheduleConfig
+from tuplet.data.images import TransformedImages
+from tuplet.data.sampling import Draw, batches, rank_slice
+from tuplet.data.table import ImageTable, Split
+from tuplet.data.transforms import train_transform
+from tuplet.environment import describe_environment, hash_weights
+from tuplet.errors import InputError
+from tuplet.evaluation import EvalReport, embed, evaluate
+from tuplet.losses.hist import HISTLoss, HISTTerms
+from tuplet.models.embedder import Embedder
+from tuplet.ranks import gather, mean
+from tuplet.runs import EpochReport, Run
+
+
+class DivergedError(InputError):
+    """The loss or a weight left the finite numbers; the run keeps its last good checkpoint."""
+
+
+@final
+class EpochBatches(Sampler[list[Draw]]):
+    """This rank's part of every batch of one epoch; set `epoch` before iterating."""
+
+    def __init__(self, config: RunConfig, table: ImageTable, fabric: Fabric) -> None:
+        self._config, self._labels = config, table.labels
+        self._rank, self._ranks = fabric.global_rank, fabric.world_size
+        self.epoch = 1
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        drawn = batches(self._config.data, self._labels, seed=self._config.seed, epoch=self.epoch)
+        return iter([rank_slice(batch, self._rank, self._ranks) for batch in drawn])
+
+    def __len__(self) -> int:
+        return len(self._labels) // self._config.data.batch_size
+
+
+@final
+class Session:
+    """Network, loss, optimizer and batches of a run, on the devices of a Fabric.
+
+    Attributes:
+        network: the embedding network, wrapped by Fabric (precision, DDP).
+        loss: on every rank the whole loss, computed on the gathered batch, so that its gradients agree.
+        optimizer: over the groups "backbone", "embedding", "distributions", "hgnn".
+        batches: which images come in the epoch that is set.
+        loader: the training batches of this rank.
+    """
+
+    def __init__(self, run: Run, split: Split, fabric: Fabric) -> None:
+        config = run.config
+        self.run, self.split, self.fabric = run, split, fabric
+        self.batches = EpochBatches(config, split.train, fabric)
+        iter(self.batches)  # too few images or classes: say so before anything is built
+        torch.manual_seed(config.seed)
+        self._embedder = Embedder(**dataclasses.asdict(config.model))
+        self._embedder.to(memory_format=torch.channels_last)
+        self._initial_weights = hash_weights(self._embedder.state_dict())
+        settings = dataclasses.asdict(config.loss)
+        self.loss = HISTLoss(split.train.num_classes, config.model.embedding_dim, **settings)
+        self.loss.to(fabric.device)
+        optimizer = build_optimizer(self._embedder, self.loss, config.optimizer)
+        self._rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._backbone = [p for p in self._embedder.backbone.parameters() if p.requires_grad]
+        wrapped: tuple[Any, Any] = fabric.setup(self._embedder, optimizer)
+        self.network, self.optimizer = wrapped
+        workers = config.compute.num_workers
+        self.loader = DataLoader(
+            TransformedImages(split.train, train_transform(config.data)),
+            batch_sampler=self.batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=fabric.device.type == "cuda",
+            generator=torch.Generator(),  # its own: workers must not shift the epoch's random stream
+        )
+
+    def restore(self) -> int | None:
+        """Load the checkpoint; the last whole epoch, or None where nothing is finished yet."""
+        state = self.run.load_checkpoint()
+        if self.fabric.is_global_zero:
+            self.run.keep_reports(-1 if state is None else state["epoch"])
+        if state is None:
+            self._describe()
+            return None
+        self._embedder.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return int(state["epoch"])
+
+    def save(self, report: EpochReport) -> EpochReport:
+        """Append the epoch's report to the run, then replace its checkpoint."""
+        if self.fabric.is_global_zero:
+            self.run.append(report)
+            self.run.save_checkpoint(
+                {
+                    "epoch": report.epoch,
+                    "network": self._embedder.state_dict(),
+                    "loss": self.loss.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                }
+            )
+        return report
+
+    def finish(self) -> None:
+        """Save the trained network for whoever wants to use it."""
+        if self.fabric.is_global_zero:
+            self.run.embedder().save_pretrained(self.run.model_folder)
+        self.fabric.barrier()
+
+    def set_learning_rates(self, epoch: int) -> dict[str, float]:
+        """Set each group's learning rate for an epoch; what they are, by group."""
+        factor = learning_rate_factor(self.run.config.schedule, epoch)
+        groups = self.optimizer.param_groups
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        return {group["name"]: group["lr"] for group in groups}
+
+    def set_backbone_learning(self, learning: bool) -> None:
+        """Let the backbone learn, or rest."""
+        for parameter in self._backbone:
+            parameter.requires_grad_(learning)
+
+    def average_gradients(self) -> None:
+        """Average the network's gradients over the ranks, while DDP does not because part of it rests."""
+        for parameter in self._embedder.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(mean(self.fabric, parameter.grad))
+
+    def loss_terms(
+        self, embeddings: Float[Tensor, "n D"], labels: Int64[Tensor, " n"], epoch: int, step: int
+    ) -> HISTTerms:
+        """The loss of the global batch, the same on every rank; stops the run where it is not finite."""
+        # Each rank's loss sends the same gradient back to the rows of all; DDP's mean undoes that sum.
+        embeddings = gather(self.fabric, embeddings, with_gradient=True)
+        labels = gather(self.fabric, labels)
+        try:
+            terms = self.loss.terms(embeddings, labels)
+        except InputError as error:
+            self._stop(f"at epoch {epoch}, step {step}: {error}", epoch)
+        if not bool(torch.isfinite(terms.total)):
+            self._stop(
+                f"at epoch {epoch}, step {step}: the loss is {terms.total.item()}"
+                f" (distribution {terms.distribution.item()}, cross_entropy {terms.cross_entropy.item()})",
+                epoch,
+            )
+        return terms
+
+    def require_finite_weights(self, epoch: int) -> None:
+        """Stop the run before weights that are not finite reach its checkpoint."""
+        for part in (self._embedder, self.loss):
+            for name, value in part.state_dict().items():
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    self._stop(f"at the end of epoch {epoch}: {name} holds NaN or infinity", epoch)
+
+    def evaluate(self, epoch: int) -> tuple[EvalReport | None, float]:
+        """What the network measures, None where it is not this epoch's turn, and the seconds it took."""
+        config = self.run.config
+        last = epoch == config.schedule.epochs
+        if epoch % config.evaluation.every_epochs and not last:
+            return None, 0.0
+        began = time.perf_counter()
+        self.network.eval()
+        workers = config.compute.num_workers
+        embedded = embed(self.network, self.split.test, config.data, fabric=self.fabric, num_workers=workers)
+        report = None
+        if self.fabric.is_global_zero:
+            report = evaluate(embedded, config.evaluation, clustering=last)
+        return self.fabric.broadcast(report), time.perf_counter() - began
+
+    def _describe(self) -> None:
+        if self.fabric.is_global_zero:
+            environment = describe_environment(self.fabric.device, self.fabric.world_size)
+            environment["initial_weights_sha256"] = self._initial_weights
+            self.run.write_json(self.run.environment_file, environment)
+            notes = {"notes": self.split.notes, "skipped_images": self.split.skipped}
+            self.run.write_json(self.run.notes_file, notes)
+
+    def _stop(self, what: str, epoch: int) -> NoReturn:
+        raise DivergedError(
+            f"training stopped {what}; the checkpoint of epoch {epoch - 1} in {self.run.folder} is the last"
+            " good one; want finite numbers: lower optimizer.lr_backbone, or set optimizer.clip_norm"
+        )
+
+
+def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
+    """What the learning rates are multiplied by in an epoch; 1 during and right after the warm-up.
+
+    Args:
+        schedule: `decay` and its numbers.
+        epoch: 1..epochs.
+    """
+    past = max(0, epoch - 1 - schedule.warmup_epochs)
+    if schedule.decay == "step":
+        return float(schedule.step_gamma ** (past // schedule.step_epochs))
+    if schedule.decay == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * past / max(1, schedule.epochs - schedule.warmup_epochs)))
+    return 1.0
+
+
+def build_optimizer(network: Embedder, loss: HISTLoss, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """An optimizer over the four groups "backbone", "embedding", "distributions", "hgnn"."""
+    groups = [
+        *network.parameter_groups(lr_backbone=config.lr_backbone, lr_embedding=config.lr_embedding),
+        *loss.parameter_groups(lr_distributions=config.lr_distributions, lr_hgnn=config.lr_hgnn),
+    ]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(groups, weight_decay=config.weight_decay)

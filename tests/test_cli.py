@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tuplet.cli import COMMANDS, main
+from tuplet.config import RunConfig
+from tuplet.runs import Run, write_config
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that cannot work prints on standard error: one line, exit 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def says(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    main(arguments)
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def run(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "config.yaml").write_text(write_config(tiny))
+    main(["train", "--config", str(folder / "config.yaml"), "--to", str(folder / "run"), "--seed", "3"])
+    return Run(folder / "run")
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    code = "import sys, tuplet.cli; tuplet.cli.main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in COMMANDS)
+    for heavy in ("torch", "numpy", "timm", "pydantic", "matplotlib"):
+        assert f"'{heavy}'" not in done.stderr
+    assert time.perf_counter() - began < 30  # under 1 s on an idle machine; the imports above are the test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no command 'trian'; want one of demo, train"),
+        (["train", "cub"], "no recipe 'cub'; want one of demo, omniglot, folder"),
+        (
+            ["train", "demo", "--loss.tua", "3"],
+            "Unrecognized options: --loss.tua, 3, perhaps --loss.tau FLOAT",
+        ),
+        (["train", "demo", "--loss.tau", "warm"], "could not convert string to float: 'warm'"),
+        (["train", "demo", "--loss.tau", "-1"], "loss.tau is -1.0; want a number > 0"),
+        (["train", "demo", "--loss.distance", "far"], "invalid choice 'far' for argument '--loss.distance'"),
+        (["train", "--loss.tau", "3"], "want RECIPE, --config FILE or --resume RUN first"),
+        (["train", "--config"], "--config stands alone; want a path after it"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["train", "--resume", "nowhere"], "there is no run in nowhere"),
+        (["evaluate", "nowhere"], "there is no run in nowhere"),
+        (["evaluate", "--json"], "want the folder of a run first"),
+        (["report", "nowhere"], "there is no run in nowhere"),
+        (["data", "count"], "tuplet data has no 'count'; want describe"),
+        (["data", "describe", "--root", "nowhere"], "nowhere"),
+        (["recipes", "cub"], "no recipe 'cub'"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fails(capsys, *arguments)
+
+
+def test_no_images_named_is_said_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert "data.root is not given" in fails(capsys, "train", "omniglot", "--to", str(folder))
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "precious").write_text("work")
+    assert "is not empty; want a new folder" in fails(capsys, "train", "demo", "--to", str(folder))
+    assert (folder / "precious").read_text() == "work"
+
+
+def test_a_run_has_everything_in_its_folder(run: Run) -> None:
+    names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "environment.json",
+        "notes.json",
+        "model",
+        "report.html",
+    }
+    assert run.config.seed == 3
+    assert len(run.report_file.read_text()) > 10_000
+
+
+def test_evaluate_agrees_with_the_last_epoch(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = json.loads(says(capsys, "evaluate", str(run.folder), "--json"))
+    last = run.reports()[-1].evaluation
+    assert last is not None
+    assert printed["retrieval"] == last.retrieval
+    assert printed["clustering"]["nmi_mean"] == last.clustering.nmi_mean
+    words = says(capsys, "evaluate", str(run.folder), "--evaluation.recall-at", "1", "3")
+    assert f"{100 * last.retrieval['recall_at_1']:.2f} %" in words
+    assert "Recall@3" in words
+    assert "Recall@8" not in words
+
+
+def test_report_and_resume_of_a_finished_run_change_no_weight(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run.checkpoint_file.read_bytes()
+    run.report_file.unlink()
+    assert str(run.report_file) in says(capsys, "report", str(run.folder))
+    assert run.report_file.is_file()
+    says(capsys, "train", "--resume", str(run.folder))
+    assert run.checkpoint_file.read_bytes() == before
+
+
+def test_recipes_and_data_describe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "omniglot" in says(capsys, "recipes")
+    assert "distance: mahalanobis" in says(capsys, "recipes", "demo")
+    described = says(
+        capsys, "data", "describe", "--source", "glyphs", "--glyph-train-classes", "7", "--image-size", "16"
+    )
+    assert "7  20 / 20 / 20" in described
+
+
+def test_the_printed_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert says(capsys, "--version").strip() == f"tuplet {version('tuplet')}"
