@@ -10,7 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tuplet.config import RunConfig, override
+from tuplet.config import RunConfig
+from tuplet.overrides import override
 from tuplet.recipes import demo
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

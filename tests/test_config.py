@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from tuplet.config import RunConfig, fields_by_path, from_dict, override, to_dict
+from tuplet.config import RunConfig
 from tuplet.errors import InputError
+from tuplet.overrides import fields_by_path, from_dict, override, to_dict
 from tuplet.recipes import RECIPES, recipe
 from tuplet.runs import read_config, write_config
 

@@ -12,10 +12,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from tuplet.config import RunConfig, from_dict, override
+from tuplet.config import RunConfig
 from tuplet.data.table import ImageTable
 from tuplet.errors import InputError
 from tuplet.evaluation import ClusteringReport, EmbeddedSplit, EvalReport
+from tuplet.overrides import from_dict, override
 from tuplet.report import ReportContent, write_report
 from tuplet.runs import EpochReport
 

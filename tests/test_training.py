@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tuplet.config import RunConfig, ScheduleConfig, override
+from tuplet.config import RunConfig, ScheduleConfig
 from tuplet.errors import InputError
+from tuplet.overrides import override
 from tuplet.runs import Run, write_config
 from tuplet.session import DivergedError, learning_rate_factor
 from tuplet.training import train

@@ -1,1 +1,64 @@
 """tuplet: labelled images in, an embedding model and an honest account of it out."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuplet.config import RunConfig
+    from tuplet.errors import InputError
+    from tuplet.evaluation import EvalReport
+    from tuplet.losses.hist import HGNN, HISTLoss
+    from tuplet.metrics.clustering import clustering_metrics
+    from tuplet.metrics.retrieval import nearest_neighbours, retrieval_metrics
+    from tuplet.models.embedder import Embedder
+    from tuplet.overrides import override
+    from tuplet.recipes import recipe
+    from tuplet.runs import EpochReport, Run
+    from tuplet.training import train
+
+_HOME = {
+    "HGNN": "losses.hist",
+    "HISTLoss": "losses.hist",
+    "Embedder": "models.embedder",
+    "EpochReport": "runs",
+    "EvalReport": "evaluation",
+    "InputError": "errors",
+    "Run": "runs",
+    "RunConfig": "config",
+    "clustering_metrics": "metrics.clustering",
+    "nearest_neighbours": "metrics.retrieval",
+    "override": "overrides",
+    "recipe": "recipes",
+    "retrieval_metrics": "metrics.retrieval",
+    "train": "training",
+}
+
+__all__ = [
+    "HGNN",
+    "Embedder",
+    "EpochReport",
+    "EvalReport",
+    "HISTLoss",
+    "InputError",
+    "Run",
+    "RunConfig",
+    "clustering_metrics",
+    "nearest_neighbours",
+    "override",
+    "recipe",
+    "retrieval_metrics",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for, so that the command line need not wait for torch to print its help.
+    if name not in _HOME:
+        raise AttributeError(f"module 'tuplet' has no attribute {name!r}")
+    return getattr(import_module(f"tuplet.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from tuplet.arguments import parse
 from tuplet.config import DataConfig, RunConfig
+from tuplet.console import epoch_line, metric_table
 from tuplet.errors import InputError
 from tuplet.recipes import RECIPES, recipe
 
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from tuplet.data.table import Split
-    from tuplet.evaluation import EvalReport
-    from tuplet.runs import EpochReport, Run
-
-A = TypeVar("A")
+    from tuplet.runs import Run
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def demo(arguments: list[str]) -> None:
     """Generate characters, train on some, search among others, write the report."""
-    chosen = _parse(TrainArguments, TrainArguments(recipe("demo")), arguments, "tuplet demo")
+    chosen = parse(TrainArguments, TrainArguments(recipe("demo")), arguments, "tuplet demo")
     run = _train(chosen.config, chosen.to)
     if run is not None:
         print("\nTry next, on your own pictures in folders PHOTOS/<class>/*:")
@@ -99,7 +95,7 @@ def train(arguments: list[str]) -> None:
         )
     else:
         config, program = recipe(first), f"tuplet train {first}"
-    chosen = _parse(TrainArguments, TrainArguments(config), rest, program)
+    chosen = parse(TrainArguments, TrainArguments(config), rest, program)
     _train(chosen.config, chosen.to)
 
 
@@ -117,7 +113,7 @@ def evaluate(arguments: list[str]) -> None:
 
     run = Run(arguments[0])
     defaults = EvaluateArguments(run.config)
-    chosen = _parse(EvaluateArguments, defaults, arguments[1:], f"tuplet evaluate {arguments[0]}")
+    chosen = parse(EvaluateArguments, defaults, arguments[1:], f"tuplet evaluate {arguments[0]}")
     fabric = launch(chosen.config)
     split = load_split(chosen.config)
     network = fabric.setup_module(run.embedder())
@@ -130,7 +126,7 @@ def evaluate(arguments: list[str]) -> None:
 
         print(json.dumps(dataclasses.asdict(report), indent=2))
     elif fabric.is_global_zero:
-        print(_table(report))
+        print(metric_table(report))
 
 
 def report(arguments: list[str]) -> None:
@@ -165,7 +161,7 @@ def data(arguments: list[str]) -> None:
         if arguments and arguments[0] not in ("-h", "--help"):
             raise InputError(f"tuplet data has no {arguments[0]!r}; want describe")
         return
-    config = _parse(DataConfig, DataConfig(), arguments[1:], "tuplet data describe")
+    config = parse(DataConfig, DataConfig(), arguments[1:], "tuplet data describe")
     from tuplet.data.loading import load
     from tuplet.data.splits import describe
     from tuplet.progress import track
@@ -255,7 +251,7 @@ def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
     try:
         for epoch in epochs(run, fabric=fabric, split=split):
             if speaks:
-                print(_line(epoch, run.config.schedule.epochs), flush=True)
+                print(epoch_line(epoch, run.config.schedule.epochs), flush=True)
     except KeyboardInterrupt:
         if speaks:
             print(f"\nstopped; go on with: tuplet train --resume {run.folder}", file=sys.stderr)
@@ -282,79 +278,13 @@ def _write_report(run: Run, fabric: Fabric, split: Split) -> None:
         ReportContent(run.config, epochs, environment, train_part, test_part, notes), run.report_file
     )
     last = next(epoch.evaluation for epoch in reversed(epochs) if epoch.evaluation is not None)
-    print(f"\n{_table(last)}\n\nreport  {run.report_file}")
-
-
-def _line(report: EpochReport, epochs: int) -> str:
-    parts = [f"epoch {report.epoch:>{len(str(epochs))}}/{epochs}"]
-    if report.losses:
-        losses = report.losses
-        parts.append(
-            f"loss {losses['total']:7.3f} = distribution {losses['distribution']:7.3f}"
-            f" + hypergraph {losses['cross_entropy']:6.3f}"
-        )
-        parts.append(f"{report.images_per_second:6,.0f} images/s")
-    else:
-        parts.append("before training")
-    if report.evaluation is not None:
-        first = next(iter(report.evaluation.retrieval))
-        parts.append(f"{_label(first)} {100 * report.evaluation.retrieval[first]:5.1f} %")
-    return "  ".join(parts)
-
-
-def _table(report: EvalReport) -> str:
-    rows = [
-        f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} unseen classes,"
-        f" {report.num_queries:,} queries; last epoch"
-    ]
-    rows += [f"  {_label(name):<12} {100 * value:6.2f} %" for name, value in report.retrieval.items()]
-    clusters = report.clustering
-    if clusters is not None:
-        rows.append(f"  {'NMI':<12} {100 * clusters.nmi_mean:6.2f} % (std {100 * clusters.nmi_std:.2f})")
-        rows.append(f"  {'AMI':<12} {100 * clusters.ami_mean:6.2f} % (std {100 * clusters.ami_std:.2f})")
-        rows.append(f"  {clusters.settings}")
-    return "\n".join(rows)
-
-
-def _label(metric: str) -> str:
-    names = {"r_precision": "R-precision", "map_at_r": "MAP@R"}
-    return names.get(metric, metric.replace("recall_at_", "Recall@"))
+    print(f"\n{metric_table(last)}\n\nreport  {run.report_file}")
 
 
 def _value_of(option: str, rest: Sequence[str]) -> str:
     if not rest:
         raise InputError(f"{option} stands alone; want a path after it")
     return rest[0]
-
-
-def _parse(kind: Callable[..., A], default: A, arguments: Sequence[str], program: str) -> A:
-    """The arguments as tyro reads them from the types; its errors as one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            parse: Any = tyro.cli
-            parsed: A = parse(kind, default=default, args=list(arguments), prog=program)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise InputError(f"{_one_line(said.getvalue())}; {program} --help lists what it takes") from None
-    return parsed
-
-
-def _one_line(box: str) -> str:
-    """What tyro's box says, without the box: the message, and the option that it thinks was meant."""
-    sections: list[list[str]] = [[]]
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        text = line.strip(" │")
-        # Its title is followed by a line, or stands in one, depending on the terminal's encoding.
-        if text.startswith(("╭", "╰")) or (text and not text.strip("─-")):
-            sections.append([])
-        elif text:
-            sections[-1].append(text)
-    _, message, *more = [*sections, [], []]
-    hint = f", perhaps {more[0][1]}" if more[0][:1] == ["Perhaps you meant:"] else ""
-    said = re.sub(r"^Error parsing [\w.]+: (?=[\w.]+ is )", "", " ".join(message))
-    return (said or "the arguments cannot be used") + hint
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tuplet import plots
-from tuplet.config import RunConfig, to_dict
+from tuplet.config import RunConfig
 from tuplet.errors import InputError
 from tuplet.evaluation import EmbeddedSplit
 from tuplet.metrics.retrieval import nearest_neighbours
+from tuplet.overrides import to_dict
 from tuplet.runs import EpochReport
 
 NUM_NEIGHBOURS, NUM_MISTAKES, NUM_SUCCESSES, MISTAKES_PER_CLASS, NUM_HARDEST = 8, 12, 4, 2, 10
@@ -122,7 +123,7 @@ def _map(split: EmbeddedSplit) -> dict[str, Any]:
     return {"svg": Markup(drawn.svg), "drawn": drawn, "split": split}
 
 
-def _timings(epochs: Sequence[EpochReport]) -> dict[str, float]:
+def _timings(epochs: Sequence[EpochReport]) -> dict[str, int | float]:
     trained = sum(e.train_seconds for e in epochs)
     images = sum(e.train_seconds * e.images_per_second for e in epochs)
     return {

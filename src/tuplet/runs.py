@@ -19,11 +19,12 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from tuplet.config import RunConfig, from_dict, to_dict
+from tuplet.config import RunConfig
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport
 from tuplet.metrics.clustering import ClusteringReport
 from tuplet.models.embedder import Embedder
+from tuplet.overrides import from_dict, to_dict
 
 
 @dataclass(frozen=True)

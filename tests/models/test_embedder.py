@@ -133,7 +133,7 @@ def test_no_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        InputError, match="resnet18 could not be fetched .*; want a network connection, or model.weights"
+        InputError, match=r"resnet18 could not be fetched .*; want a network connection, or model.weights"
     ):
         Embedder("resnet18", 8)
     with pytest.raises(InputError, match="tuplet_convnet has no pretrained weights to fetch"):
@@ -156,5 +156,5 @@ def test_real_pretrained_weights(shared: Path) -> None:
     network = Embedder("tf_efficientnet_lite0", 16, weights=file).eval()
     torch.testing.assert_close(network.mean.flatten(), torch.full((3,), 127.5))
     assert network(pixels(2, 64)).shape == (2, 16)
-    with pytest.raises(InputError, match="does not fit resnet18: .* keys missing"):
+    with pytest.raises(InputError, match=r"does not fit resnet18: .* keys missing"):
         Embedder("resnet18", 16, weights=file)

@@ -75,7 +75,8 @@ def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     # Rows are first scaled to a largest entry of one, so that no square overflows or vanishes.
     largest = vectors.detach().abs().amax(dim=1, keepdim=True)
     scaled = vectors / torch.where(largest > 0, largest, 1.0)
-    return scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(0.5)
+    lengths: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return scaled / lengths.clamp_min(0.5)
 
 
 def distribution_loss(

@@ -59,8 +59,30 @@ class GlobalPool(nn.Module):
         return patches.mean(dim=1) + patches.amax(dim=1)
 
 
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+An embedding network trained by tuplet with the HIST loss (Lim et al., CVPR 2022):
+near embeddings (by cosine) mean similar images.
+
+```python
+from tuplet import Embedder
+
+network = Embedder.from_pretrained("THIS FOLDER OR REPOSITORY")
+embeddings = network(pixels)  # uint8 RGB [N, 3, H, W], 0..255
+```
+"""
+
+
 @final
-class Embedder(nn.Module, PyTorchModelHubMixin, library_name="tuplet", tags=["metric-learning"]):
+class Embedder(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="tuplet",
+    tags=["metric-learning"],
+    model_card_template=MODEL_CARD,
+):
     """A timm backbone, global pooling, a linear layer and a LayerNorm without affine parameters.
 
     It carries its own input statistics: give it pixels as they are, 0..255. Saved and loaded with

@@ -1,0 +1,48 @@
+"""What the command line says of an epoch and of a measurement, in plain text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tuplet.evaluation import EvalReport
+    from tuplet.runs import EpochReport
+
+
+def epoch_line(report: EpochReport, epochs: int) -> str:
+    """One epoch in one line: losses, speed, Recall@K for the first K."""
+    parts = [f"epoch {report.epoch:>{len(str(epochs))}}/{epochs}"]
+    if report.losses:
+        losses = report.losses
+        parts.append(
+            f"loss {losses['total']:7.3f} (distribution {losses['distribution']:7.3f},"
+            f" hypergraph {losses['cross_entropy']:6.3f})"
+        )
+        parts.append(f"{report.images_per_second:6,.0f} images/s")
+    else:
+        parts.append("before training")
+    if report.evaluation is not None:
+        first = next(iter(report.evaluation.retrieval))
+        parts.append(f"{metric_name(first)} {100 * report.evaluation.retrieval[first]:5.1f} %")
+    return "  ".join(parts)
+
+
+def metric_table(report: EvalReport) -> str:
+    """Every metric of a split, a line each, under what was measured on how many images."""
+    rows = [
+        f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} unseen classes,"
+        f" {report.num_queries:,} queries; last epoch"
+    ]
+    rows += [f"  {metric_name(name):<12} {100 * value:6.2f} %" for name, value in report.retrieval.items()]
+    clusters = report.clustering
+    if clusters is not None:
+        rows.append(f"  {'NMI':<12} {100 * clusters.nmi_mean:6.2f} % (std {100 * clusters.nmi_std:.2f})")
+        rows.append(f"  {'AMI':<12} {100 * clusters.ami_mean:6.2f} % (std {100 * clusters.ami_std:.2f})")
+        rows.append(f"  {clusters.settings}")
+    return "\n".join(rows)
+
+
+def metric_name(metric: str) -> str:
+    """What people call a metric: "Recall@1" for "recall_at_1"."""
+    names = {"r_precision": "R-precision", "map_at_r": "MAP@R"}
+    return names.get(metric, metric.replace("recall_at_", "Recall@"))

@@ -1,0 +1,97 @@
+"""Changing a config by dotted paths, and turning it into plain data and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from tuplet.config import RunConfig
+from tuplet.errors import InputError
+
+
+def fields_by_path(
+    config_class: type[Any] = RunConfig, prefix: str = ""
+) -> dict[str, dataclasses.Field[Any]]:
+    """Every field that can be set, by its dotted path: "loss.tau", "seed", ..."""
+    paths: dict[str, dataclasses.Field[Any]] = {}
+    for item in dataclasses.fields(config_class):
+        factory = item.default_factory
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            paths |= fields_by_path(factory, f"{prefix}{item.name}.")
+        else:
+            paths[prefix + item.name] = item
+    return paths
+
+
+def override(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
+    """A copy of the config with some fields changed.
+
+    Args:
+        config: where every other value comes from.
+        changes: new values by dotted path, `{"loss.tau": 24, "data.root": "photos"}`.
+
+    Returns: a new config, checked like any other.
+
+    Raises:
+        InputError: a path that does not exist (the nearest is named), or a value of the wrong type or range.
+    """
+    paths = fields_by_path()
+    tree = to_dict(config)
+    for path, value in changes.items():
+        if path not in paths:
+            nearest = difflib.get_close_matches(path, paths, n=1, cutoff=0.0)[0]
+            raise InputError(f"the config has no field {path!r}; want one that exists, perhaps {nearest!r}")
+        *parents, leaf = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return from_dict(tree)
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The config as plain numbers, strings, lists and dictionaries, for YAML and JSON."""
+    plain: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    return plain
+
+
+def from_dict(tree: Mapping[str, Any]) -> RunConfig:
+    """The config that `to_dict` wrote; missing fields take their defaults.
+
+    Raises:
+        InputError: an unknown field (the nearest one is named), or a value of the wrong type or range.
+    """
+    known = fields_by_path()
+    sections = {path.split(".")[0] for path in known}
+    for path in _leaf_paths(tree):
+        if path not in known and path not in sections:
+            nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"the config has no field {path!r}; want one that exists, perhaps {nearest!r}")
+    from pydantic import ValidationError
+
+    try:
+        config: RunConfig = _adapter().validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        cause = first.get("ctx", {}).get("error")
+        message = str(cause) if cause is not None else f"{path} is {first['input']!r}; {first['msg']}"
+        raise InputError(message) from None
+    return config
+
+
+def _leaf_paths(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    paths: list[str] = []
+    for key, value in tree.items():
+        paths += _leaf_paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}"]
+    return paths
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter  # takes 0.2 s, and --help does not need it
+
+    return TypeAdapter(RunConfig)
