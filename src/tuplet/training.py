@@ -15,6 +15,7 @@ from tuplet.config import RunConfig
 from tuplet.data.loading import load
 from tuplet.data.splits import hold_out
 from tuplet.data.table import Split
+from tuplet.data.turned import QuarterTurns
 from tuplet.errors import InputError
 from tuplet.progress import track
 from tuplet.runs import EpochReport, Run
@@ -121,7 +122,7 @@ def load_split(config: RunConfig) -> Split:
             split.train, fraction=evaluation.validation_fraction, seed=evaluation.validation_seed
         )
         split = replace(split, train=train_part, test=validation)
-    return split
+    return replace(split, train=QuarterTurns(split.train)) if config.data.quarter_turns else split
 
 
 def _seed(*parts: int) -> int:

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tuplet.data.glyphs import GlyphImages
+from tuplet.data.turned import QuarterTurns
+
+
+def test_every_turn_is_a_class_of_its_own() -> None:
+    table = GlyphImages(first_class=0, num_classes=3, images_per_class=2, seed=0, image_size=16)
+    turned = QuarterTurns(table)
+    assert (len(turned), turned.num_classes, len(set(turned.class_names))) == (24, 12, 12)
+    assert np.array_equal(turned.labels, np.repeat(np.arange(12), 2))
+    for index in range(24):
+        turns, row = divmod(index, 6)
+        assert torch.equal(torch.rot90(turned.image(index), -turns, (1, 2)), table.image(row))
+    assert turned.name(1) == table.name(1)
+    assert turned.name(7) == table.name(1) + ", turned 90°"
+    assert turned.class_names[11] == table.class_names[2] + ", turned 270°"
