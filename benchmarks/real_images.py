@@ -17,7 +17,7 @@ import tyro
 from scipy.stats import t as student
 
 from tuplet import EpochReport, Run, RunConfig, override, recipe, train
-from tuplet.console import metric_name
+from tuplet.metrics.names import metric_title
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _table(name: str, config: RunConfig, runs: list[Run], reports: list[list[Epo
     for metric in last.retrieval:
         before = [100 * seed[0].evaluation.retrieval[metric] for seed in reports if seed[0].evaluation]
         after = [100 * seed[-1].evaluation.retrieval[metric] for seed in reports if seed[-1].evaluation]
-        lines.append(f"| {metric_name(metric)} | {statistics.mean(before):.1f} | {_spread(after)} |")
+        lines.append(f"| {metric_title(metric)} | {statistics.mean(before):.1f} | {_spread(after)} |")
     if last.clustering is not None:
         for label, key in (("NMI", "nmi_mean"), ("AMI", "ami_mean")):
             values = [
@@ -98,9 +98,9 @@ def _table(name: str, config: RunConfig, runs: list[Run], reports: list[list[Epo
         lines += ["", f"NMI and AMI: {last.clustering.settings}."]
     lines += [
         "",
-        f"Training took {statistics.mean(seconds):.0f} s a seed (from {min(seconds):.0f} to {max(seconds):.0f}),"
-        f" evaluation apart. {environment['processor']}, {environment['cores']} cores,"
-        f" device {environment['device']}; torch {environment['torch']}; commit {environment['commit'][:12]}.",
+        f"Training took {statistics.mean(seconds):.0f} s a seed (the longest {max(seconds):.0f} s),"
+        f" evaluation apart. {environment['processor']}, {environment['cores']} cores, device"
+        f" {environment['device']}; torch {environment['torch']}; commit {environment['commit'][:12]}.",
         "",
         f"    python benchmarks/real_images.py {' '.join(sys.argv[1:])}",
         "",

@@ -50,7 +50,7 @@ class DataConfig:
     augmentation: Augmentation = "crop-flip"
     """Training: crop-flip is RandomResizedCrop and a horizontal flip; affine is for characters; or none."""
     quarter_turns: bool = False
-    """Every training class turned by 90, 180 and 270 degrees is another class: for characters, not for cats."""
+    """Each training class turned by 90, 180 and 270 degrees is another class: for characters."""
     cache: Literal["none", "memory"] = "none"
     """memory: decode once and keep every image, short side at `resize`, as uint8. For sets that fit."""
     sampler: Literal["random", "per-class"] = "random"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tuplet.metrics.names import headline_metric, metric_title
+
 if TYPE_CHECKING:
     from tuplet.evaluation import EvalReport
     from tuplet.runs import EpochReport
@@ -22,8 +24,10 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
     else:
         parts.append("before training")
     if report.evaluation is not None:
-        first = next(iter(report.evaluation.retrieval))
-        parts.append(f"{metric_name(first)} {100 * report.evaluation.retrieval[first]:5.1f} %")
+        retrieval = report.evaluation.retrieval
+        first = headline_metric(retrieval)
+        if first is not None:
+            parts.append(f"{metric_title(first)} {100 * retrieval[first]:5.1f} %")
     return "  ".join(parts)
 
 
@@ -33,16 +37,10 @@ def metric_table(report: EvalReport) -> str:
         f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} unseen classes,"
         f" {report.num_queries:,} queries; last epoch"
     ]
-    rows += [f"  {metric_name(name):<12} {100 * value:6.2f} %" for name, value in report.retrieval.items()]
+    rows += [f"  {metric_title(name):<12} {100 * value:6.2f} %" for name, value in report.retrieval.items()]
     clusters = report.clustering
     if clusters is not None:
         rows.append(f"  {'NMI':<12} {100 * clusters.nmi_mean:6.2f} % (std {100 * clusters.nmi_std:.2f})")
         rows.append(f"  {'AMI':<12} {100 * clusters.ami_mean:6.2f} % (std {100 * clusters.ami_std:.2f})")
         rows.append(f"  {clusters.settings}")
     return "\n".join(rows)
-
-
-def metric_name(metric: str) -> str:
-    """What people call a metric: "Recall@1" for "recall_at_1"."""
-    names = {"r_precision": "R-precision", "map_at_r": "MAP@R"}
-    return names.get(metric, metric.replace("recall_at_", "Recall@"))

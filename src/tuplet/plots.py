@@ -23,6 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.runs import EpochReport
 
 SERIES = ("#0072b2", "#c24e00", "#00805d", "#a8468a", "#8a6100", "#5b4fc4", "#c0304a", "#55606b")
@@ -49,19 +50,6 @@ class EmbeddingMap:
     svg: str
     num_points: int
     num_classes: int
-
-
-def headline_metric(retrieval: Mapping[str, float]) -> str | None:
-    """The metric that stands for a run: Recall@1, or else the smallest K there is; None without any."""
-    ranks = sorted(int(name.rpartition("_")[2]) for name in retrieval if name.startswith("recall_at_"))
-    return f"recall_at_{ranks[0]}" if ranks else None
-
-
-def metric_title(name: str) -> str:
-    """The name of a metric as papers print it: "recall_at_1" is "Recall@1"."""
-    if name.startswith("recall_at_"):
-        return f"Recall@{name.rpartition('_')[2]}"
-    return {"map_at_r": "MAP@R", "r_precision": "R-precision"}.get(name, name.replace("_", " "))
 
 
 def loss_curves(epochs: Sequence[EpochReport]) -> str:

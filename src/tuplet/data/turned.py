@@ -14,9 +14,9 @@ from tuplet.data.table import ImageTable
 
 @final
 class QuarterTurns(ImageTable):
-    """The images of another table, upright and turned by 90, 180 and 270 degrees, each turn a class of its own.
+    """The images of another table, upright and turned by 90, 180 and 270 degrees: four times the classes.
 
-    Four times the images and classes: the upright ones first, then a turn after the other.
+    The upright images and classes come first, then one turn after the other.
 
     Source: Santoro et al., "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016, for Omniglot.
     """

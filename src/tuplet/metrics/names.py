@@ -1,0 +1,18 @@
+"""What people call the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def headline_metric(retrieval: Mapping[str, float]) -> str | None:
+    """The metric that stands for a run: Recall@1, or else the smallest K there is; None without any."""
+    ranks = sorted(int(name.rpartition("_")[2]) for name in retrieval if name.startswith("recall_at_"))
+    return f"recall_at_{ranks[0]}" if ranks else None
+
+
+def metric_title(name: str) -> str:
+    """The name of a metric as papers print it: "recall_at_1" is "Recall@1"."""
+    if name.startswith("recall_at_"):
+        return f"Recall@{name.rpartition('_')[2]}"
+    return {"map_at_r": "MAP@R", "r_precision": "R-precision"}.get(name, name.replace("_", " "))
