@@ -224,11 +224,14 @@ def write_config(config: RunConfig) -> str:
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a kill leaves the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _json_line(report: EpochReport) -> str:
