@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+DATA ?= ../shared/data
+WEIGHTS ?= ../shared/weights
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench docs clean help
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -23,8 +25,16 @@ check: $(VENV)/.ready  ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/.ready  ## the results that README quotes, about an hour on two cores
-	$(RUN) benchmarks/real_images.py
+bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA); about an hour on two cores
+	$(RUN) benchmarks/real_images.py omniglot --data-root $(DATA)/omniglot_small --title omniglot_small
+	$(RUN) benchmarks/real_images.py folder --data-root $(DATA)/caltech40 --title caltech40 \
+		--set model.backbone=tf_efficientnet_lite0 model.weights=$(WEIGHTS)/tf_efficientnet_lite0.safetensors
 
-clean:
+docs: $(VENV)/.ready  ## run the examples in docstrings
+	$(RUN) -m pytest --quiet --doctest-modules src
+
+clean:  ## remove .venv and runs
 	rm -rf $(VENV) runs
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'

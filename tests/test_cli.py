@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -139,3 +140,64 @@ def test_the_printed_version_is_the_packages(capsys: pytest.CaptureFixture[str])
     from importlib.metadata import version
 
     assert says(capsys, "--version").strip() == f"tuplet {version('tuplet')}"
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Four classes of drawings as files, one of them cut short."""
+    from PIL import Image
+
+    from tuplet.data.glyphs import glyph
+
+    root = tmp_path / "photographs"
+    for label in range(4):
+        (root / f"class {label}").mkdir(parents=True)
+        for instance in range(6):
+            picture = Image.fromarray(glyph(label, instance, seed=0, image_size=24))
+            picture.save(root / f"class {label}" / f"{instance}.png")
+    broken = root / "class 0" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    return root
+
+
+SMALL = [
+    "--model.backbone",
+    "tuplet_convnet",
+    "--model.no-pretrained",
+    "--model.embedding-dim",
+    "8",
+    "--loss.hidden-dim",
+    "8",
+    "--data.image-size",
+    "16",
+    "--data.resize",
+    "16",
+    "--data.batch-size",
+    "4",
+    "--schedule.epochs",
+    "1",
+    "--compute.accelerator",
+    "cpu",
+]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_broken_image_stops_with_its_path(
+    photographs: Path, workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "folder", "--data.root", str(photographs), "--compute.num-workers", workers, *SMALL]
+    error = fails(capsys, *command, "--to", str(tmp_path / "run"))
+    assert str(photographs / "class 0" / "3.png") in error
+    assert "data.on_bad_image=skip" in error
+
+
+def test_or_is_skipped_and_listed(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "folder", "--data.root", str(photographs), "--data.on-bad-image", "skip", *SMALL]
+    printed = says(capsys, *command, "--to", str(tmp_path / "run"))
+    assert re.search(r"^skipped +1 ", printed, re.M)
+    run = Run(tmp_path / "run")
+    (skipped,) = run.read_json(run.notes_file)["skipped_images"]
+    assert "3.png" in skipped
+    assert "3.png" in run.report_file.read_text()

@@ -21,7 +21,5 @@ def test_the_paper_map_and_the_docstrings_agree() -> None:
         else:
             assert equations in ("-", "2, 3"), name
     named = {name for _, name in rows}
-    own = {
-        name for name, item in vars(hist).items() if getattr(item, "__module__", "") == hist.__name__
-    }
+    own = {name for name, item in vars(hist).items() if getattr(item, "__module__", "") == hist.__name__}
     assert own - named == {"HISTTerms", "unit_rows"}
