@@ -161,23 +161,9 @@ def photographs(tmp_path: Path) -> Path:
 
 
 SMALL = [
-    "--model.backbone",
-    "tuplet_convnet",
-    "--model.no-pretrained",
-    "--model.embedding-dim",
-    "8",
-    "--loss.hidden-dim",
-    "8",
-    "--data.image-size",
-    "16",
-    "--data.resize",
-    "16",
-    "--data.batch-size",
-    "4",
-    "--schedule.epochs",
-    "1",
-    "--compute.accelerator",
-    "cpu",
+    *("--model.backbone", "tuplet_convnet", "--model.no-pretrained", "--model.embedding-dim", "8"),
+    *("--data.image-size", "16", "--data.resize", "16", "--data.batch-size", "4", "--loss.hidden-dim", "8"),
+    *("--schedule.epochs", "1", "--compute.accelerator", "cpu"),
 ]
 
 

@@ -246,8 +246,8 @@ def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
 
     speaks = fabric.is_global_zero
     if speaks:
-        print(describe(split))
-        print(f"run     {run.folder}\n", flush=True)
+        print(describe(split, measured=run.config.evaluation.split))
+        print(f"run       {run.folder}\n", flush=True)
     try:
         for epoch in epochs(run, fabric=fabric, split=split):
             if speaks:
@@ -278,7 +278,7 @@ def _write_report(run: Run, fabric: Fabric, split: Split) -> None:
         ReportContent(run.config, epochs, environment, train_part, test_part, notes), run.report_file
     )
     last = next(epoch.evaluation for epoch in reversed(epochs) if epoch.evaluation is not None)
-    print(f"\n{metric_table(last)}\n\nreport  {run.report_file}")
+    print(f"\n{metric_table(last)}\n\nreport    {run.report_file}")
 
 
 def _value_of(option: str, rest: Sequence[str]) -> str:

@@ -88,15 +88,20 @@ def by_classes(table: ImageTable, classes: Iterable[str]) -> Subset:
     return Subset(table, np.flatnonzero(is_wanted[table.labels]))
 
 
-def describe(split: Split) -> str:
-    """The counts of a split as a few aligned lines: images, classes, images a class, skipped, notes."""
-    lines = [f"{'':<8}{'images':>9}{'classes':>9}  images a class (min / median / max)"]
-    for title, table in (("train", split.train), ("test", split.test)):
+def describe(split: Split, *, measured: str = "test") -> str:
+    """The counts of a split as a few aligned lines: images, classes, images a class, skipped, notes.
+
+    Args:
+        split: what to count.
+        measured: what the part that is not trained on is called, "test" or "validation".
+    """
+    lines = [f"{'':<10}{'images':>9}{'classes':>9}  images a class (min / median / max)"]
+    for title, table in (("train", split.train), (measured, split.test)):
         sizes = np.bincount(table.labels, minlength=max(table.num_classes, 1))
         spread = f"{sizes.min():,} / {np.median(sizes):,.10g} / {sizes.max():,}"
-        lines.append(f"{title:<8}{len(table):>9,}{table.num_classes:>9,}  {spread}")
+        lines.append(f"{title:<10}{len(table):>9,}{table.num_classes:>9,}  {spread}")
     if split.skipped:
-        lines.append(f"{'skipped':<8}{len(split.skipped):>9,}{'':>9}  the first: {split.skipped[0]}")
+        lines.append(f"{'skipped':<10}{len(split.skipped):>9,}{'':>9}  the first: {split.skipped[0]}")
     return "\n".join(lines + [f"note: {note}" for note in split.notes])
 
 
