@@ -252,3 +252,11 @@ def test_two_processes_learn_what_one_learns(tiny: RunConfig, tmp_path: Path) ->
     assert last[0]["losses"] == pytest.approx(last[1]["losses"], rel=1e-4)
     assert last[0]["evaluation"]["num_images"] == last[1]["evaluation"]["num_images"] == 24
     assert two.read_json(two.environment_file)["ranks"] == 2
+
+
+def test_an_image_size_that_the_backbone_cannot_take_is_said_at_once(tiny: RunConfig, tmp_path: Path) -> None:
+    run = Run.create(override(tiny, {"model.backbone": "test_vit"}), tmp_path / "run")
+    with pytest.raises(
+        InputError, match=r"test_vit cannot take images of 16 x 16 pixels .* such as its own 160"
+    ):
+        next(train(run))

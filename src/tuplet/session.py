@@ -69,6 +69,7 @@ class Session:
         torch.manual_seed(config.seed)
         self._embedder = Embedder(**dataclasses.asdict(config.model))
         self._embedder.to(memory_format=torch.channels_last)
+        _require_image_size(self._embedder, config)
         self._initial_weights = hash_weights(self._embedder.state_dict())
         settings = dataclasses.asdict(config.loss)
         self.loss = HISTLoss(split.train.num_classes, config.model.embedding_dim, **settings)
@@ -194,6 +195,19 @@ class Session:
             f"training stopped {what}; the checkpoint of epoch {epoch - 1} in {self.run.folder} is the last"
             " good one; want finite numbers: lower optimizer.lr_backbone, or set optimizer.clip_norm"
         )
+
+
+def _require_image_size(network: Embedder, config: RunConfig) -> None:
+    size = config.data.image_size
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    except (AssertionError, RuntimeError) as error:
+        own = network.backbone.pretrained_cfg["input_size"][-1]
+        raise InputError(
+            f"backbone {config.model.backbone} cannot take images of {size} x {size} pixels"
+            f" ({' '.join(str(error).split())}); want another data.image_size, such as its own {own}"
+        ) from error
 
 
 def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:

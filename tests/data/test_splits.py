@@ -108,12 +108,17 @@ def test_describe() -> None:
         numbered(0, 0, 0, 1, 1, 1, 1), numbered(0, 0, names="xyz"), ("p.png: it is empty",), ("beware",)
     )
     assert describe(split).split("\n") == [
-        "           images  classes  images a class (min / median / max)",
-        "train           7        2  3 / 3.5 / 4",
-        "test            2        1  2 / 2 / 2",
-        "skipped         1           the first: p.png: it is empty",
+        "             images  classes  images a class (min / median / max)",
+        "train             7        2  3 / 3.5 / 4",
+        "test              2        1  2 / 2 / 2",
+        "skipped           1           the first: p.png: it is empty",
         "note: beware",
     ]
+
+
+def test_describe_names_what_is_measured() -> None:
+    split = Split(numbered(0), numbered(0, names="x"))
+    assert describe(split, measured="validation").splitlines()[2].split()[0] == "validation"
 
 
 def test_describe_an_empty_table() -> None:
