@@ -255,8 +255,8 @@ def test_two_processes_learn_what_one_learns(tiny: RunConfig, tmp_path: Path) ->
 
 
 def test_an_image_size_that_the_backbone_cannot_take_is_said_at_once(tiny: RunConfig, tmp_path: Path) -> None:
-    run = Run.create(override(tiny, {"model.backbone": "test_vit"}), tmp_path / "run")
+    run = Run.create(override(tiny, {"model.backbone": "vit_tiny_patch16_224"}), tmp_path / "run")
     with pytest.raises(
-        InputError, match=r"test_vit cannot take images of 16 x 16 pixels .* such as its own 160"
+        InputError, match=r"vit_tiny_patch16_224 cannot take images of 16 x 16 .* its own 224"
     ):
         next(train(run))
