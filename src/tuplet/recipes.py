@@ -7,7 +7,6 @@ from collections.abc import Callable
 from tuplet.config import (
     ComputeConfig,
     DataConfig,
-    EvaluationConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
@@ -61,15 +60,13 @@ def omniglot() -> RunConfig:
 
 
 def folder() -> RunConfig:
-    """Photographs below data.root, a pretrained backbone fine-tuned for a few epochs."""
+    """Photographs below data.root, a pretrained backbone fine-tuned gently for a few epochs."""
     return RunConfig(
         name="folder",
-        data=DataConfig(),
         model=ModelConfig(freeze_batch_norm="statistics"),
         loss=LossConfig(tau=16.0, alpha=1.0),
-        optimizer=OptimizerConfig(lr_distributions=1e-2),
-        schedule=ScheduleConfig(epochs=10, warmup_epochs=1, decay="cosine"),
-        evaluation=EvaluationConfig(),
+        optimizer=OptimizerConfig(lr_backbone=3e-5, lr_embedding=1e-4, lr_distributions=1e-1),
+        schedule=ScheduleConfig(epochs=5, warmup_epochs=1, decay="cosine"),
     )
 
 
