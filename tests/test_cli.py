@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import pytest
 
 from tuplet.cli import COMMANDS, main
 from tuplet.config import RunConfig
+from tuplet.overrides import override
 from tuplet.runs import Run, write_config
 
 
@@ -187,3 +190,19 @@ def test_or_is_skipped_and_listed(
     (skipped,) = run.read_json(run.notes_file)["skipped_images"]
     assert "3.png" in skipped
     assert "3.png" in run.report_file.read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(tiny: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(write_config(override(tiny, {"compute.num_workers": 1})))
+    command = [sys.executable, "-m", "tuplet.cli", "train", "--config", str(tmp_path / "config.yaml")]
+    command += ["--to", str(tmp_path / "run"), "--schedule.epochs", "100000"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    while "epoch      2/" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes as well
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == f"\nstopped; go on with: tuplet train --resume {tmp_path / 'run'}\n"
