@@ -70,9 +70,11 @@ def demo(arguments: list[str]) -> None:
     chosen = parse(TrainArguments, TrainArguments(recipe("demo")), arguments, "tuplet demo")
     run = _train(chosen.config, chosen.to)
     if run is not None:
-        print("\nTry next, on your own pictures in folders PHOTOS/<class>/*:")
-        print("  tuplet train folder --data.root PHOTOS")
-        print("  tuplet train --help")
+        program = "tuplet" if shutil.which("tuplet") else sys.argv[0]
+        print(f"\nOpen {run.report_file} in a browser: curves, maps, and the worst mistakes as pictures.")
+        print("Try next, on your own pictures in folders PHOTOS/<class>/*:")
+        print(f"  {program} train folder --data.root PHOTOS")
+        print(f"  {program} train --help")
 
 
 def train(arguments: list[str]) -> None:
