@@ -78,7 +78,7 @@ def test_every_field_has_a_docstring_and_is_frozen() -> None:
     )
 
 
-@pytest.mark.parametrize("content", ["- 1", "a: [", "loss: 3", "\x00"])
+@pytest.mark.parametrize("content", ["- 1", "a: [", "loss: 3", "\x00", "seed: 2026-13-01", "[" * 5000])
 def test_broken_config_files_are_input_errors(content: str, tmp_path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(content)

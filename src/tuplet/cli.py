@@ -16,6 +16,7 @@ from tuplet.arguments import parse
 from tuplet.config import DataConfig, RunConfig
 from tuplet.console import epoch_line, metric_table
 from tuplet.errors import InputError
+from tuplet.overrides import override
 from tuplet.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be written: the user's to mend as well
+        print(
+            f"tuplet: {error}; a run that was under way goes on with tuplet train --resume", file=sys.stderr
+        )
+        sys.exit(2)
 
 
 def demo(arguments: list[str]) -> None:
@@ -82,15 +88,17 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_train_usage())
         return
-    first, rest = arguments[0], arguments[1:]
+    head, _, value = arguments[0].partition("=")
+    first, *rest = [head, *([value] if value else []), *arguments[1:]]
     if first == "--resume":
+        _no_more(rest[1:], "tuplet train --resume RUN")
         _resume(_value_of(first, rest))
         return
     if first == "--config":
         from tuplet.runs import read_config
 
-        config, rest = read_config(Path(_value_of(first, rest))), rest[1:]
-        program = f"tuplet train --config {arguments[1]}"
+        file = _value_of(first, rest)
+        config, rest, program = read_config(Path(file)), rest[1:], f"tuplet train --config {file}"
     elif first.startswith("-"):
         raise InputError(
             f"tuplet train starts with {first!r}; want RECIPE, --config FILE or --resume RUN first"
@@ -103,10 +111,8 @@ def train(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Measure the model of a run: Recall@K, R-precision, MAP@R, NMI, AMI."""
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: tuplet evaluate RUN [--data.root FOLDER] [--json] [any field of the config]")
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise InputError(f"tuplet evaluate starts with {arguments[0]!r}; want the folder of a run first")
         return
     from tuplet.evaluation import embed
     from tuplet.evaluation import evaluate as measure
@@ -133,9 +139,10 @@ def evaluate(arguments: list[str]) -> None:
 
 def report(arguments: list[str]) -> None:
     """Write the report of a run again."""
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: tuplet report RUN")
         return
+    _no_more(arguments[1:], "tuplet report RUN")
     from tuplet.runs import Run
     from tuplet.training import launch, load_split
 
@@ -145,9 +152,10 @@ def report(arguments: list[str]) -> None:
 
 def recipes(arguments: list[str]) -> None:
     """List the recipes, or print one in full."""
-    if arguments and not arguments[0].startswith("-"):
+    if arguments and arguments[0] not in ("-h", "--help"):
         from tuplet.runs import write_config
 
+        _no_more(arguments[1:], "tuplet recipes NAME")
         print(write_config(recipe(arguments[0])), end="")
         return
     width = max(map(len, RECIPES))
@@ -158,11 +166,11 @@ def recipes(arguments: list[str]) -> None:
 
 def data(arguments: list[str]) -> None:
     """Count the images and classes that a run would train on and be tested on."""
-    if not arguments or arguments[0] != "describe":
+    if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: tuplet data describe --root FOLDER [any field of the config's data]")
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise InputError(f"tuplet data has no {arguments[0]!r}; want describe")
         return
+    if arguments[0] != "describe":
+        raise InputError(f"tuplet data has no {arguments[0]!r}; want describe")
     config = parse(DataConfig, DataConfig(), arguments[1:], "tuplet data describe")
     from tuplet.data.loading import load
     from tuplet.data.splits import describe
@@ -219,6 +227,9 @@ def _train(config: RunConfig, to: Path | None) -> Run | None:
     from tuplet.training import launch, load_split
 
     fabric = launch(config)
+    # The run may be resumed from another folder.
+    paths = {"data.root": config.data.root, "model.weights": config.model.weights}
+    config = override(config, {name: path.absolute() for name, path in paths.items() if path is not None})
     default = Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = fabric.broadcast(to or default)
     split = load_split(config)
@@ -281,6 +292,11 @@ def _write_report(run: Run, fabric: Fabric, split: Split) -> None:
     )
     last = next(epoch.evaluation for epoch in reversed(epochs) if epoch.evaluation is not None)
     print(f"\n{metric_table(last)}\n\nreport    {run.report_file}")
+
+
+def _no_more(rest: Sequence[str], usage: str) -> None:
+    if rest:
+        raise InputError(f"{rest[0]!r} is one argument too many; want {usage}")
 
 
 def _value_of(option: str, rest: Sequence[str]) -> str:

@@ -64,6 +64,9 @@ class DataConfig:
         _require(0 < self.train_fraction < 1, "data.train_fraction", self.train_fraction, "a share in (0, 1)")
         for name in ("glyph_train_classes", "glyph_test_classes", "glyphs_per_class", "batch_size"):
             _require(getattr(self, name) >= 2, f"data.{name}", getattr(self, name), "2 or more")
+        _require(
+            self.split_seed is None or self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more"
+        )
         _require(self.image_size >= 8, "data.image_size", self.image_size, "8 pixels or more")
         _require(
             self.resize >= self.image_size,
@@ -209,6 +212,7 @@ class EvaluationConfig:
             self.validation_fraction,
             "a share in (0, 1)",
         )
+        _require(self.validation_seed >= 0, "evaluation.validation_seed", self.validation_seed, "0 or more")
         _require(
             len(self.recall_at) > 0 and min(self.recall_at, default=0) >= 1,
             "evaluation.recall_at",
@@ -260,7 +264,7 @@ class RunConfig:
             self.name,
             "letters, digits, '.', '_' and '-'",
         )
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "0..2^63-1")
         _require(
             self.data.batch_size % self.compute.devices == 0,
             "compute.devices",

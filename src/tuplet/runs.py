@@ -206,7 +206,7 @@ def read_config(file: Path) -> RunConfig:
         tree = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read ({error}); want the config.yaml of a run") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{file} is no YAML ({' '.join(str(error).split())}); want the config.yaml of a run"
         ) from None
