@@ -33,8 +33,8 @@ bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA)
 docs: $(VENV)/.ready  ## run the examples in docstrings
 	$(RUN) -m pytest --quiet --doctest-modules src
 
-clean:  ## remove .venv and runs
-	rm -rf $(VENV) runs
+clean:  ## remove .venv; runs/ stays
+	rm -rf $(VENV)
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'

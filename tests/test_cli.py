@@ -211,3 +211,37 @@ def test_ctrl_c_says_how_to_go_on(tiny: RunConfig, tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error == f"\nstopped; go on with: tuplet train --resume {tmp_path / 'run'}\n"
+
+
+def test_evaluate_on_other_images(run: Run, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "evaluate",
+        str(run.folder),
+        "--data.source",
+        "folder",
+        "--data.root",
+        str(photographs),
+        "--json",
+    ]
+    printed = json.loads(says(capsys, *command, "--data.on-bad-image", "skip"))
+    assert (printed["num_classes"], printed["num_images"]) == (2, 12)
+
+
+def test_demo_ends_with_where_the_report_is_and_what_to_try(
+    tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "--data.glyph-train-classes 6 --data.glyph-test-classes 4 --data.glyphs-per-class 6"
+    printed = says(capsys, "demo", "--to", str(tmp_path / "run"), *small.split(), "--schedule.epochs", "1")
+    lines = printed.splitlines()
+    assert str(tmp_path / "run" / "report.html") in lines[-4]
+    assert "train folder --data.root PHOTOS" in lines[-2]
+
+
+def test_a_failed_start_removes_only_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    bad = ["--model.backbone", "nothing", "--model.no-pretrained"]
+    assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(mine))
+    assert mine.is_dir()
+    assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -47,6 +49,9 @@ class EvaluateArguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit with 2 on an error that the user can mend, in one line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return
@@ -60,8 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise InputError(f"there is no command {given[0]!r}; want one of {', '.join(COMMANDS)}")
         COMMANDS[given[0]][0](given[1:])
     except InputError as error:
-        print(f"tuplet: {error}", file=sys.stderr)
+        if error.one_rank_only or os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"tuplet: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that cannot be written: the user's to mend as well
@@ -112,7 +120,10 @@ def train(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     """Measure the model of a run: Recall@K, R-precision, MAP@R, NMI, AMI."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: tuplet evaluate RUN [--data.root FOLDER] [--json] [any field of the config]")
+        print("usage: tuplet evaluate RUN [--json] [--data.* --evaluation.* --compute.* ...]")
+        print(
+            "--data.root FOLDER measures on other images: FOLDER/test/<class>/*, or half of FOLDER/<class>/*."
+        )
         return
     from tuplet.evaluation import embed
     from tuplet.evaluation import evaluate as measure
@@ -134,7 +145,7 @@ def evaluate(arguments: list[str]) -> None:
 
         print(json.dumps(dataclasses.asdict(report), indent=2))
     elif fabric.is_global_zero:
-        print(metric_table(report))
+        print(metric_table(report, _last_epoch(run), run.config.schedule.epochs))
 
 
 def report(arguments: list[str]) -> None:
@@ -223,6 +234,7 @@ def _train_usage() -> str:
 
 def _train(config: RunConfig, to: Path | None) -> Run | None:
     """Train a new run to its end; None on the ranks that have nothing to print."""
+    from tuplet.ranks import on_first
     from tuplet.runs import Run
     from tuplet.training import launch, load_split
 
@@ -233,16 +245,22 @@ def _train(config: RunConfig, to: Path | None) -> Run | None:
     default = Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = fabric.broadcast(to or default)
     split = load_split(config)
-    if fabric.is_global_zero:
-        Run.create(config, folder)
-    fabric.barrier()
+    new = not Path(folder).exists()
+    on_first(fabric, lambda: Run.create(config, folder).folder)
     run = Run(folder)
     try:
         return _finish(run, fabric, split)
     except InputError:
         if fabric.is_global_zero and not run.reports():
-            shutil.rmtree(folder)  # nothing was learnt, and the mended command may want the same name
+            _remove(run.folder, whole=new)  # nothing was learnt, and the mended command may want the name
         raise
+
+
+def _remove(folder: Path, *, whole: bool) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    if whole:
+        folder.rmdir()
 
 
 def _resume(folder: str) -> None:
@@ -290,8 +308,14 @@ def _write_report(run: Run, fabric: Fabric, split: Split) -> None:
     write_report(
         ReportContent(run.config, epochs, environment, train_part, test_part, notes), run.report_file
     )
-    last = next(epoch.evaluation for epoch in reversed(epochs) if epoch.evaluation is not None)
-    print(f"\n{metric_table(last)}\n\nreport    {run.report_file}")
+    measured = [(epoch.epoch, epoch.evaluation) for epoch in epochs if epoch.evaluation is not None]
+    for epoch, evaluation in measured[-1:]:
+        print(f"\n{metric_table(evaluation, epoch, run.config.schedule.epochs)}")
+    print(f"\nreport    {run.report_file}")
+
+
+def _last_epoch(run: Run) -> int:
+    return max((epoch.epoch for epoch in run.reports()), default=0)
 
 
 def _no_more(rest: Sequence[str], usage: str) -> None:

@@ -147,7 +147,7 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     """Of every group, >= 0."""
     clip_norm: float = 0.0
-    """Largest norm of the backbone's and embedding layer's joint gradient, >= 0; 0 leaves it as it is."""
+    """Largest norm of the joint gradient of network and loss, >= 0; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -168,7 +168,7 @@ class ScheduleConfig:
     epochs: int = 50
     """Passes over the training images, >= 1, warm-up included."""
     warmup_epochs: int = 1
-    """First epochs in which the backbone rests and the learning rates stand still, 0..epochs."""
+    """First epochs in which the backbone's weights rest and the learning rates stand still, 0..epochs."""
     decay: Literal["step", "cosine", "none"] = "step"
     """step: times `step_gamma` every `step_epochs`; cosine: to zero over the epochs after the warm-up."""
     step_epochs: int = 10
@@ -225,7 +225,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """On what it runs; changes speed, not what is learnt (up to rounding)."""
+    """On what it runs, how many processes share a batch, and in which precision."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes a GPU where there is one."""

@@ -31,11 +31,11 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
     return "  ".join(parts)
 
 
-def metric_table(report: EvalReport) -> str:
-    """Every metric of a split, a line each, under what was measured on how many images."""
+def metric_table(report: EvalReport, epoch: int, epochs: int) -> str:
+    """Every metric of a split, a line each, under what was measured on how many images, after which epoch."""
     rows = [
-        f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} unseen classes,"
-        f" {report.num_queries:,} queries; last epoch"
+        f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} classes,"
+        f" {report.num_queries:,} queries; after epoch {epoch} of {epochs}"
     ]
     rows += [f"  {metric_title(name):<12} {100 * value:6.2f} %" for name, value in report.retrieval.items()]
     clusters = report.clustering

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import TypeVar, cast
 
+import torch
 from jaxtyping import Shaped
 from lightning_fabric import Fabric
 from torch import Tensor
+
+from tuplet.errors import InputError
+
+T = TypeVar("T")
 
 
 def gather(
@@ -28,6 +34,38 @@ def gather(
         return rows
     stacked = cast(Tensor, fabric.all_gather(rows, sync_grads=with_gradient))
     return (stacked.transpose(0, 1) if interleave else stacked).flatten(0, 1)
+
+
+def on_first(fabric: Fabric, action: Callable[[], T]) -> T:
+    """What the action returns on the first rank, or its `InputError`, on every rank.
+
+    Args:
+        fabric: launched.
+        action: run on the first rank only; what it returns must be picklable.
+
+    Raises:
+        InputError: (a ValueError) raised by the action.
+    """
+    if fabric.world_size == 1:
+        return action()
+    result: T | None = None
+    message = ""
+    if fabric.is_global_zero:
+        try:
+            result = action()
+        except InputError as error:
+            message = str(error)
+    result, message = fabric.broadcast((result, message))
+    if message:
+        raise InputError(message)
+    return cast(T, result)
+
+
+def share(fabric: Fabric, tensors: Iterable[Tensor]) -> None:
+    """Nothing; every rank's tensors then hold the first rank's values."""
+    if fabric.world_size > 1:
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, src=0)
 
 
 def mean(fabric: Fabric, values: Shaped[Tensor, "*D"]) -> Shaped[Tensor, "*D"]:

@@ -9,6 +9,8 @@ import dataclasses
 import io
 import json
 import os
+import pickle
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,11 +79,11 @@ class Run:
             InputError: (a ValueError) the folder holds something already.
         """
         path = Path(folder)
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and not all(entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(f"{path} is not empty; want a new folder, or tuplet train --resume {path}")
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; want a new folder for the run")
-        (path / "checkpoints").mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", write_config(config).encode())
         return cls(path)
 
@@ -125,10 +127,17 @@ class Run:
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text().splitlines(keepends=True)
-        return [_epoch_report(json.loads(line)) for line in lines if line.endswith("\n")]
+        try:
+            return [_epoch_report(json.loads(line)) for line in lines if line.endswith("\n")]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{self.metrics_file} is damaged ({error}); want one JSON line an epoch"
+            ) from None
 
-    def keep_reports(self, last_epoch: int) -> None:
-        """Forget the epochs after the last one kept: those that a kill separated from their checkpoint."""
+    def clean_up(self, last_epoch: int) -> None:
+        """Remove what a kill left: unfinished files, reports of epochs that reached no checkpoint."""
+        for partial in (*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         kept = [report for report in self.reports() if report.epoch <= last_epoch]
         write_atomically(self.metrics_file, "".join(map(_json_line, kept)).encode())
 
@@ -141,6 +150,7 @@ class Run:
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint, in one step."""
+        self.checkpoint_file.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         write_atomically(self.checkpoint_file, buffer.getbuffer())
@@ -149,7 +159,13 @@ class Run:
         """State after the last whole epoch, on the CPU; None where there is none yet."""
         if not self.checkpoint_file.exists():
             return None
-        state: dict[str, Any] = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"{self.checkpoint_file} is damaged ({' '.join(str(error).split())[:200]});"
+                " want the file as tuplet wrote it: restore it, or remove it to start the run again"
+            ) from None
         return state
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
@@ -158,7 +174,10 @@ class Run:
 
     def read_json(self, file: Path) -> dict[str, Any]:
         """One of the run's JSON files; empty where it was not written yet."""
-        content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        try:
+            content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        except ValueError as error:
+            raise InputError(f"{file} is damaged ({error}); want JSON as tuplet wrote it") from None
         return content
 
     def embedder(self) -> Embedder:
@@ -177,8 +196,22 @@ class Run:
             model.backbone, model.embedding_dim, pooling=model.pooling, pretrained=False,
             freeze_batch_norm=model.freeze_batch_norm,
         )  # fmt: skip
-        network.load_state_dict(state["network"])
+        try:
+            network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.checkpoint_file} does not fit {self.config_file}"
+                f" ({' '.join(str(error).split())[:200]}); want the config that it was trained with"
+            ) from None
         return network.eval()
+
+    def save_model(self) -> None:
+        """Write the trained network to `model_folder`, whole or not at all."""
+        partial = self.folder / ".model.partial"
+        self.embedder().save_pretrained(partial)
+        if self.model_folder.exists():
+            shutil.rmtree(self.model_folder)
+        partial.rename(self.model_folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport, embed, evaluate
 from tuplet.losses.hist import HISTLoss, HISTTerms
 from tuplet.models.embedder import Embedder
-from tuplet.ranks import gather, mean
+from tuplet.ranks import gather, mean, on_first, share
 from tuplet.runs import EpochReport, Run
 
 
@@ -66,17 +66,22 @@ class Session:
         self.run, self.split, self.fabric = run, split, fabric
         self.batches = EpochBatches(config, split.train, fabric)
         iter(self.batches)  # too few images or classes: say so before anything is built
+        labels = split.train.labels
+        self._data = hash_weights({"\0".join(split.train.class_names): torch.from_numpy(labels.copy())})
         torch.manual_seed(config.seed)
-        self._embedder = Embedder(**dataclasses.asdict(config.model))
+        # A checkpoint holds every weight, so that the run can go on without the file it started from.
+        started = run.checkpoint_file.exists()
+        model = dataclasses.replace(config.model, pretrained=False, weights=None) if started else config.model
+        self._embedder = Embedder(**dataclasses.asdict(model))
         self._embedder.to(memory_format=torch.channels_last)
-        _require_image_size(self._embedder, config)
+        _try_one_image(self._embedder, config)
         self._initial_weights = hash_weights(self._embedder.state_dict())
         settings = dataclasses.asdict(config.loss)
         self.loss = HISTLoss(split.train.num_classes, config.model.embedding_dim, **settings)
         self.loss.to(fabric.device)
         optimizer = build_optimizer(self._embedder, self.loss, config.optimizer)
         self._rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self._backbone = [p for p in self._embedder.backbone.parameters() if p.requires_grad]
+        self._backbone: list[torch.nn.Parameter] = optimizer.param_groups[0]["params"]
         wrapped: tuple[Any, Any] = fabric.setup(self._embedder, optimizer)
         self.network, self.optimizer = wrapped
         workers = config.compute.num_workers
@@ -93,10 +98,16 @@ class Session:
         """Load the checkpoint; the last whole epoch, or None where nothing is finished yet."""
         state = self.run.load_checkpoint()
         if self.fabric.is_global_zero:
-            self.run.keep_reports(-1 if state is None else state["epoch"])
+            self.run.clean_up(last_epoch=-1 if state is None else state["epoch"])
         if state is None:
             self._describe()
             return None
+        if state["data"] != self._data:
+            raise InputError(
+                f"the training images are not those that {self.run.folder} began with; want the same classes"
+                " with as many images: restore them, or start a new run"
+            )
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self._embedder.load_state_dict(state["network"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -109,6 +120,8 @@ class Session:
             self.run.save_checkpoint(
                 {
                     "epoch": report.epoch,
+                    "data": self._data,
+                    "precision": self.fabric.strategy.precision.state_dict(),
                     "network": self._embedder.state_dict(),
                     "loss": self.loss.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
@@ -119,7 +132,7 @@ class Session:
     def finish(self) -> None:
         """Save the trained network for whoever wants to use it."""
         if self.fabric.is_global_zero:
-            self.run.embedder().save_pretrained(self.run.model_folder)
+            self.run.save_model()
         self.fabric.barrier()
 
     def set_learning_rates(self, epoch: int) -> dict[str, float]:
@@ -175,12 +188,11 @@ class Session:
             return None, 0.0
         began = time.perf_counter()
         self.network.eval()
+        share(self.fabric, self._embedder.buffers())  # DDP does so only before a forward that it synchronises
         workers = config.compute.num_workers
         embedded = embed(self.network, self.split.test, config.data, fabric=self.fabric, num_workers=workers)
-        report = None
-        if self.fabric.is_global_zero:
-            report = evaluate(embedded, config.evaluation, clustering=last)
-        return self.fabric.broadcast(report), time.perf_counter() - began
+        report = on_first(self.fabric, lambda: evaluate(embedded, config.evaluation, clustering=last))
+        return report, time.perf_counter() - began
 
     def _describe(self) -> None:
         if self.fabric.is_global_zero:
@@ -197,11 +209,14 @@ class Session:
         )
 
 
-def _require_image_size(network: Embedder, config: RunConfig) -> None:
+def _try_one_image(network: Embedder, config: RunConfig) -> None:
+    """Refuse a size that the backbone cannot take; set aside parameters that play no part, for DDP."""
     size = config.data.image_size
     try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        network.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8)).sum().backward()
+        for parameter in network.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
     except (AssertionError, RuntimeError) as error:
         own = network.backbone.pretrained_cfg["input_size"][-1]
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from tuplet.data.table import Split
 from tuplet.data.turned import QuarterTurns
 from tuplet.errors import InputError
 from tuplet.progress import track
+from tuplet.ranks import on_first
 from tuplet.runs import EpochReport, Run
 from tuplet.session import DivergedError, Session
 
@@ -41,7 +42,8 @@ def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None)
     """
     config = run.config
     fabric = fabric or launch(config)
-    with run.locked() if fabric.is_global_zero else nullcontext():
+    with ExitStack() as stack:
+        on_first(fabric, lambda: stack.enter_context(run.locked()))
         session = Session(run, split or load_split(config), fabric)
         finished = session.restore()
         if finished is None:
@@ -76,7 +78,8 @@ def _train_epoch(session: Session, epoch: int) -> EpochReport:
         if warming:
             session.average_gradients()
         if config.optimizer.clip_norm > 0:
-            fabric.clip_gradients(network, optimizer, max_norm=config.optimizer.clip_norm)
+            limit = config.optimizer.clip_norm
+            fabric.clip_gradients(network, optimizer, max_norm=limit, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad()
         sums += torch.stack([terms.distribution, terms.cross_entropy, terms.total]).detach()
@@ -98,12 +101,14 @@ def launch(config: RunConfig) -> Fabric:
     compute = config.compute
     try:
         fabric = Fabric(accelerator=compute.accelerator, devices=compute.devices, precision=compute.precision)
-    except (RuntimeError, ValueError, ImportError) as error:
+    except Exception as error:  # Fabric raises whatever the library of the device raises
         cause = " ".join(str(error).split())
         raise InputError(
             f"compute.accelerator {compute.accelerator} with {compute.devices} devices cannot be used here"
             f" ({cause}); want devices that this machine has, such as --compute.accelerator cpu"
         ) from error
+    if compute.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise InputError("compute.precision is '16-mixed' on a CPU; want bf16-mixed or 32-true there")
     fabric.launch()
     return fabric
 

@@ -46,6 +46,8 @@ class UnreadableImageError(InputError):
         reason: what is wrong with it; empty likewise.
     """
 
+    one_rank_only = True
+
     def __init__(self, message: str, path: Path | None = None, reason: str = "") -> None:
         # DataLoader rebuilds a worker's exception from its whole traceback, whose last line is the message.
         super().__init__(message.strip().split("\n")[-1].removeprefix(f"{__name__}.UnreadableImageError: "))

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, final, get_args
+from typing import Any, final, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tuplet.config import Distance
 from tuplet.errors import InputError
-
-Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
 
 MAX_LOG_VARIANCE = 6.0
 LEAKY_SLOPE = 0.1

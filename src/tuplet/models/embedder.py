@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, final, get_args
 
 import timm
 import torch
@@ -22,11 +22,9 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
+from tuplet.config import BatchNormFreeze, Pooling
 from tuplet.errors import InputError
 from tuplet.models import convnet as convnet  # registers tuplet_convnet with timm
-
-Pooling = Literal["avg", "max", "avg+max", "gem", "token"]
-BatchNormFreeze = Literal["none", "statistics", "full"]
 
 
 @final
@@ -261,7 +259,7 @@ def _load_weights(model: Any, path: Path) -> None:
     if not path.is_file():
         raise InputError(f"there is no weights file {path}; want a .safetensors or .pth file")
     try:
-        found = timm.models.load_state_dict(str(path))
+        found = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # every format has its own way to be broken
         raise InputError(f"{path} cannot be read as weights ({error}); want .safetensors or .pth") from error
     classifiers = model.pretrained_cfg.get("classifier") or ()
