@@ -69,7 +69,13 @@ def _trained(config: RunConfig, folder: Path) -> Run:
 
 
 def _table(name: str, config: RunConfig, runs: list[Run], reports: list[list[EpochReport]]) -> str:
-    environment = runs[0].read_json(runs[0].environment_file)
+    environments = [run.read_json(run.environment_file) for run in runs]
+    environment = environments[0]
+    for other in environments:
+        if any(other[key] != environment[key] for key in ("commit", "processor", "cores", "device", "torch")):
+            sys.exit(
+                "the runs are of several commits or machines; want one table of one: use a new --runs folder"
+            )
     last = reports[0][-1].evaluation
     assert last is not None
     seconds = [sum(report.train_seconds for report in seed) for seed in reports]

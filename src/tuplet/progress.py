@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -9,19 +10,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """The same items, with a bar on standard error while they last, if that is a terminal.
+def track(items: Iterable[T], description: str) -> Iterator[T]:
+    """The same items, with a bar on standard error while they last, if that is a terminal; one rank draws it.
 
     Args:
         items: what to go through.
         description: words before the bar.
-        total: number of items; len(items) where it is known.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield from items
         return
     from rich.console import Console
     from rich.progress import track as bar
 
-    total = total if total is not None or not isinstance(items, Sized) else len(items)
+    total = len(items) if isinstance(items, Sized) else None
     yield from bar(items, description, total=total, console=Console(stderr=True), transient=True)

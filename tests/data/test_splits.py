@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tuplet.data.splits import by_classes, describe, halves, hold_out
+from tuplet.data.splits import describe, halves, hold_out
 from tuplet.data.table import ImageTable, Split
 from tuplet.errors import InputError
 
@@ -87,20 +87,6 @@ def test_hold_out_fraction() -> None:
     assert hold_out(table, fraction=0.5, seed=0)[1].num_classes == 4
     with pytest.raises(InputError, match="validation_fraction"):
         hold_out(table, fraction=0.0, seed=0)
-
-
-def test_by_classes() -> None:
-    table = numbered(0, 1, 2, 0, 1)
-    subset = by_classes(table, ["c", "a"])
-    assert subset.class_names == ("a", "c")
-    assert names_of(subset) == ["a/0", "c/2", "a/3"]
-    assert subset.labels.tolist() == [0, 1, 0]
-    assert int(subset.image(2)[0, 0, 0]) == 3
-
-
-def test_by_classes_unknown() -> None:
-    with pytest.raises(InputError, match="'x'"):
-        by_classes(numbered(0, 1), ["a", "x"])
 
 
 def test_describe() -> None:

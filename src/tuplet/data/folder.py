@@ -99,7 +99,7 @@ def load_folder(
         scanned = [{name: scanned[0][name] for name in part} for part in parts]
     train, test = scanned
     _require_enough(root, train, test)
-    notes += _notes(test)
+    notes += _notes(train, test)
     return Split(_table(train, min_side), _table(test, min_side), tuple(skipped), tuple(notes))
 
 
@@ -222,8 +222,13 @@ def _require_enough(root: Path, train: _Classes, test: _Classes) -> None:
         )
 
 
-def _notes(test: _Classes) -> list[str]:
+def _notes(train: _Classes, test: _Classes) -> list[str]:
     notes = []
+    lonely = sum(len(images) == 1 for images in train.values())
+    if lonely:
+        notes.append(
+            f"{_count(lonely, 'training class')} with one image: nothing shows what varies within it"
+        )
     single = sum(len(images) == 1 for images in test.values())
     if single:
         notes.append(

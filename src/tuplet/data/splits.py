@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,29 +63,6 @@ def hold_out(table: ImageTable, *, fraction: float, seed: int) -> tuple[ImageTab
     num_held = min(max(_rounded(len(present) * fraction), 2), len(present) - 2)
     held = np.isin(table.labels, present[_shuffled(len(present), seed) < num_held])
     return Subset(table, np.flatnonzero(~held)), Subset(table, np.flatnonzero(held))
-
-
-def by_classes(table: ImageTable, classes: Iterable[str]) -> Subset:
-    """The images of some classes, in the table's order.
-
-    Args:
-        table: any images.
-        classes: names of classes of the table, in any order.
-
-    Returns: a table of those classes only; one without images vanishes.
-
-    Raises:
-        InputError: a class that the table does not have.
-    """
-    wanted = set(classes)
-    unknown = sorted(wanted - set(table.class_names))
-    if unknown:
-        raise InputError(
-            f"{len(unknown)} classes are not in the table, the first is {unknown[0]!r};"
-            f" want some of its {table.num_classes}, such as {', '.join(table.class_names[:3])}"
-        )
-    is_wanted = np.array([name in wanted for name in table.class_names], dtype=bool)
-    return Subset(table, np.flatnonzero(is_wanted[table.labels]))
 
 
 def describe(split: Split, *, measured: str = "test") -> str:
