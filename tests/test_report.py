@@ -17,7 +17,7 @@ from tuplet.data.table import ImageTable
 from tuplet.errors import InputError
 from tuplet.evaluation import ClusteringReport, EmbeddedSplit, EvalReport
 from tuplet.overrides import from_dict, override
-from tuplet.report import ReportContent, write_report
+from tuplet.report import ReportContent, _shortened, write_report
 from tuplet.runs import EpochReport
 
 VOID = {"meta", "img", "br", "wbr", "link"}
@@ -345,3 +345,8 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
         write_report(content(evaluated=diverged), path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_long_class_names_keep_both_ends() -> None:
+    assert _shortened("crab") == "crab"
+    assert _shortened("Japanese_(katakana)_character12") == "Japanese_(…character12"

@@ -144,5 +144,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shortened"] = _shortened
     environment.filters["title_of"] = metric_title
     return environment
+
+
+def _shortened(name: str, longest: int = 22) -> str:
+    """A long class name without its middle: names of one data set mostly differ at their ends."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"

@@ -274,3 +274,12 @@ def test_development_data(name: str, counts: tuple[int, int, int, int]) -> None:
     for side in sides:
         for row in range(0, len(side), 400):
             assert side.image(row).shape[0] == 3
+
+
+def test_a_training_class_of_one_image_is_noted(tmp_path: Path) -> None:
+    for folder, count in (("train/a", 1), ("train/b", 3), ("test/c", 2)):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (8, 8)).save(tmp_path / folder / f"{number}.png")
+    split = load_folder(tmp_path, train_fraction=0.5, split_seed=None, on_bad_image="stop")
+    assert split.notes[0] == "1 training class with one image: nothing shows what varies within it"
