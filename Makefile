@@ -27,6 +27,7 @@ check: $(VENV)/.ready  ## style and types
 
 bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA); about an hour on two cores
 	$(RUN) benchmarks/real_images.py omniglot --data-root $(DATA)/omniglot_small --title omniglot_small
+	$(RUN) benchmarks/raw_pixels.py omniglot --data-root $(DATA)/omniglot_small
 	$(RUN) benchmarks/real_images.py folder --data-root $(DATA)/caltech40 --title caltech40 \
 		--set model.backbone=tf_efficientnet_lite0 model.weights=$(WEIGHTS)/tf_efficientnet_lite0.safetensors
 

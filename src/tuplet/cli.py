@@ -16,7 +16,7 @@ import tyro
 
 from tuplet.arguments import parse
 from tuplet.config import DataConfig, RunConfig
-from tuplet.console import epoch_line, metric_table
+from tuplet.console import epoch_line, metric_table, recipe_lines, train_usage, usage
 from tuplet.errors import InputError
 from tuplet.overrides import override
 from tuplet.recipes import RECIPES, recipe
@@ -52,18 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    if not given or given[0] in ("-h", "--help"):
-        print(_usage())
-        return
-    if given[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"tuplet {version('tuplet')}")
-        return
     try:
-        if given[0] not in COMMANDS:
-            raise InputError(f"there is no command {given[0]!r}; want one of {', '.join(COMMANDS)}")
-        COMMANDS[given[0]][0](given[1:])
+        _run(given)
     except InputError as error:
         if error.one_rank_only or os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"tuplet: {error}", file=sys.stderr)
@@ -77,6 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"tuplet: {error}; a run that was under way goes on with tuplet train --resume", file=sys.stderr
         )
         sys.exit(2)
+
+
+def _run(given: list[str]) -> None:
+    if not given or given[0] in ("-h", "--help"):
+        print(usage({name: text for name, (_, text) in COMMANDS.items()}))
+    elif given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"tuplet {version('tuplet')}")
+    elif given[0] in COMMANDS:
+        COMMANDS[given[0]][0](given[1:])
+    else:
+        raise InputError(f"there is no command {given[0]!r}; want one of {', '.join(COMMANDS)}")
 
 
 def demo(arguments: list[str]) -> None:
@@ -94,7 +97,7 @@ def demo(arguments: list[str]) -> None:
 def train(arguments: list[str]) -> None:
     """Train by a recipe, by a config file, or go on with a run that was stopped."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_train_usage())
+        print(train_usage(RECIPES))
         return
     head, _, value = arguments[0].partition("=")
     first, *rest = [head, *([value] if value else []), *arguments[1:]]
@@ -169,9 +172,7 @@ def recipes(arguments: list[str]) -> None:
         _no_more(arguments[1:], "tuplet recipes NAME")
         print(write_config(recipe(arguments[0])), end="")
         return
-    width = max(map(len, RECIPES))
-    for name, make in RECIPES.items():
-        print(f"{name:<{width}}  {(make.__doc__ or '').splitlines()[0]}")
+    print("\n".join(recipe_lines(RECIPES)))
     print("\ntuplet recipes NAME prints one in full; tuplet train NAME --help lists what can be changed.")
 
 
@@ -198,38 +199,6 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "data": (data, "count images and classes:  tuplet data describe --root FOLDER"),
 }
-
-
-def _usage() -> str:
-    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: tuplet COMMAND ...",
-            "",
-            "Labelled images in, an embedding model and an honest account of it out.",
-            "",
-            *lines,
-            "",
-            "tuplet COMMAND --help says more.",
-        ]
-    )
-
-
-def _train_usage() -> str:
-    width = max(map(len, RECIPES))
-    lines = [f"  {name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()]
-    return "\n".join(
-        [
-            "usage: tuplet train RECIPE [--to FOLDER] [--field value ...]",
-            "       tuplet train --config FILE [--to FOLDER] [--field value ...]",
-            "       tuplet train --resume RUN",
-            "",
-            "Recipes:",
-            *lines,
-            "",
-            "tuplet train RECIPE --help lists every field.",
-        ]
-    )
 
 
 def _train(config: RunConfig, to: Path | None) -> Run | None:

@@ -1,7 +1,8 @@
-"""What the command line says of an epoch and of a measurement, in plain text."""
+"""What the command line says: usage, epochs, measurements, in plain text."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tuplet.metrics.names import headline_metric, metric_title
@@ -9,6 +10,43 @@ from tuplet.metrics.names import headline_metric, metric_title
 if TYPE_CHECKING:
     from tuplet.evaluation import EvalReport
     from tuplet.runs import EpochReport
+
+
+def usage(commands: Mapping[str, str]) -> str:
+    """What `tuplet --help` prints, given each command's line."""
+    return "\n".join(
+        [
+            "usage: tuplet COMMAND ...",
+            "",
+            "Labelled images in, an embedding model and an honest account of it out.",
+            "",
+            *(f"  {name:<10}{text}" for name, text in commands.items()),
+            "",
+            "tuplet COMMAND --help says more.",
+        ]
+    )
+
+
+def train_usage(recipes: Mapping[str, Callable[[], object]]) -> str:
+    """What `tuplet train --help` prints, given the recipes."""
+    return "\n".join(
+        [
+            "usage: tuplet train RECIPE [--to FOLDER] [--field value ...]",
+            "       tuplet train --config FILE [--to FOLDER] [--field value ...]",
+            "       tuplet train --resume RUN",
+            "",
+            "Recipes:",
+            *(f"  {line}" for line in recipe_lines(recipes)),
+            "",
+            "tuplet train RECIPE --help lists every field.",
+        ]
+    )
+
+
+def recipe_lines(recipes: Mapping[str, Callable[[], object]]) -> list[str]:
+    """Each recipe's name and what it is for, a line each."""
+    width = max(map(len, recipes))
+    return [f"{name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in recipes.items()]
 
 
 def epoch_line(report: EpochReport, epochs: int) -> str:
