@@ -16,6 +16,7 @@ from tuplet.config import DataConfig, EvaluationConfig
 from tuplet.data.images import EvaluationImages
 from tuplet.data.table import ImageTable
 from tuplet.data.transforms import eval_transform
+from tuplet.data.workers import prepare_worker
 from tuplet.metrics.clustering import ClusteringReport, clustering_metrics
 from tuplet.metrics.retrieval import num_queries, retrieval_metrics
 from tuplet.progress import track
@@ -89,6 +90,7 @@ def embed(
         batch_size=EVALUATION_BATCH,
         sampler=rows,
         num_workers=num_workers,
+        worker_init_fn=prepare_worker,
         pin_memory=fabric.device.type == "cuda",
     )
     parts = []

@@ -19,6 +19,7 @@ from tuplet.data.images import TransformedImages
 from tuplet.data.sampling import Draw, batches, rank_slice
 from tuplet.data.table import ImageTable, Split
 from tuplet.data.transforms import train_transform
+from tuplet.data.workers import prepare_worker
 from tuplet.environment import describe_environment, hash_weights
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport, embed, evaluate
@@ -90,6 +91,7 @@ class Session:
             batch_sampler=self.batches,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=prepare_worker,
             pin_memory=fabric.device.type == "cuda",
             generator=torch.Generator(),  # its own: workers must not shift the epoch's random stream
         )
