@@ -20,8 +20,8 @@ def parse(kind: Callable[..., A], default: A, arguments: Sequence[str], program:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parse: Any = tyro.cli
-            parsed: A = parse(kind, default=default, args=list(arguments), prog=program)
+            read: Any = tyro.cli
+            parsed: A = read(kind, default=default, args=list(arguments), prog=program)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 def gather(
     fabric: Fabric,
-    rows: Shaped[Tensor, n * D],
+    rows: Shaped[Tensor, "n ..."],
     *,
     interleave: bool = False,
     with_gradient: bool = False,
-) -> Shaped[Tensor, N * D]:
+) -> Shaped[Tensor, "N ..."]:
     """The rows of all ranks, on every rank.
 
     Args:
@@ -68,7 +68,7 @@ def share(fabric: Fabric, tensors: Iterable[Tensor]) -> None:
             torch.distributed.broadcast(tensor, src=0)
 
 
-def mean(fabric: Fabric, values: Shaped[Tensor, "*D"]) -> Shaped[Tensor, "*D"]:
+def mean(fabric: Fabric, values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """The mean over the ranks of each value, on every rank."""
     if fabric.world_size == 1:
         return values

@@ -191,11 +191,8 @@ class Run:
             raise InputError(
                 f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}"
             )
-        model = self.config.model
-        network = Embedder(
-            model.backbone, model.embedding_dim, pooling=model.pooling, pretrained=False,
-            freeze_batch_norm=model.freeze_batch_norm,
-        )  # fmt: skip
+        model = dataclasses.replace(self.config.model, pretrained=False, weights=None)
+        network = Embedder(**dataclasses.asdict(model))
         try:
             network.load_state_dict(state["network"])
         except RuntimeError as error:
