@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from tuplet.config import RunConfig
     from tuplet.errors import InputError
     from tuplet.evaluation import EvalReport
-    from tuplet.losses.hist import HGNN, HISTLoss
+    from tuplet.losses.hgnn import HGNN
+    from tuplet.losses.hist import HISTLoss
     from tuplet.metrics.clustering import clustering_metrics
     from tuplet.metrics.retrieval import nearest_neighbours, retrieval_metrics
     from tuplet.models.embedder import Embedder
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tuplet.training import train
 
 _HOME = {
-    "HGNN": "losses.hist",
+    "HGNN": "losses.hgnn",
     "HISTLoss": "losses.hist",
     "Embedder": "models.embedder",
     "EpochReport": "runs",

@@ -13,6 +13,7 @@ from typing import Literal
 from tuplet.errors import InputError
 
 Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
+Implementation = Literal["chunked", "compiled", "plain"]
 Pooling = Literal["avg", "max", "avg+max", "gem", "token"]
 BatchNormFreeze = Literal["none", "statistics", "full"]
 Augmentation = Literal["crop-flip", "affine", "none"]
@@ -121,6 +122,8 @@ class LossConfig:
     """Propagations L of the HGNN, >= 1."""
     distance: Distance = "mahalanobis"
     """Distance between a sample and a class distribution."""
+    implementation: Implementation = "chunked"
+    """chunked: constant extra memory, for any number of classes; plain: the readable functions in order."""
 
     def __post_init__(self) -> None:
         _require(self.tau > 0, "loss.tau", self.tau, "a number > 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tuplet.losses import hist
+from tuplet.losses import hgnn, hist
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper-to-code.md"
 
@@ -21,5 +21,10 @@ def test_the_paper_map_and_the_docstrings_agree() -> None:
         else:
             assert equations in ("-", "2, 3"), name
     named = {name for _, name in rows}
-    own = {name for name, item in vars(hist).items() if getattr(item, "__module__", "") == hist.__name__}
+    own = {
+        name
+        for module in (hist, hgnn)
+        for name, item in vars(module).items()
+        if getattr(item, "__module__", "") == module.__name__ and not name.startswith("_")
+    }
     assert own - named == {"HISTTerms", "unit_rows"}

@@ -1,5 +1,6 @@
 """Losses: HIST (Equations 1-6)."""
 
-from tuplet.losses.hist import HGNN, HISTLoss, HISTTerms
+from tuplet.losses.hgnn import HGNN
+from tuplet.losses.hist import HISTLoss, HISTTerms
 
 __all__ = ["HGNN", "HISTLoss", "HISTTerms"]

@@ -1,4 +1,4 @@
-"""The HIST loss: Equations 1-6 in paper order as pure functions, then the modules that hold parameters.
+"""The HIST loss: Equations 1-6 in paper order as pure functions, then the module that holds parameters.
 
 Lim, Yun, Park, Choi, "Hypergraph-Induced Semantic Tuplet Loss for Deep Metric Learning", CVPR 2022;
 equation numbers as in Yuan and Le-Phuoc, ReScience C 9.2 #8, 2023.
@@ -9,7 +9,7 @@ Sizes: N samples in a batch, C classes, E classes present in the batch, D embedd
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any, final, get_args
 
 import torch
@@ -17,11 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tuplet.config import Distance
+from tuplet.config import Distance, Implementation
 from tuplet.errors import InputError
-
-MAX_LOG_VARIANCE = 6.0
-LEAKY_SLOPE = 0.1
+from tuplet.losses.checks import require_batch, require_choice, require_settings
+from tuplet.losses.class_head import class_head
+from tuplet.losses.class_sampling import draw_classes
+from tuplet.losses.class_scores import ClassScores, LinearScores, MahalanobisScores, PlainScores
+from tuplet.losses.distributions import MAX_LOG_VARIANCE
+from tuplet.losses.hgnn import HGNN, propagation_matrix
+from tuplet.losses.memory import ReusedMemory
 
 
 def class_distances(
@@ -50,19 +54,32 @@ def class_distances(
     """
     width = torch.promote_types(torch.promote_types(embeddings.dtype, means.dtype), torch.float32)
     with torch.autocast(embeddings.device.type, enabled=False):
-        x, mu = unit_rows(embeddings.to(width)), unit_rows(means.to(width))
-        if distance == "mahalanobis":
-            precision = torch.exp(-log_variances.to(width).clamp(0.0, MAX_LOG_VARIANCE))
-            scaled = mu * precision
-            distances = (x * x) @ precision.T - 2.0 * (x @ scaled.T) + (mu * scaled).sum(dim=1)
-        elif distance == "euclidean":
-            distances = (x * x).sum(dim=1, keepdim=True) - 2.0 * (x @ mu.T) + (mu * mu).sum(dim=1)
-        elif distance == "cosine":
-            distances = 1.0 - x @ mu.T
-        else:
-            distances = torch.cdist(x, mu, p=1.0)
-        # Rounding may leave a distance of zero slightly below it, and Eq. 3 slightly above one.
-        return distances.clamp_min(0.0)
+        return _distances_of_unit_rows(unit_rows(embeddings.to(width)), means, log_variances, distance)
+
+
+def _scores_of_unit_rows(
+    x: Tensor, means: Tensor, log_variances: Tensor | None = None, *, tau: float, distance: Distance
+) -> Tensor:
+    return -tau * _distances_of_unit_rows(x, means, log_variances, distance)
+
+
+def _distances_of_unit_rows(
+    x: Tensor, means: Tensor, log_variances: Tensor | None, distance: Distance
+) -> Tensor:
+    mu = unit_rows(means.to(x.dtype))
+    if distance == "mahalanobis":
+        assert log_variances is not None
+        precision = torch.exp(-log_variances.to(x.dtype).clamp(0.0, MAX_LOG_VARIANCE))
+        scaled = mu * precision
+        distances = (x * x) @ precision.T - 2.0 * (x @ scaled.T) + (mu * scaled).sum(dim=1)
+    elif distance == "euclidean":
+        distances = (x * x).sum(dim=1, keepdim=True) - 2.0 * (x @ mu.T) + (mu * mu).sum(dim=1)
+    elif distance == "cosine":
+        distances = 1.0 - x @ mu.T
+    else:
+        distances = torch.cdist(x, mu, p=1.0)
+    # Rounding may leave a distance of zero slightly below it, and Eq. 3 slightly above one.
+    return distances.clamp_min(0.0)
 
 
 def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
@@ -129,20 +146,6 @@ def incidence_matrix(
     return torch.where(own, 1.0, torch.exp(-alpha * distances[:, classes]))
 
 
-def propagation_matrix(incidence: Float[Tensor, "N E"]) -> Float[Tensor, "N N"]:
-    """How a hypergraph convolution mixes the samples, G = Dv^-1/2 H De^-1 H^T Dv^-1/2.
-
-    Args:
-        incidence: H, values > 0. Dv holds its row sums, De its column sums; hyperedge weights are 1.
-
-    Returns: a symmetric positive semidefinite matrix.
-
-    Source: Feng et al., "Hypergraph Neural Networks", AAAI 2019.
-    """
-    root = incidence * incidence.sum(dim=1, keepdim=True).rsqrt() * incidence.sum(dim=0).rsqrt()
-    return root @ root.T
-
-
 def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
     """Mean cross entropy between the labels and the hypergraph network's output (Eq. 5).
 
@@ -173,38 +176,6 @@ class HISTTerms:
 
 
 @final
-class HGNN(nn.Module):
-    """Hypergraph neural network: L propagations G (X Theta + 1 b^T), from D features to C logits.
-
-    All but the last are followed by BatchNorm and LeakyReLU(0.1).
-
-    Args:
-        in_dim: width of the features, D >= 1.
-        hidden_dim: width of the hidden propagations, h >= 1.
-        out_dim: width of the output, C >= 1.
-        num_layers: propagations, L >= 1; with 1 there is no hidden one.
-
-    Source: Feng et al., AAAI 2019, as used by Lim et al., CVPR 2022.
-    """
-
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, num_layers: int = 2) -> None:
-        super().__init__()
-        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:-1])
-
-    def forward(
-        self, features: Float[Tensor, "N D"], incidence: Float[Tensor, "N E"]
-    ) -> Float[Tensor, "N C"]:
-        """Class logits of each sample, after it has heard from the samples it shares tuplets with."""
-        mixing = propagation_matrix(incidence)
-        for layer, norm in zip(self.layers, self.norms, strict=False):
-            features = F.leaky_relu(norm(mixing @ layer(features)), LEAKY_SLOPE)
-        output: Tensor = mixing @ self.layers[-1](features)
-        return output
-
-
-@final
 class HISTLoss(nn.Module):
     """Hypergraph-Induced Semantic Tuplet loss, L_D + lambda_s L_CE (Eq. 6).
 
@@ -219,6 +190,14 @@ class HISTLoss(nn.Module):
         hidden_dim: width of the hidden propagations, h >= 1.
         num_layers: propagations of the HGNN, L >= 1; the paper has 2.
         distance: between sample and class distribution: mahalanobis, euclidean, cosine or manhattan.
+        implementation: chunked holds nothing of the size of C but the parameters and their gradients; plain
+            is the functions above in order, and holds several tensors of N x C and C x D; compiled is chunked
+            with all that is done to each class alone fused by torch.compile.
+        class_fraction: share of the classes that a training step sums over, in (0, 1]: those of the batch,
+            and others drawn anew each time. Below 1 both terms come out too small, as classes are missing
+            from the sums; eval() sums over all. Not with plain.
+        sparse_gradients: with class_fraction < 1, gradients of the class parameters are sparse tensors of the
+            rows summed over, for optimizers such as torch.optim.SparseAdam.
 
     Raises:
         InputError: (a ValueError) a setting outside its range.
@@ -244,25 +223,31 @@ class HISTLoss(nn.Module):
         hidden_dim: int = 512,
         num_layers: int = 2,
         distance: Distance = "mahalanobis",
+        implementation: Implementation = "chunked",
+        class_fraction: float = 1.0,
+        sparse_gradients: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {
-            "num_classes": num_classes,
-            "embedding_dim": embedding_dim,
-            "hidden_dim": hidden_dim,
-            "num_layers": num_layers,
-        }
-        for name, size in sizes.items():
-            if not (isinstance(size, int) and size >= 1):
-                raise InputError(f"{name} is {size!r}; want 1 or more, a whole number")
-        for name, value in {"tau": tau, "alpha": alpha}.items():
-            if not (isinstance(value, int | float) and 0 < value < float("inf")):
-                raise InputError(f"{name} is {value!r}; want a finite number > 0")
-        if not (isinstance(lambda_s, int | float) and 0 <= lambda_s < float("inf")):
-            raise InputError(f"lambda_s is {lambda_s!r}; want a finite number >= 0")
-        if distance not in get_args(Distance):
-            raise InputError(f"distance is {distance!r}; want one of {', '.join(get_args(Distance))}")
+        require_settings(
+            sizes={
+                "num_classes": num_classes,
+                "embedding_dim": embedding_dim,
+                "hidden_dim": hidden_dim,
+                "num_layers": num_layers,
+            },
+            positive={"tau": tau, "alpha": alpha},
+            lambda_s=lambda_s,
+        )
+        require_choice("distance", distance, get_args(Distance))
+        require_choice("implementation", implementation, get_args(Implementation))
         self.tau, self.alpha, self.lambda_s, self.distance = tau, alpha, lambda_s, distance
+        if not (isinstance(class_fraction, int | float) and 0 < class_fraction <= 1):
+            raise InputError(f"class_fraction is {class_fraction!r}; want a share in (0, 1]")
+        if class_fraction < 1 and implementation == "plain":
+            raise InputError("class_fraction is below 1 with implementation plain; want chunked for that")
+        self.implementation, self.class_fraction = implementation, class_fraction
+        self.sparse_gradients = sparse_gradients
+        self._memory = ReusedMemory()
         self.means = nn.Parameter(torch.empty(num_classes, embedding_dim))
         self.log_variances = nn.Parameter(torch.empty(num_classes, embedding_dim))
         for parameter in (self.means, self.log_variances):
@@ -289,8 +274,12 @@ class HISTLoss(nn.Module):
 
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> HISTTerms:
         """The loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`."""
-        self._check(embeddings, labels)
+        self._require(embeddings, labels)
         labels = labels.long()
+        terms = self._plain_terms if self.implementation == "plain" else self._chunked_terms
+        return terms(embeddings, labels)
+
+    def _plain_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
         distances = class_distances(embeddings, self.means, self.log_variances, distance=self.distance)
         distribution = distribution_loss(distances, labels, tau=self.tau)
         if self.lambda_s == 0:
@@ -299,8 +288,66 @@ class HISTLoss(nn.Module):
         # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
         dtype = self.means.dtype
         logits = self.hgnn(embeddings.to(dtype), incidence.to(dtype))
-        cross_entropy = hypergraph_loss(logits, labels)
+        return self._terms(distribution, hypergraph_loss(logits, labels))
+
+    def _chunked_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
+        classes, own = torch.unique(labels, return_inverse=True)
+        summed = self._summed_classes(classes)
+        width = torch.promote_types(torch.promote_types(embeddings.dtype, self.means.dtype), torch.float32)
+        x = unit_rows(embeddings.to(width))
+        kind, distributions = self._distance_scores()
+        scores, log_partition = self._class_head(kind, (x,), distributions, classes, summed)
+        distribution = _negative_log_likelihood(scores, log_partition, own)  # Eq. 1-2
+        if self.lambda_s == 0:
+            return HISTTerms(distribution, torch.zeros_like(distribution), distribution)
+        incidence = incidence_matrix(scores / -self.tau, own, alpha=self.alpha)
+        dtype = self.means.dtype
+        mixing = propagation_matrix(incidence.to(dtype))
+        features = mixing @ self.hgnn.hidden(embeddings.to(dtype), mixing)
+        # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes.
+        device = features.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
+        logits, log_partition = self._class_head(
+            LinearScores(narrow),
+            (features, mixing.sum(dim=1)),
+            self.hgnn.output_parameters(),
+            classes,
+            summed,
+        )
+        return self._terms(distribution, _negative_log_likelihood(logits, log_partition, own))  # Eq. 5
+
+    def _terms(self, distribution: Tensor, cross_entropy: Tensor) -> HISTTerms:
         return HISTTerms(distribution, cross_entropy, distribution + self.lambda_s * cross_entropy)
+
+    def _distance_scores(self) -> tuple[ClassScores, tuple[Tensor, ...]]:
+        scores = partial(_scores_of_unit_rows, tau=self.tau, distance=self.distance)
+        if self.distance != "mahalanobis":
+            return PlainScores(scores), (self.means,)
+        compiled = self.implementation == "compiled"
+        return MahalanobisScores(scores, self.tau, compiled), (self.means, self.log_variances)
+
+    def _summed_classes(self, classes: Tensor) -> Tensor | None:
+        if self.class_fraction == 1 or not self.training:
+            return None
+        return draw_classes(len(self.means), classes, fraction=self.class_fraction)
+
+    def _class_head(
+        self,
+        kind: ClassScores,
+        samples: tuple[Tensor, ...],
+        parameters: tuple[Tensor, ...],
+        classes: Tensor,
+        summed: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return class_head(
+            kind,
+            samples,
+            parameters,
+            classes,
+            summed=summed,
+            sparse=self.sparse_gradients,
+            memory=self._memory,
+        )
 
     def parameter_groups(self, *, lr_distributions: float, lr_hgnn: float) -> list[dict[str, Any]]:
         """Optimizer groups that hold every parameter of the loss once.
@@ -324,31 +371,15 @@ class HISTLoss(nn.Module):
             f" lambda_s={self.lambda_s}, distance={self.distance}"
         )
 
-    def _check(self, embeddings: Tensor, labels: Tensor) -> None:
+    def _require(self, embeddings: Tensor, labels: Tensor) -> None:
         classes, width = self.means.shape
-        if embeddings.ndim != 2 or embeddings.shape[1] != width:
-            raise InputError(f"embeddings have shape {list(embeddings.shape)}; want [N, {width}]")
-        if labels.shape != embeddings.shape[:1]:
-            raise InputError(
-                f"labels have shape {list(labels.shape)}; want [{len(embeddings)}], one label an embedding"
-            )
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise InputError(f"labels are of type {labels.dtype}; want integers in 0..{classes - 1}")
-        if len(labels) == 0:
-            raise InputError("the batch is empty; want at least one embedding")
+        require_batch(embeddings, labels, width=width, num_classes=classes)
         if len(labels) == 1 and self.training and self.lambda_s > 0 and len(self.hgnn.norms) > 0:
             raise InputError(
                 "the batch holds 1 embedding; want 2 or more, since BatchNorm cannot train on one"
                 " (drop the last incomplete batch, or call eval())"
             )
-        low, high = (int(bound) for bound in torch.aminmax(labels.long()))
-        if low < 0 or high >= classes:
-            raise InputError(
-                f"labels run from {low} to {high}; want 0..{classes - 1}: renumber them, or raise num_classes"
-            )
-        if not bool(torch.isfinite(embeddings).all()):
-            row = int((~torch.isfinite(embeddings)).any(dim=1).nonzero()[0])
-            raise InputError(
-                f"embeddings hold NaN or infinity, first in row {row}; want finite numbers"
-                " (lower the learning rate, or clip gradients)"
-            )
+
+
+def _negative_log_likelihood(scores: Tensor, log_partition: Tensor, own: Tensor) -> Tensor:
+    return (log_partition - scores.gather(1, own[:, None]).squeeze(1)).mean()

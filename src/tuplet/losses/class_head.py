@@ -1,0 +1,180 @@
+"""The cross entropies of Eq. 1-2 and Eq. 5 over C classes, chunk by chunk, with a backward written by hand.
+
+Both halves of the loss score N samples against C classes, and a cross entropy needs two things of these
+scores only: the logarithm of their summed exponentials over all classes, and the columns of the E classes that
+are in the batch. So no tensor of N x C x D exists, none of C x D beside the parameters and their gradients, and
+one of N x C only while it is small beside those.
+
+Sizes: N samples, C classes, E of them in the batch, S summed over (all, or a sample), c in a chunk, D wide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tuplet.losses.class_scores import ClassScores, plain_gradients
+from tuplet.losses.memory import ReusedMemory, classes_in_chunk, may_keep
+
+Tensors = Sequence[Tensor]
+
+
+def class_head(
+    kind: ClassScores,
+    samples: Tensors,
+    parameters: Tensors,
+    classes: Int[Tensor, " E"],
+    *,
+    summed: Int[Tensor, " S"] | None = None,
+    sparse: bool = False,
+    memory: ReusedMemory | None = None,
+) -> tuple[Float[Tensor, "N E"], Float[Tensor, " N"]]:
+    """Scores of some classes, and the logarithm of the summed exponentials of the scores of all.
+
+    Args:
+        kind: how a sample is scored against a class.
+        samples: what the scores need of the samples, each tensor of N rows.
+        parameters: what they need of the classes, each tensor of C rows, the widest first.
+        classes: those whose scores are returned, ascending.
+        summed: the classes in the sum, ascending, with all of `classes` among them; every class if not given.
+        sparse: gradients of the parameters hold the rows of `summed` only, as sparse tensors.
+        memory: where gradients and scratch space come from; give the same one to every step.
+
+    Returns: the scores [N, E] and the log-partition [N], in float32 or wider. Both pass gradients on, once.
+    """
+    scores, log_partition = _ClassHead.apply(
+        kind, len(samples), classes, summed, sparse, memory or ReusedMemory(), *samples, *parameters
+    )
+    return scores, log_partition
+
+
+class _ClassHead(torch.autograd.Function):
+    """`class_head` as one node of the graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kind: ClassScores,
+        num_samples: int,
+        classes: Tensor,
+        summed: Tensor | None,
+        sparse: bool,
+        memory: ReusedMemory,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        samples, parameters = tensors[:num_samples], tensors[num_samples:]
+        with torch.autocast(samples[0].device.type, enabled=False):
+            columns = kind.plain(samples, [parameter[classes] for parameter in parameters])
+            work = _Work(kind, samples, parameters, summed, memory, columns.dtype)
+            keep = may_keep(len(columns) * work.total, parameters) and any(ctx.needs_input_grad)
+            kept = None
+            parts = [columns.new_full(columns.shape[:1], -math.inf)]
+            for block in work.blocks(whole=keep):
+                scores = work.scores(block)
+                parts.append(torch.logsumexp(scores, dim=0))
+                kept = scores if keep else None
+            log_partition = torch.logsumexp(torch.stack(parts), dim=0)
+        ctx.kind, ctx.num_samples, ctx.sparse, ctx.memory = kind, num_samples, sparse, memory
+        ctx.save_for_backward(classes, summed, kept, log_partition, *tensors)
+        return columns, log_partition
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_columns: Tensor, by_log_partition: Tensor) -> tuple[Tensor | None, ...]:
+        classes, summed, kept, log_partition, *tensors = ctx.saved_tensors
+        kind: ClassScores = ctx.kind
+        samples, parameters = tensors[: ctx.num_samples], tensors[ctx.num_samples :]
+        with torch.autocast(samples[0].device.type, enabled=False):
+            work = _Work(kind, samples, parameters, summed, ctx.memory, by_columns.dtype)
+            by_samples = [torch.zeros_like(sample) for sample in samples]
+            by_parameters = [
+                ctx.memory.empty(f"{work.name} gradient {index}", work.total, parameter)
+                for index, parameter in enumerate(parameters)
+            ]
+            for block in work.blocks(whole=kept is not None):
+                scores = work.scores(block) if kept is None else kept
+                by_scores = ctx.memory.empty(f"{work.name} by scores", len(scores), scores)
+                torch.sub(scores, log_partition, out=by_scores).exp_().mul_(by_log_partition)
+                work.backward(block, by_scores, by_samples, by_parameters)
+            gradients = plain_gradients(
+                kind, by_columns, samples, [parameter[classes] for parameter in parameters]
+            )
+            for gradient, more in zip(by_samples, gradients[: len(samples)], strict=True):
+                gradient += more
+            places = classes if summed is None else torch.searchsorted(summed, classes)
+            for gradient, more in zip(by_parameters, gradients[len(samples) :], strict=True):
+                gradient.index_add_(0, places, more)
+        if summed is not None:
+            spread = _as_sparse if ctx.sparse else _as_dense
+            by_parameters = [spread(*pair, summed) for pair in zip(by_parameters, parameters, strict=True)]
+        return None, None, None, None, None, None, *by_samples, *by_parameters
+
+
+@final
+class _Work:
+    """The chunks of one pass over the classes."""
+
+    def __init__(
+        self,
+        kind: ClassScores,
+        samples: Tensors,
+        parameters: Tensors,
+        summed: Tensor | None,
+        memory: ReusedMemory,
+        dtype: torch.dtype,
+    ) -> None:
+        self.name = type(kind).__name__
+        self.kind, self.samples, self.parameters, self.summed = kind, samples, parameters, summed
+        self.total = len(parameters[0]) if summed is None else len(summed)
+        self.step = min(classes_in_chunk(len(samples[0]), parameters[0]), max(1, self.total))
+        scratch = memory.empty(f"{self.name} scratch", kind.num_scratch * self.step, parameters[0], dtype)
+        self.scratch = scratch.view(kind.num_scratch, self.step, *parameters[0].shape[1:])
+        self.memory, self.dtype = memory, dtype
+
+    def blocks(self, *, whole: bool) -> list[slice]:
+        """All classes at once, or chunk by chunk."""
+        return _slices(0, self.total, self.total if whole else self.step)
+
+    def scores(self, block: slice) -> Tensor:
+        """Scores of all samples against the classes of a block, a row a class."""
+        like = self.samples[0].new_empty(0, len(self.samples[0]), dtype=self.dtype)
+        scores = self.memory.empty(f"{self.name} scores", block.stop - block.start, like)
+        for chunk in _slices(block.start, block.stop, self.step):
+            scratch = self.scratch[:, : chunk.stop - chunk.start].unbind()
+            self.kind.forward(self.samples, self._rows(chunk), _part(scores, block, chunk), scratch)
+        return scores
+
+    def backward(self, block: slice, by_scores: Tensor, by_samples: Tensors, by_parameters: Tensors) -> None:
+        """Add to the gradients by the samples; write those by the rows of a block."""
+        # Backwards, for the classes that were last read are still in the cache.
+        for chunk in reversed(_slices(block.start, block.stop, self.step)):
+            scratch = self.scratch[:, : chunk.stop - chunk.start].unbind()
+            by_rows = [gradient[chunk] for gradient in by_parameters]
+            part = _part(by_scores, block, chunk)
+            self.kind.backward(part, self.samples, self._rows(chunk), by_samples, by_rows, scratch)
+
+    def _rows(self, chunk: slice) -> Tensors:
+        return [
+            parameter[chunk if self.summed is None else self.summed[chunk]] for parameter in self.parameters
+        ]
+
+
+def _slices(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, max(1, step))]
+
+
+def _part(scores: Tensor, block: slice, chunk: slice) -> Tensor:
+    return scores[chunk.start - block.start : chunk.stop - block.start]
+
+
+def _as_sparse(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(places[None], rows, parameter.shape, is_coalesced=True)
+
+
+def _as_dense(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:
+    return torch.zeros_like(parameter).index_copy_(0, places, rows)

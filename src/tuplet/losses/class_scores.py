@@ -1,0 +1,224 @@
+"""How samples are scored against classes: what the class head asks for, chunk by chunk.
+
+Sizes: N samples, c classes of a chunk, D or h dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tuplet.losses.distributions import (
+    distributions,
+    distributions_backward,
+    distributions_backward_in_place,
+    distributions_in_place,
+    fused,
+)
+
+Tensors = Sequence[Tensor]
+
+
+class ClassScores(ABC):
+    """Scores of all samples against some classes, given as rows of the class parameters.
+
+    Attributes:
+        num_scratch: tensors as wide as the rows that `forward` and `backward` may overwrite.
+    """
+
+    num_scratch: ClassVar[int] = 0
+
+    @abstractmethod
+    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
+        """Scores that autograd can go back from: the definition."""
+
+    @abstractmethod
+    def forward(
+        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
+    ) -> None:
+        """Write the same scores into `scores`, a row a class."""
+
+    @abstractmethod
+    def backward(
+        self,
+        by_scores: Float[Tensor, "c N"],
+        samples: Tensors,
+        rows: Tensors,
+        by_samples: Tensors,
+        by_rows: Tensors,
+        scratch: Tensors,
+    ) -> None:
+        """Add to the gradients by the samples; overwrite those by the rows."""
+
+
+def plain_gradients(kind: ClassScores, by_scores: Tensor, samples: Tensors, rows: Tensors) -> Tensors:
+    """Gradients by the samples, then by the rows, from a graph of these classes alone."""
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in (*samples, *rows)]
+        scores = kind.plain(inputs[: len(samples)], inputs[len(samples) :])
+    return torch.autograd.grad(scores, inputs, by_scores, allow_unused=True, materialize_grads=True)
+
+
+@final
+@dataclass(frozen=True)
+class PlainScores(ClassScores):
+    """Scores by any differentiable function, whose graph spans no more than a chunk.
+
+    Attributes:
+        function: of the samples' tensors, then the classes'.
+    """
+
+    function: Callable[..., Tensor]
+
+    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
+        """Scores that autograd can go back from."""
+        return self.function(*samples, *rows)
+
+    def forward(
+        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
+    ) -> None:
+        """Write the same scores into `scores`, a row a class."""
+        scores.copy_(self.function(*samples, *rows).T)
+
+    def backward(
+        self,
+        by_scores: Float[Tensor, "c N"],
+        samples: Tensors,
+        rows: Tensors,
+        by_samples: Tensors,
+        by_rows: Tensors,
+        scratch: Tensors,
+    ) -> None:
+        """Add to the gradients by the samples; overwrite those by the rows."""
+        gradients = plain_gradients(self, by_scores.T, samples, rows)
+        for into, gradient in zip(by_samples, gradients[: len(samples)], strict=True):
+            into += gradient
+        for into, gradient in zip(by_rows, gradients[len(samples) :], strict=True):
+            into.copy_(gradient)
+
+
+@final
+@dataclass(frozen=True)
+class MahalanobisScores(ClassScores):
+    """-tau d2 of Eq. 2, with d2 = (x x).(1/sigma2) - 2 x.(mu/sigma2) + sum_k mu_k^2/sigma2_k.
+
+    Samples: embeddings of length one [N, D]. Rows: means of any length and log-variances, both [c, D].
+
+    Attributes:
+        function: the same scores, for autograd.
+        tau: temperature, > 0.
+        compiled: what is done to each class alone is fused by torch.compile.
+    """
+
+    num_scratch: ClassVar[int] = 5
+
+    function: Callable[..., Tensor]
+    tau: float
+    compiled: bool = False
+
+    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
+        """Scores that autograd can go back from."""
+        return self.function(*samples, *rows)
+
+    def forward(
+        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
+    ) -> None:
+        """Write the same scores into `scores`, a row a class, as two matrix products."""
+        (x,), (precision, scaled, *_) = samples, scratch
+        lengths, _ = self._prepare(rows, precision, scaled)
+        columns = x.T.contiguous()
+        torch.addmm(lengths[:, None], precision, columns * columns, out=scores)
+        scores.addmm_(scaled, columns, alpha=-2.0).mul_(-self.tau)
+
+    def backward(
+        self,
+        by_scores: Float[Tensor, "c N"],
+        samples: Tensors,
+        rows: Tensors,
+        by_samples: Tensors,
+        by_rows: Tensors,
+        scratch: Tensors,
+    ) -> None:
+        """Add to the gradient by the embeddings; overwrite those by the rows, after four matrix products."""
+        (x,), (by_x,) = samples, by_samples
+        precision, scaled, by_precision, by_scaled, mu = scratch
+        _, inverse_norms = self._prepare(rows, precision, scaled)
+        by_x.addcmul_(torch.mm(by_scores.T, precision), x, value=-2.0 * self.tau)
+        by_x.addmm_(by_scores.T, scaled, alpha=2.0 * self.tau)
+
+        torch.mm(by_scores, x * x * -self.tau, out=by_precision)
+        torch.mm(by_scores, x * (2.0 * self.tau), out=by_scaled)
+        by_lengths = by_scores.sum(dim=1, keepdim=True) * -self.tau
+        means, log_variances = (row.to(x.dtype) for row in rows)
+        given = by_precision, by_scaled, by_lengths, means, log_variances, precision, inverse_norms
+        by_means, by_log_variances = by_rows
+        if self.compiled:
+            fused(distributions_backward)(*given, by_means, by_log_variances)
+        else:
+            distributions_backward_in_place(*given, by_means, by_log_variances, mu)
+
+    def _prepare(self, rows: Tensors, precision: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:
+        means, log_variances = (row.to(precision.dtype) for row in rows)
+        if self.compiled:
+            lengths, inverse_norms = fused(distributions)(means, log_variances, precision, scaled)
+            return lengths, inverse_norms
+        return distributions_in_place(means, log_variances, precision, scaled)
+
+
+@final
+@dataclass(frozen=True)
+class LinearScores(ClassScores):
+    """X W^T + s b^T: the output propagation of the HGNN, (G X) Theta + (G 1) b^T (Eq. 5).
+
+    Samples: features [N, h] and shares s [N]. Rows: weights W [c, h] and biases b [c].
+
+    Attributes:
+        dtype: of the matrix products; the scores are of float32 or wider.
+    """
+
+    dtype: torch.dtype
+
+    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
+        """Scores that autograd can go back from."""
+        (features, shares), (weights, biases) = samples, rows
+        wide = torch.promote_types(features.dtype, torch.float32)
+        product = features.to(self.dtype) @ weights.to(self.dtype).T
+        return product.to(wide) + torch.outer(shares.to(wide), biases.to(wide))
+
+    def forward(
+        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
+    ) -> None:
+        """Write the same scores into `scores`, a row a class."""
+        (features, shares), (weights, biases) = samples, rows
+        torch.outer(biases.to(scores.dtype), shares.to(scores.dtype), out=scores)
+        if self.dtype == scores.dtype == features.dtype:
+            scores.addmm_(weights.to(self.dtype), features.T.contiguous())
+        else:
+            scores += weights.to(self.dtype) @ features.to(self.dtype).T
+
+    def backward(
+        self,
+        by_scores: Float[Tensor, "c N"],
+        samples: Tensors,
+        rows: Tensors,
+        by_samples: Tensors,
+        by_rows: Tensors,
+        scratch: Tensors,
+    ) -> None:
+        """Add to the gradients by features and shares; overwrite those by the rows."""
+        (features, shares), (weights, biases), (by_weights, by_biases) = samples, rows, by_rows
+        by_features, by_shares = by_samples
+        narrow = by_scores.to(self.dtype)
+        by_features += narrow.T @ weights.to(self.dtype)
+        by_shares += biases.to(by_scores.dtype) @ by_scores
+        by_biases.copy_(by_scores @ shares.to(by_scores.dtype))
+        if by_weights.dtype == self.dtype == features.dtype:
+            torch.mm(narrow, features, out=by_weights)
+        else:
+            by_weights.copy_(narrow @ features.to(self.dtype))

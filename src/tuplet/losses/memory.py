@@ -1,0 +1,94 @@
+"""How much the class head holds at a time, and memory that it uses again from step to step."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 1 << 21
+"""On a CPU: one tensor of a chunk; a handful of them stay in the last cache."""
+FREE_SHARE = 0.25
+"""On a GPU: share of the free memory that all tensors of a chunk may take together."""
+FEWEST_ON_GPU, MOST_ON_GPU = 1 << 10, 1 << 16
+"""On a GPU: classes in a chunk. Fewer leave it idle, more make it no faster."""
+KEPT_BYTES, KEPT_SHARE = 1 << 24, 0.125
+"""N x C scores wait for the backward up to this size, or up to this share of the parameters."""
+REUSED_BYTES = 1 << 20
+"""From this size on memory is worth keeping."""
+
+
+def classes_in_chunk(num_samples: int, parameter: Tensor) -> int:
+    """How many classes are worked on at a time, >= 1.
+
+    Args:
+        num_samples: N.
+        parameter: the widest of the class parameters, one row a class.
+    """
+    width, size = parameter.shape[1], max(4, parameter.element_size())
+    if parameter.device.type != "cuda":
+        return max(16, CHUNK_BYTES // (max(width, num_samples) * size))
+    free, _ = torch.cuda.mem_get_info(parameter.device)
+    free += torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
+    fitting = int(FREE_SHARE * free) // ((8 * width + 4 * num_samples) * size)
+    return min(max(fitting, FEWEST_ON_GPU), MOST_ON_GPU)
+
+
+def may_keep(num_scores: int, parameters: Sequence[Tensor]) -> bool:
+    """Whether all scores may wait for the backward, instead of being computed a second time.
+
+    Args:
+        num_scores: N x C.
+        parameters: those of the classes.
+    """
+    beside = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return 4 * num_scores <= max(KEPT_BYTES, KEPT_SHARE * beside)
+
+
+@final
+class ReusedMemory:
+    """Memory of a CPU that is handed out again once nobody holds it; on other devices, new memory.
+
+    A training step frees its gradients and its scratch space, and asks for as much in the next. The system
+    takes the pages back in between and has to clear them anew, which costs more than the matrix products on
+    them. Memory that somebody still holds (in `.grad`, or for the record) is never handed out a second time:
+    numpy counts who refers to it.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[int, str], np.ndarray] = {}
+
+    def empty(self, purpose: str, rows: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Uninitialised and contiguous, of `rows` rows.
+
+        Args:
+            purpose: names what it is for; each purpose has memory of its own.
+            rows: first dimension, >= 0.
+            like: what has the other dimensions, the device and the type.
+            dtype: the type, if it is another.
+        """
+        dtype = dtype or like.dtype
+        shape = (rows, *like.shape[1:])
+        size = math.prod(shape) * dtype.itemsize
+        if like.device.type != "cpu" or size < REUSED_BYTES:
+            return like.new_empty(shape, dtype=dtype)
+        key = (threading.get_ident(), purpose)
+        array = self._arrays.get(key)
+        # Three references where it is free: the dictionary's, this name, and the argument of getrefcount.
+        if array is None or array.nbytes != size or sys.getrefcount(array) > 3:
+            whole = np.empty(size + 64, dtype=np.uint8)
+            start = -whole.ctypes.data % 64
+            array = self._arrays[key] = whole[start : start + size]
+        return torch.from_numpy(array).view(dtype).view(shape)
+
+    def __deepcopy__(self, memo: object) -> ReusedMemory:
+        return ReusedMemory()
+
+    def __reduce__(self) -> tuple[type[ReusedMemory], tuple[()]]:
+        return ReusedMemory, ()
