@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tuplet.arguments import parse
-from tuplet.config import DataConfig, RunConfig
+from tuplet.config import ComputeConfig, DataConfig, RunConfig
 from tuplet.console import epoch_line, metric_table, recipe_lines, train_usage, usage
 from tuplet.errors import InputError
 from tuplet.overrides import override
@@ -35,6 +35,13 @@ class TrainArguments:
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     to: Path | None = None
     """Folder of the new run; the default is runs/NAME-DATE-TIME."""
+
+
+@dataclass(frozen=True)
+class ResumeArguments:
+    """Go on with a run that was stopped, on other devices if need be."""
+
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,7 @@ def train(arguments: list[str]) -> None:
     head, _, value = arguments[0].partition("=")
     first, *rest = [head, *([value] if value else []), *arguments[1:]]
     if first == "--resume":
-        _no_more(rest[1:], "tuplet train --resume RUN")
-        _resume(_value_of(first, rest))
+        _resume(_value_of(first, rest), rest[1:])
         return
     if first == "--config":
         from tuplet.runs import read_config
@@ -232,11 +238,14 @@ def _remove(folder: Path, *, whole: bool) -> None:
         folder.rmdir()
 
 
-def _resume(folder: str) -> None:
+def _resume(folder: str, arguments: list[str]) -> None:
     from tuplet.runs import Run
     from tuplet.training import launch, load_split
 
     run = Run(folder)
+    defaults = ResumeArguments(run.config.compute)
+    chosen = parse(ResumeArguments, defaults, arguments, f"tuplet train --resume {folder}")
+    run.config = replace(run.config, compute=chosen.compute)
     _finish(run, launch(run.config), load_split(run.config))
 
 

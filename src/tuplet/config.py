@@ -123,7 +123,10 @@ class LossConfig:
     distance: Distance = "mahalanobis"
     """Distance between a sample and a class distribution."""
     implementation: Implementation = "chunked"
-    """chunked: constant extra memory, for any number of classes; plain: the readable functions in order."""
+    """chunked: constant extra memory, for any number of classes; compiled: the same, fused by torch.compile;
+    plain: the readable functions in order."""
+    class_fraction: float = 1.0
+    """Share of the classes that a step sums over, in (0, 1]: the batch's, and others drawn anew each step."""
 
     def __post_init__(self) -> None:
         _require(self.tau > 0, "loss.tau", self.tau, "a number > 0")
@@ -131,6 +134,15 @@ class LossConfig:
         _require(self.lambda_s >= 0, "loss.lambda_s", self.lambda_s, "a number >= 0")
         _require(self.hidden_dim >= 1, "loss.hidden_dim", self.hidden_dim, "1 or more")
         _require(self.num_layers >= 1, "loss.num_layers", self.num_layers, "1 or more")
+        _require(
+            0 < self.class_fraction <= 1, "loss.class_fraction", self.class_fraction, "a share in (0, 1]"
+        )
+        _require(
+            self.class_fraction == 1 or self.implementation != "plain",
+            "loss.implementation",
+            self.implementation,
+            f"chunked, for loss.class_fraction = {self.class_fraction}",
+        )
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,9 @@ class OptimizerConfig:
     """Learning rate of the hypergraph network (lr-HGNN of Tables 8 and 9), >= 0."""
     weight_decay: float = 1e-4
     """Of every group, >= 0."""
+    class_update: Literal["same", "rowwise"] = "same"
+    """Of means, log-variances and output weights. rowwise: Adam without momentum and weight decay, with one
+    second moment a class; for so many classes that the optimizer costs more than the loss."""
     clip_norm: float = 0.0
     """Largest norm of the joint gradient of network and loss, >= 0; 0 leaves it as it is."""
 
@@ -234,6 +249,8 @@ class ComputeConfig:
     """auto takes a GPU where there is one."""
     devices: int = 1
     """Processes of data-parallel training, >= 1, dividing data.batch_size."""
+    shard_classes: bool = False
+    """Each process keeps the parameters of its share of the classes only: for more than one device holds."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Of the backbone; the distances of the loss are float32 always."""
     num_workers: int = 2
@@ -273,4 +290,17 @@ class RunConfig:
             "compute.devices",
             self.compute.devices,
             f"a divisor of data.batch_size = {self.data.batch_size}",
+        )
+        _require(
+            not self.compute.shard_classes or self.loss.implementation != "plain",
+            "loss.implementation",
+            self.loss.implementation,
+            "chunked, for compute.shard_classes",
+        )
+        sparse = self.optimizer.class_update == "rowwise" and self.loss.class_fraction < 1
+        _require(
+            not sparse or self.optimizer.clip_norm == 0,
+            "optimizer.clip_norm",
+            self.optimizer.clip_norm,
+            "0, for sparse gradients (class_update = rowwise with class_fraction < 1) have no norm to clip",
         )

@@ -33,7 +33,7 @@ def train_usage(recipes: Mapping[str, Callable[[], object]]) -> str:
         [
             "usage: tuplet train RECIPE [--to FOLDER] [--field value ...]",
             "       tuplet train --config FILE [--to FOLDER] [--field value ...]",
-            "       tuplet train --resume RUN",
+            "       tuplet train --resume RUN [--compute.field value ...]",
             "",
             "Recipes:",
             *(f"  {line}" for line in recipe_lines(recipes)),

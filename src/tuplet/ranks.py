@@ -73,3 +73,19 @@ def mean(fabric: Fabric, values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]
     if fabric.world_size == 1:
         return values
     return cast(Tensor, fabric.all_reduce(values, reduce_op="mean"))
+
+
+def total(fabric: Fabric, values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The sum over the ranks of each value, on every rank."""
+    if fabric.world_size == 1:
+        return values
+    return cast(Tensor, fabric.all_reduce(values, reduce_op="sum"))
+
+
+def first_of(fabric: Fabric, text: str) -> str:
+    """The text of the lowest rank that has any, on every rank; empty where none has."""
+    if fabric.world_size == 1:
+        return text
+    texts = [""] * fabric.world_size
+    torch.distributed.all_gather_object(texts, text)
+    return next(filter(None, texts), "")

@@ -102,6 +102,10 @@ class Run:
         """State after the last whole epoch."""
         return self.folder / "checkpoints" / "last.pt"
 
+    def classes_folder(self, epoch: int) -> Path:
+        """Rows of the class parameters after an epoch, where the classes are spread over processes."""
+        return self.folder / "checkpoints" / f"classes-{epoch}"
+
     @property
     def environment_file(self) -> Path:
         """Versions, commit, hardware and the hash of the starting weights."""
@@ -138,8 +142,14 @@ class Run:
         """Remove what a kill left: unfinished files, reports of epochs that reached no checkpoint."""
         for partial in (*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        self._remove_classes(but=self.classes_folder(last_epoch))
         kept = [report for report in self.reports() if report.epoch <= last_epoch]
         write_atomically(self.metrics_file, "".join(map(_json_line, kept)).encode())
+
+    def _remove_classes(self, *, but: Path) -> None:
+        for folder in self.folder.glob("checkpoints/classes-*"):
+            if folder != but:
+                shutil.rmtree(folder)
 
     def append(self, report: EpochReport) -> None:
         """Add one epoch's line."""
@@ -154,6 +164,7 @@ class Run:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         write_atomically(self.checkpoint_file, buffer.getbuffer())
+        self._remove_classes(but=self.classes_folder(state["epoch"]))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """State after the last whole epoch, on the CPU; None where there is none yet."""

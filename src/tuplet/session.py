@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from tuplet.config import OptimizerConfig, RunConfig, ScheduleConfig
+from tuplet.config import RunConfig, ScheduleConfig
 from tuplet.data.images import TransformedImages
 from tuplet.data.sampling import Draw, batches, rank_slice
 from tuplet.data.table import ImageTable, Split
@@ -24,9 +24,12 @@ from tuplet.environment import describe_environment, hash_weights
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport, embed, evaluate
 from tuplet.losses.hist import HISTLoss, HISTTerms
+from tuplet.losses.sharded import ClassShard
 from tuplet.models.embedder import Embedder
-from tuplet.ranks import gather, mean, on_first, share
+from tuplet.optimizers import build_optimizers
+from tuplet.ranks import first_of, gather, mean, on_first, share, total
 from tuplet.runs import EpochReport, Run
+from tuplet.shards import loss_state, restore_loss
 
 
 class DivergedError(InputError):
@@ -56,8 +59,8 @@ class Session:
 
     Attributes:
         network: the embedding network, wrapped by Fabric (precision, DDP).
-        loss: on every rank the whole loss, computed on the gathered batch, so that its gradients agree.
-        optimizer: over the groups "backbone", "embedding", "distributions", "hgnn".
+        loss: of the gathered batch, the same on every rank, which keeps all classes or its share of them.
+        optimizers: over the groups "backbone", "embedding", "distributions", "hgnn"; see `build_optimizers`.
         batches: which images come in the epoch that is set.
         loader: the training batches of this rank.
     """
@@ -77,14 +80,19 @@ class Session:
         self._embedder.to(memory_format=torch.channels_last)
         _try_one_image(self._embedder, config)
         self._initial_weights = hash_weights(self._embedder.state_dict())
-        settings = dataclasses.asdict(config.loss)
-        self.loss = HISTLoss(split.train.num_classes, config.model.embedding_dim, **settings)
+        self.loss = HISTLoss(
+            split.train.num_classes,
+            config.model.embedding_dim,
+            **dataclasses.asdict(config.loss),
+            sparse_gradients=config.loss.class_fraction < 1 and config.optimizer.class_update == "rowwise",
+            shard=ClassShard.of_group(split.train.num_classes) if config.compute.shard_classes else None,
+        )
         self.loss.to(fabric.device)
-        optimizer = build_optimizer(self._embedder, self.loss, config.optimizer)
-        self._rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self._backbone: list[torch.nn.Parameter] = optimizer.param_groups[0]["params"]
-        wrapped: tuple[Any, Any] = fabric.setup(self._embedder, optimizer)
-        self.network, self.optimizer = wrapped
+        optimizers = build_optimizers(self._embedder, self.loss, config.optimizer)
+        self._rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
+        self._backbone: list[torch.nn.Parameter] = optimizers[0].param_groups[0]["params"]
+        wrapped: tuple[Any, ...] = fabric.setup(self._embedder, *optimizers)
+        self.network, self.optimizers = wrapped[0], list(wrapped[1:])
         workers = config.compute.num_workers
         self.loader = DataLoader(
             TransformedImages(split.train, train_transform(config.data)),
@@ -111,12 +119,12 @@ class Session:
             )
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self._embedder.load_state_dict(state["network"])
-        self.loss.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_loss(state, self.loss, self.optimizers, self.run.classes_folder(state["epoch"]))
         return int(state["epoch"])
 
     def save(self, report: EpochReport) -> EpochReport:
         """Append the epoch's report to the run, then replace its checkpoint."""
+        state = loss_state(self.loss, self.optimizers, self.run.classes_folder(report.epoch))
         if self.fabric.is_global_zero:
             self.run.append(report)
             self.run.save_checkpoint(
@@ -125,8 +133,7 @@ class Session:
                     "data": self._data,
                     "precision": self.fabric.strategy.precision.state_dict(),
                     "network": self._embedder.state_dict(),
-                    "loss": self.loss.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
+                    **state,
                 }
             )
         return report
@@ -140,7 +147,7 @@ class Session:
     def set_learning_rates(self, epoch: int) -> dict[str, float]:
         """Set each group's learning rate for an epoch; what they are, by group."""
         factor = learning_rate_factor(self.run.config.schedule, epoch)
-        groups = self.optimizer.param_groups
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * factor
         return {group["name"]: group["lr"] for group in groups}
@@ -155,6 +162,30 @@ class Session:
         for parameter in self._embedder.parameters():
             if parameter.grad is not None:
                 parameter.grad.copy_(mean(self.fabric, parameter.grad))
+
+    def step(self) -> None:
+        """Move every parameter against its gradient, clipped as the config says, and forget the gradients."""
+        limit = self.run.config.optimizer.clip_norm
+        if limit > 0:
+            self._clip(limit)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _clip(self, limit: float) -> None:
+        for optimizer in self.optimizers:
+            self.fabric.strategy.precision.unscale_gradients(optimizer)
+        sharded = (
+            {id(p) for p in self.loss.class_parameters().values()} if self.loss.shard is not None else set()
+        )
+        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        gradients: tuple[list[Tensor], list[Tensor]] = [], []
+        for parameter in parameters:
+            if parameter.grad is not None:
+                gradients[id(parameter) in sharded].append(parameter.grad)
+        whole, rows = (torch.nn.utils.get_total_norm(part).to(self.fabric.device) for part in gradients)
+        norm = (whole.square() + total(self.fabric, rows.square())).sqrt() if sharded else whole
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
     def loss_terms(
         self, embeddings: Float[Tensor, "n D"], labels: Int64[Tensor, " n"], epoch: int, step: int
@@ -177,10 +208,15 @@ class Session:
 
     def require_finite_weights(self, epoch: int) -> None:
         """Stop the run before weights that are not finite reach its checkpoint."""
+        found = ""
         for part in (self._embedder, self.loss):
             for name, value in part.state_dict().items():
                 if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    self._stop(f"at the end of epoch {epoch}: {name} holds NaN or infinity", epoch)
+                    found = found or name
+        # Ranks may keep different classes, but they stop together.
+        named = first_of(self.fabric, found)
+        if named:
+            self._stop(f"at the end of epoch {epoch}: {named} holds NaN or infinity", epoch)
 
     def evaluate(self, epoch: int) -> tuple[EvalReport | None, float]:
         """What the network measures, None where it is not this epoch's turn, and the seconds it took."""
@@ -240,15 +276,3 @@ def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
     if schedule.decay == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * past / max(1, schedule.epochs - schedule.warmup_epochs)))
     return 1.0
-
-
-def build_optimizer(network: Embedder, loss: HISTLoss, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """An optimizer over the four groups "backbone", "embedding", "distributions", "hgnn"."""
-    groups = [
-        *network.parameter_groups(lr_backbone=config.lr_backbone, lr_embedding=config.lr_embedding),
-        *loss.parameter_groups(lr_distributions=config.lr_distributions, lr_hgnn=config.lr_hgnn),
-    ]
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=config.weight_decay)
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, weight_decay=config.weight_decay)

@@ -57,7 +57,7 @@ def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None)
 
 def _train_epoch(session: Session, epoch: int) -> EpochReport:
     config, fabric = session.run.config, session.fabric
-    network, loss, optimizer, loader = session.network, session.loss, session.optimizer, session.loader
+    network, loss, loader = session.network, session.loss, session.loader
     # Every epoch starts its own random stream, so that a resumed run needs no saved one.
     torch.manual_seed(_seed(config.seed, epoch, fabric.global_rank))
     rates = session.set_learning_rates(epoch)
@@ -77,11 +77,7 @@ def _train_epoch(session: Session, epoch: int) -> EpochReport:
             fabric.backward(terms.total)
         if warming:
             session.average_gradients()
-        if config.optimizer.clip_norm > 0:
-            limit = config.optimizer.clip_norm
-            fabric.clip_gradients(network, optimizer, max_norm=limit, error_if_nonfinite=False)
-        optimizer.step()
-        optimizer.zero_grad()
+        session.step()
         sums += torch.stack([terms.distribution, terms.cross_entropy, terms.total]).detach()
     losses = dict(zip(("distribution", "cross_entropy", "total"), (sums / len(loader)).tolist(), strict=True))
     train_seconds = time.perf_counter() - began

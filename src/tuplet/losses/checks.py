@@ -42,8 +42,8 @@ def require_settings(*, sizes: dict[str, object], positive: dict[str, object], l
     """Nothing.
 
     Raises:
-        InputError: (a ValueError) a size that is no whole number >= 1, a number that is not finite and > 0, or
-            a lambda_s that is not finite and >= 0.
+        InputError: (a ValueError) a size that is no whole number >= 1, a number that is not finite and > 0,
+            or a lambda_s that is not finite and >= 0.
     """
     for name, size in sizes.items():
         if not (isinstance(size, int) and size >= 1):

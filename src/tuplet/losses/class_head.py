@@ -1,9 +1,9 @@
 """The cross entropies of Eq. 1-2 and Eq. 5 over C classes, chunk by chunk, with a backward written by hand.
 
 Both halves of the loss score N samples against C classes, and a cross entropy needs two things of these
-scores only: the logarithm of their summed exponentials over all classes, and the columns of the E classes that
-are in the batch. So no tensor of N x C x D exists, none of C x D beside the parameters and their gradients, and
-one of N x C only while it is small beside those.
+scores only: the logarithm of their summed exponentials over all classes, and the columns of the E classes
+that are in the batch. So no tensor of N x C x D exists, none of C x D beside the parameters and their
+gradients, and one of N x C only while it is small beside those.
 
 Sizes: N samples, C classes, E of them in the batch, S summed over (all, or a sample), c in a chunk, D wide.
 """
@@ -24,6 +24,7 @@ from tuplet.losses.memory import ReusedMemory, classes_in_chunk, may_keep
 Tensors = Sequence[Tensor]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def class_head(
     kind: ClassScores,
     samples: Tensors,
@@ -78,6 +79,7 @@ class _ClassHead(torch.autograd.Function):
                 scores = work.scores(block)
                 parts.append(torch.logsumexp(scores, dim=0))
                 kept = scores if keep else None
+                del scores  # memory that is held is not used again
             log_partition = torch.logsumexp(torch.stack(parts), dim=0)
         ctx.kind, ctx.num_samples, ctx.sparse, ctx.memory = kind, num_samples, sparse, memory
         ctx.save_for_backward(classes, summed, kept, log_partition, *tensors)
@@ -91,7 +93,7 @@ class _ClassHead(torch.autograd.Function):
         samples, parameters = tensors[: ctx.num_samples], tensors[ctx.num_samples :]
         with torch.autocast(samples[0].device.type, enabled=False):
             work = _Work(kind, samples, parameters, summed, ctx.memory, by_columns.dtype)
-            by_samples = [torch.zeros_like(sample) for sample in samples]
+            by_samples = [torch.zeros_like(sample, dtype=by_columns.dtype) for sample in samples]
             by_parameters = [
                 ctx.memory.empty(f"{work.name} gradient {index}", work.total, parameter)
                 for index, parameter in enumerate(parameters)
@@ -101,6 +103,7 @@ class _ClassHead(torch.autograd.Function):
                 by_scores = ctx.memory.empty(f"{work.name} by scores", len(scores), scores)
                 torch.sub(scores, log_partition, out=by_scores).exp_().mul_(by_log_partition)
                 work.backward(block, by_scores, by_samples, by_parameters)
+                del scores, by_scores  # memory that is held is not used again
             gradients = plain_gradients(
                 kind, by_columns, samples, [parameter[classes] for parameter in parameters]
             )
@@ -109,6 +112,7 @@ class _ClassHead(torch.autograd.Function):
             places = classes if summed is None else torch.searchsorted(summed, classes)
             for gradient, more in zip(by_parameters, gradients[len(samples) :], strict=True):
                 gradient.index_add_(0, places, more)
+        by_samples = [gradient.to(sample.dtype) for gradient, sample in zip(by_samples, samples, strict=True)]
         if summed is not None:
             spread = _as_sparse if ctx.sparse else _as_dense
             by_parameters = [spread(*pair, summed) for pair in zip(by_parameters, parameters, strict=True)]
@@ -173,7 +177,9 @@ def _part(scores: Tensor, block: slice, chunk: slice) -> Tensor:
 
 
 def _as_sparse(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:
-    return torch.sparse_coo_tensor(places[None], rows, parameter.shape, is_coalesced=True)
+    return torch.sparse_coo_tensor(
+        places[None], rows, parameter.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def _as_dense(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:

@@ -26,6 +26,17 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
+def clipped(log_variances: Float[Tensor, "c D"]) -> Float[Tensor, "c D"]:
+    """Log-variances clipped to [0, 6]; on the bounds themselves, as between them, the gradient is 1.
+
+    Args:
+        log_variances: any finite values.
+    """
+    # Of torch.clamp, some versions pass the gradient on the bounds and some do not.
+    inside = (log_variances >= 0.0) & (log_variances <= MAX_LOG_VARIANCE)
+    return torch.where(inside, log_variances, log_variances.detach().clamp(0.0, MAX_LOG_VARIANCE))
+
+
 def distributions(
     means: Float[Tensor, "c D"],
     log_variances: Float[Tensor, "c D"],
@@ -40,7 +51,7 @@ def distributions(
         precision: overwritten.
         scaled: overwritten.
     """
-    p = torch.exp(-log_variances.clamp(0.0, MAX_LOG_VARIANCE))
+    p = torch.exp(-clipped(log_variances))
     largest = means.abs().amax(dim=1, keepdim=True)
     largest = torch.where(largest > 0, largest, 1.0)
     mu = means / largest
@@ -128,6 +139,9 @@ def distributions_backward_in_place(
     torch.mul(by_mu, inverse_norms, out=by_means)
 
 
+@functools.cache
 def _around(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
-    limits = torch.finfo(dtype)
-    return low - limits.tiny, high * (1.0 + limits.eps)
+    """The numbers next to an interval, outside of it."""
+    ends = torch.tensor([low, high], dtype=dtype)
+    below, above = torch.nextafter(ends, torch.tensor([-torch.inf, torch.inf], dtype=dtype)).tolist()
+    return below, above

@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,6 +64,16 @@ class HGNN(nn.Module):
         for layer, norm in zip(self.layers, self.norms, strict=False):
             features = F.leaky_relu(norm(mixing @ layer(features)), LEAKY_SLOPE)
         return features
+
+    def keep_output_rows(self, rows: int) -> None:
+        """Nothing; the output propagation then has that many classes, >= 0, and no values yet."""
+        width = self.output_parameters()[0].shape[1]
+        with torch.device("meta"):
+            output = nn.Linear(width, 1)
+        output.out_features = rows
+        output.weight = nn.Parameter(torch.empty(rows, width))
+        output.bias = nn.Parameter(torch.empty(rows))
+        self.layers[-1] = output
 
     def output_parameters(self) -> tuple[Float[Tensor, "C h"], Float[Tensor, " C"]]:
         """Weights and biases of the output propagation, one row a class."""

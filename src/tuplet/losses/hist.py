@@ -23,9 +23,10 @@ from tuplet.losses.checks import require_batch, require_choice, require_settings
 from tuplet.losses.class_head import class_head
 from tuplet.losses.class_sampling import draw_classes
 from tuplet.losses.class_scores import ClassScores, LinearScores, MahalanobisScores, PlainScores
-from tuplet.losses.distributions import MAX_LOG_VARIANCE
+from tuplet.losses.distributions import clipped
 from tuplet.losses.hgnn import HGNN, propagation_matrix
 from tuplet.losses.memory import ReusedMemory
+from tuplet.losses.sharded import ClassShard, initialise_rows, sharded_class_head
 
 
 def class_distances(
@@ -69,7 +70,7 @@ def _distances_of_unit_rows(
     mu = unit_rows(means.to(x.dtype))
     if distance == "mahalanobis":
         assert log_variances is not None
-        precision = torch.exp(-log_variances.to(x.dtype).clamp(0.0, MAX_LOG_VARIANCE))
+        precision = torch.exp(-clipped(log_variances.to(x.dtype)))
         scaled = mu * precision
         distances = (x * x) @ precision.T - 2.0 * (x @ scaled.T) + (mu * scaled).sum(dim=1)
     elif distance == "euclidean":
@@ -198,6 +199,8 @@ class HISTLoss(nn.Module):
             from the sums; eval() sums over all. Not with plain.
         sparse_gradients: with class_fraction < 1, gradients of the class parameters are sparse tensors of the
             rows summed over, for optimizers such as torch.optim.SparseAdam.
+        shard: the classes whose parameters this rank keeps. Every rank must then be given the same batch, the
+            gathered one (`gather_batch`), and have the same hidden weights: seed them alike. Not with plain.
 
     Raises:
         InputError: (a ValueError) a setting outside its range.
@@ -226,6 +229,7 @@ class HISTLoss(nn.Module):
         implementation: Implementation = "chunked",
         class_fraction: float = 1.0,
         sparse_gradients: bool = False,
+        shard: ClassShard | None = None,
     ) -> None:
         super().__init__()
         require_settings(
@@ -243,16 +247,23 @@ class HISTLoss(nn.Module):
         self.tau, self.alpha, self.lambda_s, self.distance = tau, alpha, lambda_s, distance
         if not (isinstance(class_fraction, int | float) and 0 < class_fraction <= 1):
             raise InputError(f"class_fraction is {class_fraction!r}; want a share in (0, 1]")
-        if class_fraction < 1 and implementation == "plain":
-            raise InputError("class_fraction is below 1 with implementation plain; want chunked for that")
+        if implementation == "plain" and (class_fraction < 1 or shard is not None):
+            raise InputError("implementation is plain with class_fraction < 1 or a shard; want chunked")
         self.implementation, self.class_fraction = implementation, class_fraction
         self.sparse_gradients = sparse_gradients
         self._memory = ReusedMemory()
-        self.means = nn.Parameter(torch.empty(num_classes, embedding_dim))
-        self.log_variances = nn.Parameter(torch.empty(num_classes, embedding_dim))
-        for parameter in (self.means, self.log_variances):
-            nn.init.kaiming_normal_(parameter, mode="fan_out")
-        self.hgnn = HGNN(embedding_dim, hidden_dim, num_classes, num_layers=num_layers)
+        self.num_classes, self.shard = num_classes, shard
+        rows = num_classes if shard is None else shard.num_kept
+        self.means = nn.Parameter(torch.empty(rows, embedding_dim))
+        self.log_variances = nn.Parameter(torch.empty(rows, embedding_dim))
+        out_dim = num_classes if shard is None else 1
+        self.hgnn = HGNN(embedding_dim, hidden_dim, out_dim, num_layers=num_layers)
+        if shard is None:
+            for parameter in (self.means, self.log_variances):
+                nn.init.kaiming_normal_(parameter, mode="fan_out")
+        else:
+            self.hgnn.keep_output_rows(rows)
+            initialise_rows(shard, self.means, self.log_variances, *self.hgnn.output_parameters())
 
     def forward(
         self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"], indices_tuple: object = None
@@ -305,8 +316,9 @@ class HISTLoss(nn.Module):
         mixing = propagation_matrix(incidence.to(dtype))
         features = mixing @ self.hgnn.hidden(embeddings.to(dtype), mixing)
         # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes.
-        device = features.device.type
-        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
+        device, narrow = features.device.type, features.dtype
+        if torch.is_autocast_enabled(device) and narrow != torch.float64:
+            narrow = torch.get_autocast_dtype(device)
         logits, log_partition = self._class_head(
             LinearScores(narrow),
             (features, mixing.sum(dim=1)),
@@ -329,6 +341,8 @@ class HISTLoss(nn.Module):
     def _summed_classes(self, classes: Tensor) -> Tensor | None:
         if self.class_fraction == 1 or not self.training:
             return None
+        if self.shard is not None:
+            classes = self.shard.local(classes)
         return draw_classes(len(self.means), classes, fraction=self.class_fraction)
 
     def _class_head(
@@ -339,7 +353,8 @@ class HISTLoss(nn.Module):
         classes: Tensor,
         summed: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        return class_head(
+        head = class_head if self.shard is None else partial(sharded_class_head, self.shard)
+        return head(
             kind,
             samples,
             parameters,
@@ -363,17 +378,20 @@ class HISTLoss(nn.Module):
             {"name": "hgnn", "params": list(self.hgnn.parameters()), "lr": lr_hgnn},
         ]
 
+    def class_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that have a row a class, by their names in `named_parameters`."""
+        rows = {id(self.means), id(self.log_variances), *map(id, self.hgnn.output_parameters())}
+        return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in rows}
+
     def extra_repr(self) -> str:
         """Settings, as `print` shows them."""
-        classes, width = self.means.shape
         return (
-            f"{classes} classes, {width} dimensions, tau={self.tau}, alpha={self.alpha},"
-            f" lambda_s={self.lambda_s}, distance={self.distance}"
+            f"{self.num_classes} classes, {self.means.shape[1]} dimensions, tau={self.tau},"
+            f" alpha={self.alpha}, lambda_s={self.lambda_s}, distance={self.distance}"
         )
 
     def _require(self, embeddings: Tensor, labels: Tensor) -> None:
-        classes, width = self.means.shape
-        require_batch(embeddings, labels, width=width, num_classes=classes)
+        require_batch(embeddings, labels, width=self.means.shape[1], num_classes=self.num_classes)
         if len(labels) == 1 and self.training and self.lambda_s > 0 and len(self.hgnn.norms) > 0:
             raise InputError(
                 "the batch holds 1 embedding; want 2 or more, since BatchNorm cannot train on one"

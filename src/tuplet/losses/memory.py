@@ -80,15 +80,26 @@ class ReusedMemory:
             return like.new_empty(shape, dtype=dtype)
         key = (threading.get_ident(), purpose)
         array = self._arrays.get(key)
-        # Three references where it is free: the dictionary's, this name, and the argument of getrefcount.
-        if array is None or array.nbytes != size or sys.getrefcount(array) > 3:
+        if array is None or array.nbytes < size or sys.getrefcount(array) > _HELD_BY_NOBODY:
             whole = np.empty(size + 64, dtype=np.uint8)
             start = -whole.ctypes.data % 64
             array = self._arrays[key] = whole[start : start + size]
-        return torch.from_numpy(array).view(dtype).view(shape)
+        # Cut as a tensor: a cut of the array would refer to what is below it, and not to it.
+        return torch.from_numpy(array)[:size].view(dtype).view(shape)
 
     def __deepcopy__(self, memo: object) -> ReusedMemory:
         return ReusedMemory()
 
     def __reduce__(self) -> tuple[type[ReusedMemory], tuple[()]]:
         return ReusedMemory, ()
+
+
+def _references_of_free_memory() -> int:
+    """What getrefcount says of an array that only a dictionary and a local name hold."""
+    arrays = {0: np.empty(1)}
+    array = arrays.get(0)
+    return sys.getrefcount(array)
+
+
+# It differs between versions of Python, some of which do not count a local name.
+_HELD_BY_NOBODY = _references_of_free_memory()

@@ -1,0 +1,152 @@
+"""Training with the classes spread over processes, through the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuplet.config import RunConfig
+from tuplet.errors import InputError
+from tuplet.losses.sharded import ClassShard
+from tuplet.overrides import override
+from tuplet.runs import Run, write_config
+from tuplet.shards import load_rows
+from tuplet.training import train
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if "LOCAL_RANK" not in name}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "tuplet.cli", "train", *map(str, arguments)]
+
+
+def run_command(*arguments: object) -> None:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+
+
+def new_run(config: RunConfig, folder: Path) -> Run:
+    file = folder.with_suffix(".yaml")
+    file.write_text(write_config(config))
+    run_command("--config", file, "--to", folder)
+    return Run(folder)
+
+
+def learnt(run: Run, num_classes: int) -> dict[str, torch.Tensor]:
+    """Every weight and every state of the optimizers, with the rows of all classes."""
+    state = run.load_checkpoint()
+    assert state is not None
+    rows = load_rows(run.classes_folder(state["epoch"]), ClassShard(num_classes))
+    return {**state["network"], **state["loss"], **rows}
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny: RunConfig) -> RunConfig:
+    """Five classes, so that processes keep unequal shares; frozen statistics, so that numbers agree."""
+    changes = {
+        "compute.shard_classes": True,
+        "data.glyph_train_classes": 5,
+        "model.freeze_batch_norm": "statistics",
+        "optimizer.clip_norm": 0.5,
+        "schedule.epochs": 2,
+    }
+    return override(tiny, changes)
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(
+            b[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.mark.parametrize("update", ["same", "rowwise"])
+def test_processes_that_share_the_classes_learn_what_one_learns(
+    update: str, sharded: RunConfig, tmp_path: Path
+) -> None:
+    config = override(sharded, {"optimizer.name": "sgd", "optimizer.class_update": update})
+    one = Run.create(config, tmp_path / "one")
+    list(train(one))
+    two = new_run(override(config, {"compute.devices": 2}), tmp_path / "two")
+    assert_close(learnt(one, 5), learnt(two, 5))
+    assert not [path for path in two.folder.glob("checkpoints/classes-*") if path.name != "classes-2"]
+    assert one.reports()[-1].losses == pytest.approx(two.reports()[-1].losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_run_goes_on_with_another_number_of_processes(
+    devices: int, sharded: RunConfig, tmp_path: Path
+) -> None:
+    config = override(sharded, {"optimizer.name": "adam", "compute.devices": 2, "schedule.epochs": 1})
+    run = new_run(config, tmp_path / "run")
+    before = learnt(run, 5)
+    run.config_file.write_text(write_config(override(config, {"schedule.epochs": 2})))
+    run_command("--resume", run.folder, "--compute.devices", devices)
+    assert [report.epoch for report in run.reports()] == [0, 1, 2]
+    after = learnt(run, 5)
+    assert after.keys() == before.keys()
+    assert after["means"].shape == (5, 16)
+    assert not torch.equal(after["means"], before["means"])
+    # Adam's moments went along: from nothing, the second epoch would step as far as the first.
+    uninterrupted = new_run(override(config, {"schedule.epochs": 2}), tmp_path / "whole")
+    torch.testing.assert_close(
+        after["0:means:exp_avg_sq"], learnt(uninterrupted, 5)["0:means:exp_avg_sq"], rtol=0.02, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("victim", ["first", "other"])
+def test_a_process_that_dies_ends_the_job_and_the_run_resumes(
+    victim: str, sharded: RunConfig, tmp_path: Path
+) -> None:
+    config = override(sharded, {"compute.devices": 2, "schedule.epochs": 400, "optimizer.name": "sgd"})
+    file = tmp_path / "config.yaml"
+    file.write_text(write_config(config))
+    job = subprocess.Popen(
+        command("--config", file, "--to", tmp_path / "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert job.stdout is not None
+    while "3/400" not in job.stdout.readline():
+        assert job.poll() is None
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
+    other = next(
+        int(child)
+        for child in children.read_text().split()
+        if b"tuplet" in Path(f"/proc/{child}/cmdline").read_bytes()
+    )
+    began = time.monotonic()
+    os.kill(job.pid if victim == "first" else other, signal.SIGKILL)
+    said, _ = job.communicate(timeout=60)
+    while (
+        Path(f"/proc/{other}").exists() and b"Z" not in Path(f"/proc/{other}/stat").read_bytes().split()[2:3]
+    ):
+        assert time.monotonic() - began < 60
+        time.sleep(0.1)
+    assert job.returncode != 0, said
+    run = Run(tmp_path / "run")
+    finished = run.reports()[-1].epoch
+    assert finished >= 3
+    run.config_file.write_text(write_config(override(config, {"schedule.epochs": finished + 1})))
+    run_command("--resume", run.folder)
+    assert run.reports()[-1].epoch == finished + 1
+
+
+def test_rows_of_other_classes_are_refused(sharded: RunConfig, tmp_path: Path) -> None:
+    run = Run.create(override(sharded, {"schedule.epochs": 1}), tmp_path / "run")
+    list(train(run))
+    with pytest.raises(InputError, match=r"classes-1 holds 5 classes; want 6"):
+        load_rows(run.classes_folder(1), ClassShard(6))
+    (run.classes_folder(1) / ".metadata").unlink()
+    with pytest.raises(InputError, match=r"classes-1 cannot be read .*; want what tuplet wrote"):
+        next(train(Run(run.folder)))
