@@ -20,7 +20,6 @@ def gather(
     rows: Shaped[Tensor, "n ..."],
     *,
     interleave: bool = False,
-    with_gradient: bool = False,
 ) -> Shaped[Tensor, "N ..."]:
     """The rows of all ranks, on every rank.
 
@@ -28,11 +27,10 @@ def gather(
         fabric: launched.
         rows: as many on each rank.
         interleave: order them as first rows, second rows, ...; otherwise rank by rank.
-        with_gradient: send gradients back: each rank receives the sum of what all ranks have for its rows.
     """
     if fabric.world_size == 1:
         return rows
-    stacked = cast(Tensor, fabric.all_gather(rows, sync_grads=with_gradient))
+    stacked = cast(Tensor, fabric.all_gather(rows))
     return (stacked.transpose(0, 1) if interleave else stacked).flatten(0, 1)
 
 

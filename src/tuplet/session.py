@@ -24,10 +24,10 @@ from tuplet.environment import describe_environment, hash_weights
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport, embed, evaluate
 from tuplet.losses.hist import HISTLoss, HISTTerms
-from tuplet.losses.sharded import ClassShard
+from tuplet.losses.sharded import ClassShard, gather_batch
 from tuplet.models.embedder import Embedder
 from tuplet.optimizers import build_optimizers
-from tuplet.ranks import first_of, gather, mean, on_first, share, total
+from tuplet.ranks import first_of, mean, on_first, share, total
 from tuplet.runs import EpochReport, Run
 from tuplet.shards import loss_state, restore_loss
 
@@ -192,8 +192,7 @@ class Session:
     ) -> HISTTerms:
         """The loss of the global batch, the same on every rank; stops the run where it is not finite."""
         # Each rank's loss sends the same gradient back to the rows of all; DDP's mean undoes that sum.
-        embeddings = gather(self.fabric, embeddings, with_gradient=True)
-        labels = gather(self.fabric, labels)
+        embeddings, labels = gather_batch(embeddings, labels)
         try:
             terms = self.loss.terms(embeddings, labels)
         except InputError as error:
