@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 DATA ?= ../shared/data
 WEIGHTS ?= ../shared/weights
 
-.PHONY: demo test check bench docs clean help
+.PHONY: demo test check bench bench-scale docs clean help
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,6 +31,10 @@ bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA)
 	$(RUN) benchmarks/real_images.py folder --data-root $(DATA)/caltech40 --title caltech40 \
 		--set model.backbone=tf_efficientnet_lite0 model.weights=$(WEIGHTS)/tf_efficientnet_lite0.safetensors
 
+bench-scale: $(VENV)/.ready  ## what the loss costs against the number of classes; about 20 minutes on two cores
+	$(RUN) benchmarks/loss_step.py --threads 2 --json docs/results/loss_step/cpu.json
+	$(RUN) benchmarks/scale_page.py docs/results/loss_step/cpu.json
+
 docs: $(VENV)/.ready  ## run the examples in docstrings
 	$(RUN) -m pytest --quiet --doctest-modules src
 
@@ -38,4 +42,4 @@ clean:  ## remove .venv; runs/ stays
 	rm -rf $(VENV)
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'

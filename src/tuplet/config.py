@@ -13,7 +13,7 @@ from typing import Literal
 from tuplet.errors import InputError
 
 Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
-Implementation = Literal["chunked", "compiled", "plain"]
+Implementation = Literal["auto", "chunked", "compiled", "plain"]
 Pooling = Literal["avg", "max", "avg+max", "gem", "token"]
 BatchNormFreeze = Literal["none", "statistics", "full"]
 Augmentation = Literal["crop-flip", "affine", "none"]
@@ -122,9 +122,9 @@ class LossConfig:
     """Propagations L of the HGNN, >= 1."""
     distance: Distance = "mahalanobis"
     """Distance between a sample and a class distribution."""
-    implementation: Implementation = "chunked"
+    implementation: Implementation = "auto"
     """chunked: constant extra memory, for any number of classes; compiled: the same, fused by torch.compile;
-    plain: the readable functions in order."""
+    plain: the readable functions in order; auto: plain for few classes, where it is faster, else chunked."""
     class_fraction: float = 1.0
     """Share of the classes that a step sums over, in (0, 1]: the batch's, and others drawn anew each step."""
 

@@ -296,3 +296,18 @@ def test_second_derivatives_are_refused(distance):
     (first,) = torch.autograd.grad(loss(embeddings, labels), loss.means, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.square().sum().backward()
+
+
+def test_few_classes_are_plain_by_default_and_many_are_not(monkeypatch):
+    monkeypatch.setattr("tuplet.losses.hist.FEW_PARAMETERS", 30)
+    embeddings, labels = torch.randn(4, 5, requires_grad=True), torch.tensor([0, 1, 2, 2])
+    for num_classes, wanted in ((6, "plain"), (7, "chunked")):
+        loss = HISTLoss(num_classes, 5, hidden_dim=3)
+        nodes, names = [loss.terms(embeddings, labels).distribution.grad_fn], set()
+        while nodes:
+            node = nodes.pop()
+            names.add(type(node).__name__)
+            nodes += [parent for parent, _ in node.next_functions if parent is not None]
+        assert ("_ClassHeadBackward" in names) == (wanted == "chunked")
+    assert HISTLoss(6, 5, class_fraction=0.9)._is_plain() is False
+    assert HISTLoss(6, 5, class_fraction=0.9).eval()._is_plain() is True

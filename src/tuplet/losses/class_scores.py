@@ -20,6 +20,7 @@ from tuplet.losses.distributions import (
     distributions_backward_in_place,
     distributions_in_place,
     fused,
+    lengths_of_rows,
 )
 
 Tensors = Sequence[Tensor]
@@ -116,7 +117,7 @@ class MahalanobisScores(ClassScores):
         compiled: what is done to each class alone is fused by torch.compile.
     """
 
-    num_scratch: ClassVar[int] = 5
+    num_scratch: ClassVar[int] = 4
 
     function: Callable[..., Tensor]
     tau: float
@@ -130,11 +131,17 @@ class MahalanobisScores(ClassScores):
         self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
     ) -> None:
         """Write the same scores into `scores`, a row a class, as two matrix products."""
-        (x,), (precision, scaled, *_) = samples, scratch
-        lengths, _ = self._prepare(rows, precision, scaled)
+        (x,), (precision, scaled, spare, _) = samples, scratch
+        means, log_variances = (row.to(x.dtype) for row in rows)
+        means, inverse_lengths, _ = lengths_of_rows(means)
+        if self.compiled:
+            squares = fused(distributions)(means, log_variances, precision, scaled)
+        else:
+            squares = distributions_in_place(means, log_variances, precision, scaled, spare)
+        squares = squares * (inverse_lengths * inverse_lengths * self.tau)
         columns = x.T.contiguous()
-        torch.addmm(lengths[:, None], precision, columns * columns, out=scores)
-        scores.addmm_(scaled, columns, alpha=-2.0).mul_(-self.tau)
+        torch.mm(scaled, columns, out=scores).mul_(inverse_lengths * (2.0 * self.tau)).sub_(squares)
+        scores.addmm_(precision, columns * columns, alpha=-self.tau)
 
     def backward(
         self,
@@ -147,28 +154,27 @@ class MahalanobisScores(ClassScores):
     ) -> None:
         """Add to the gradient by the embeddings; overwrite those by the rows, after four matrix products."""
         (x,), (by_x,) = samples, by_samples
-        precision, scaled, by_precision, by_scaled, mu = scratch
-        _, inverse_norms = self._prepare(rows, precision, scaled)
-        by_x.addcmul_(torch.mm(by_scores.T, precision), x, value=-2.0 * self.tau)
-        by_x.addmm_(by_scores.T, scaled, alpha=2.0 * self.tau)
-
-        torch.mm(by_scores, x * x * -self.tau, out=by_precision)
-        torch.mm(by_scores, x * (2.0 * self.tau), out=by_scaled)
-        by_lengths = by_scores.sum(dim=1, keepdim=True) * -self.tau
+        precision, scaled, by_precision, by_scaled = scratch
         means, log_variances = (row.to(x.dtype) for row in rows)
-        given = by_precision, by_scaled, by_lengths, means, log_variances, precision, inverse_norms
-        by_means, by_log_variances = by_rows
+        means, inverse_lengths, divisors = lengths_of_rows(means)
         if self.compiled:
-            fused(distributions_backward)(*given, by_means, by_log_variances)
+            fused(distributions)(means, log_variances, precision, scaled)
         else:
-            distributions_backward_in_place(*given, by_means, by_log_variances, mu)
+            distributions_in_place(means, log_variances, precision, scaled)
 
-    def _prepare(self, rows: Tensors, precision: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        means, log_variances = (row.to(precision.dtype) for row in rows)
-        if self.compiled:
-            lengths, inverse_norms = fused(distributions)(means, log_variances, precision, scaled)
-            return lengths, inverse_norms
-        return distributions_in_place(means, log_variances, precision, scaled)
+        # -tau d2 = 2 tau x.(m p)/|m| - tau (x x).p - tau sum_k mu_k^2 p_k
+        crossed = by_scores * (inverse_lengths * (2.0 * self.tau))
+        by_x.addcmul_(torch.mm(by_scores.T, precision), x, value=-2.0 * self.tau)
+        by_x.addmm_(crossed.T, scaled)
+        torch.mm(by_scores, x * x * -self.tau, out=by_precision)
+        torch.mm(crossed, x, out=by_scaled)
+        weights = by_scores.sum(dim=1, keepdim=True).mul_(inverse_lengths * inverse_lengths * -self.tau)
+        given = by_precision, by_scaled, weights, means, log_variances, precision, inverse_lengths
+        backward = fused(distributions_backward) if self.compiled else distributions_backward_in_place
+        by_means, by_log_variances = by_rows
+        backward(*given, by_means, by_log_variances)
+        if divisors is not None:
+            by_means.div_(divisors)
 
 
 @final

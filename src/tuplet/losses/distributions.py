@@ -1,6 +1,7 @@
 """What Eq. 2 needs of each class distribution alone, and the way back.
 
-With p = 1/sigma2 and mu = m/|m|, the squared Mahalanobis distance is (x x).p - 2 x.(mu p) + sum_k mu_k^2 p_k.
+With p = 1/sigma2 and mu = m/|m|, the squared Mahalanobis distance of Eq. 2 is
+(x x).p - 2/|m| x.(m p) + sum_k mu_k^2 p_k.
 Each function comes twice: to be compiled, where torch.compile makes one pass over the classes of it, and in
 place, where every line is a pass of its own and none allocates memory.
 
@@ -18,6 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 MAX_LOG_VARIANCE = 6.0
+SAFE = (1e-15, 1e15)
+"""Lengths of rows whose squares keep all digits in float32."""
 
 
 @functools.cache
@@ -37,30 +40,45 @@ def clipped(log_variances: Float[Tensor, "c D"]) -> Float[Tensor, "c D"]:
     return torch.where(inside, log_variances, log_variances.detach().clamp(0.0, MAX_LOG_VARIANCE))
 
 
+def lengths_of_rows(
+    means: Float[Tensor, "c D"],
+) -> tuple[Float[Tensor, "c D"], Float[Tensor, "c 1"], Float[Tensor, "c 1"] | None]:
+    """The rows, the inverse of their lengths, and what they were divided by to keep squares in range.
+
+    Args:
+        means: finite rows of any length; that of a zero row counts as 1/2, as in `unit_rows`.
+
+    Returns: rows and inverse lengths; the third is None where the rows are as given.
+    """
+    lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+    low, high = SAFE
+    if bool(((lengths >= low) & (lengths <= high)).all()):
+        return means, lengths.reciprocal_(), None
+    largest = means.abs().amax(dim=1, keepdim=True)
+    divisors = torch.where(largest > 0, largest, 1.0)
+    rows = means / divisors
+    return rows, torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(0.5).reciprocal_(), divisors
+
+
 def distributions(
     means: Float[Tensor, "c D"],
     log_variances: Float[Tensor, "c D"],
     precision: Float[Tensor, "c D"],
     scaled: Float[Tensor, "c D"],
-) -> tuple[Float[Tensor, " c"], Float[Tensor, "c 1"]]:
-    """sum_k mu_k^2 p_k and 1/|m| of each class; writes p into `precision` and mu p into `scaled`.
+) -> Float[Tensor, "c 1"]:
+    """sum_k m_k^2 p_k of each class; writes p into `precision` and m p into `scaled`.
 
     Args:
-        means: m, of any length; a mean of zero has mu = 0 and, as in `unit_rows`, 1/|m| = 2.
+        means: m, of `lengths_of_rows`.
         log_variances: clipped to [0, 6].
         precision: overwritten.
         scaled: overwritten.
     """
     p = torch.exp(-clipped(log_variances))
-    largest = means.abs().amax(dim=1, keepdim=True)
-    largest = torch.where(largest > 0, largest, 1.0)
-    mu = means / largest
-    norms = torch.linalg.vector_norm(mu, dim=1, keepdim=True).clamp_min(0.5)
-    mu = mu / norms
-    mu_p = mu * p
+    means_p = means * p
     precision.copy_(p)
-    scaled.copy_(mu_p)
-    return (mu * mu_p).sum(dim=1), (largest * norms).reciprocal()
+    scaled.copy_(means_p)
+    return (means * means_p).sum(dim=1, keepdim=True)
 
 
 def distributions_in_place(
@@ -68,27 +86,22 @@ def distributions_in_place(
     log_variances: Float[Tensor, "c D"],
     precision: Float[Tensor, "c D"],
     scaled: Float[Tensor, "c D"],
-) -> tuple[Float[Tensor, " c"], Float[Tensor, "c 1"]]:
-    """As `distributions`."""
+    scratch: Float[Tensor, "c D"] | None = None,
+) -> Float[Tensor, "c 1"] | None:
+    """As `distributions`; what is returned takes scratch, and without it is left out."""
     torch.clamp(log_variances, 0.0, MAX_LOG_VARIANCE, out=precision).neg_().exp_()
-    largest = torch.maximum(means.amax(dim=1, keepdim=True), -means.amin(dim=1, keepdim=True))
-    largest = torch.where(largest > 0, largest, 1.0)
-    mu = torch.div(means, largest, out=scaled)
-    norms = torch.linalg.vector_norm(mu, dim=1, keepdim=True).clamp_min_(0.5)
-    mu.div_(norms)
-    inverse_norms = largest.mul_(norms).reciprocal_()
-    mu.mul_(precision)
-    return torch.linalg.vecdot(means, mu).mul_(inverse_norms[:, 0]), inverse_norms
+    torch.mul(means, precision, out=scaled)
+    return None if scratch is None else torch.mul(means, scaled, out=scratch).sum(dim=1, keepdim=True)
 
 
 def distributions_backward(
     by_precision: Float[Tensor, "c D"],
     by_scaled: Float[Tensor, "c D"],
-    by_lengths: Float[Tensor, "c 1"],
+    weights: Float[Tensor, "c 1"],
     means: Float[Tensor, "c D"],
     log_variances: Float[Tensor, "c D"],
     precision: Float[Tensor, "c D"],
-    inverse_norms: Float[Tensor, "c 1"],
+    inverse_lengths: Float[Tensor, "c 1"],
     by_means: Float[Tensor, "c D"],
     by_log_variances: Float[Tensor, "c D"],
 ) -> None:
@@ -96,47 +109,50 @@ def distributions_backward(
 
     Args:
         by_precision: gradient by p, the part through (x x).p.
-        by_scaled: gradient by mu p.
-        by_lengths: gradient by sum_k mu_k^2 p_k.
-        means: as given to `distributions`.
+        by_scaled: gradient by m p, the part through x.(mu p).
+        weights: gradient by sum_k mu_k^2 p_k, times 1/|m|^2: that by sum_k m_k^2 p_k with |m| held.
+        means: m, as given to `distributions`.
         log_variances: as given to `distributions`.
         precision: p.
-        inverse_norms: 1/|m|.
+        inverse_lengths: 1/|m|.
         by_means: overwritten.
         by_log_variances: overwritten.
     """
-    mu = means * inverse_norms
-    half = by_scaled + mu * by_lengths
-    by_p = by_precision + mu * half
+    half = by_scaled + means * weights
+    by_p = by_precision + means * half
     inside = (log_variances >= 0.0) & (log_variances <= MAX_LOG_VARIANCE)
     by_log_variances.copy_(torch.where(inside, -by_p * precision, 0.0))
-    by_mu = (half + mu * by_lengths) * precision
-    by_means.copy_((by_mu - mu * (mu * by_mu).sum(dim=1, keepdim=True)) * inverse_norms)
+    held = (half + means * weights) * precision
+    # The length of m plays no part: what of the gradient lies along m goes.
+    along = (means * held).sum(dim=1, keepdim=True) * inverse_lengths * inverse_lengths
+    by_means.copy_(held - means * along)
 
 
 def distributions_backward_in_place(
     by_precision: Float[Tensor, "c D"],
     by_scaled: Float[Tensor, "c D"],
-    by_lengths: Float[Tensor, "c 1"],
+    weights: Float[Tensor, "c 1"],
     means: Float[Tensor, "c D"],
     log_variances: Float[Tensor, "c D"],
     precision: Float[Tensor, "c D"],
-    inverse_norms: Float[Tensor, "c 1"],
+    inverse_lengths: Float[Tensor, "c 1"],
     by_means: Float[Tensor, "c D"],
     by_log_variances: Float[Tensor, "c D"],
-    scratch: Float[Tensor, "c D"],
 ) -> None:
     """As `distributions_backward`; overwrites `by_precision` and `by_scaled` too."""
-    mu = torch.mul(means, inverse_norms, out=scratch)
-    half = by_scaled.addcmul_(mu, by_lengths)
-    by_p = by_precision.addcmul_(mu, half).mul_(precision).neg_()
+    half = by_scaled.addcmul_(means, weights)
+    by_log = by_precision.addcmul_(means, half).mul_(precision).neg_()
     # The one pass that masks: hardtanh's, whose bounds are exclusive where the clip's are not.
-    below, above = _around(0.0, MAX_LOG_VARIANCE, by_p.dtype)
-    torch.ops.aten.hardtanh_backward.grad_input(by_p, log_variances, below, above, grad_input=by_p)
-    by_log_variances.copy_(by_p)
-    by_mu = half.addcmul_(mu, by_lengths).mul_(precision)
-    by_mu.addcmul_(mu, torch.linalg.vecdot(mu, by_mu)[:, None], value=-1.0)
-    torch.mul(by_mu, inverse_norms, out=by_means)
+    below, above = _around(0.0, MAX_LOG_VARIANCE, by_log.dtype)
+    same = by_log_variances.dtype == by_log.dtype
+    into = by_log_variances if same else by_log
+    torch.ops.aten.hardtanh_backward.grad_input(by_log, log_variances, below, above, grad_input=into)
+    if not same:
+        by_log_variances.copy_(into)
+    held = half.addcmul_(means, weights).mul_(precision)
+    along = torch.mul(means, held, out=by_precision).sum(dim=1, keepdim=True)
+    along.mul_(inverse_lengths).mul_(inverse_lengths)
+    torch.addcmul(held, means, along, value=-1.0, out=by_means)
 
 
 @functools.cache

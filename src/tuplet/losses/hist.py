@@ -28,6 +28,9 @@ from tuplet.losses.hgnn import HGNN, propagation_matrix
 from tuplet.losses.memory import ReusedMemory
 from tuplet.losses.sharded import ClassShard, initialise_rows, sharded_class_head
 
+FEW_PARAMETERS = 1 << 19
+"""Means up to this size: the chunked loss then spends more beside its products than the plain one wastes."""
+
 
 def class_distances(
     embeddings: Float[Tensor, "N D"],
@@ -193,7 +196,8 @@ class HISTLoss(nn.Module):
         distance: between sample and class distribution: mahalanobis, euclidean, cosine or manhattan.
         implementation: chunked holds nothing of the size of C but the parameters and their gradients; plain
             is the functions above in order, and holds several tensors of N x C and C x D; compiled is chunked
-            with all that is done to each class alone fused by torch.compile.
+            with all that is done to each class alone fused by torch.compile; auto is plain where C D is below
+            half a million, and else chunked.
         class_fraction: share of the classes that a training step sums over, in (0, 1]: those of the batch,
             and others drawn anew each time. Below 1 both terms come out too small, as classes are missing
             from the sums; eval() sums over all. Not with plain.
@@ -226,7 +230,7 @@ class HISTLoss(nn.Module):
         hidden_dim: int = 512,
         num_layers: int = 2,
         distance: Distance = "mahalanobis",
-        implementation: Implementation = "chunked",
+        implementation: Implementation = "auto",
         class_fraction: float = 1.0,
         sparse_gradients: bool = False,
         shard: ClassShard | None = None,
@@ -287,8 +291,13 @@ class HISTLoss(nn.Module):
         """The loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`."""
         self._require(embeddings, labels)
         labels = labels.long()
-        terms = self._plain_terms if self.implementation == "plain" else self._chunked_terms
-        return terms(embeddings, labels)
+        return (self._plain_terms if self._is_plain() else self._chunked_terms)(embeddings, labels)
+
+    def _is_plain(self) -> bool:
+        if self.implementation != "auto":
+            return self.implementation == "plain"
+        whole = self.shard is None and (self.class_fraction == 1 or not self.training)
+        return whole and self.means.numel() <= FEW_PARAMETERS
 
     def _plain_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
         distances = class_distances(embeddings, self.means, self.log_variances, distance=self.distance)
