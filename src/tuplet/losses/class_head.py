@@ -11,6 +11,7 @@ Sizes: N samples, C classes, E of them in the batch, S summed over (all, or a sa
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tuplet.losses.class_scores import ClassScores, plain_gradients
+from tuplet.losses.class_scores import ClassScores
 from tuplet.losses.memory import ReusedMemory, classes_in_chunk, may_keep
 
 Tensors = Sequence[Tensor]
@@ -70,29 +71,33 @@ class _ClassHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         samples, parameters = tensors[:num_samples], tensors[num_samples:]
         with torch.autocast(samples[0].device.type, enabled=False):
-            columns = kind.plain(samples, [parameter[classes] for parameter in parameters])
-            work = _Work(kind, samples, parameters, summed, memory, columns.dtype)
-            keep = may_keep(len(columns) * work.total, parameters) and any(ctx.needs_input_grad)
+            work = _Work(kind, samples, parameters, summed, memory)
+            places = _Places(classes, summed)
+            num_samples = len(samples[0])
+            keep = may_keep(num_samples * work.total, parameters) and any(ctx.needs_input_grad)
             kept = None
-            parts = [columns.new_full(columns.shape[:1], -math.inf)]
+            columns = samples[0].new_empty(len(classes), num_samples, dtype=work.dtype)
+            parts = [columns.new_full((num_samples,), -math.inf)]
             for block in work.blocks(whole=keep):
                 scores = work.scores(block)
                 parts.append(torch.logsumexp(scores, dim=0))
+                which, rows = places.within(block)
+                columns[which] = scores[rows]
                 kept = scores if keep else None
                 del scores  # memory that is held is not used again
             log_partition = torch.logsumexp(torch.stack(parts), dim=0)
-        ctx.kind, ctx.num_samples, ctx.sparse, ctx.memory = kind, num_samples, sparse, memory
+        ctx.kind, ctx.num_inputs, ctx.sparse, ctx.memory = kind, len(samples), sparse, memory
         ctx.save_for_backward(classes, summed, kept, log_partition, *tensors)
-        return columns, log_partition
+        return columns.T, log_partition
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_columns: Tensor, by_log_partition: Tensor) -> tuple[Tensor | None, ...]:
         classes, summed, kept, log_partition, *tensors = ctx.saved_tensors
-        kind: ClassScores = ctx.kind
-        samples, parameters = tensors[: ctx.num_samples], tensors[ctx.num_samples :]
+        samples, parameters = tensors[: ctx.num_inputs], tensors[ctx.num_inputs :]
         with torch.autocast(samples[0].device.type, enabled=False):
-            work = _Work(kind, samples, parameters, summed, ctx.memory, by_columns.dtype)
+            work = _Work(ctx.kind, samples, parameters, summed, ctx.memory)
+            places = _Places(classes, summed)
             by_samples = [torch.zeros_like(sample, dtype=by_columns.dtype) for sample in samples]
             by_parameters = [
                 ctx.memory.empty(f"{work.name} gradient {index}", work.total, parameter)
@@ -102,16 +107,10 @@ class _ClassHead(torch.autograd.Function):
                 scores = work.scores(block) if kept is None else kept
                 by_scores = ctx.memory.empty(f"{work.name} by scores", len(scores), scores)
                 torch.sub(scores, log_partition, out=by_scores).exp_().mul_(by_log_partition)
+                which, rows = places.within(block)
+                by_scores.index_add_(0, rows, by_columns.T[which])
                 work.backward(block, by_scores, by_samples, by_parameters)
                 del scores, by_scores  # memory that is held is not used again
-            gradients = plain_gradients(
-                kind, by_columns, samples, [parameter[classes] for parameter in parameters]
-            )
-            for gradient, more in zip(by_samples, gradients[: len(samples)], strict=True):
-                gradient += more
-            places = classes if summed is None else torch.searchsorted(summed, classes)
-            for gradient, more in zip(by_parameters, gradients[len(samples) :], strict=True):
-                gradient.index_add_(0, places, more)
         by_samples = [gradient.to(sample.dtype) for gradient, sample in zip(by_samples, samples, strict=True)]
         if summed is not None:
             spread = _as_sparse if ctx.sparse else _as_dense
@@ -130,15 +129,16 @@ class _Work:
         parameters: Tensors,
         summed: Tensor | None,
         memory: ReusedMemory,
-        dtype: torch.dtype,
     ) -> None:
         self.name = type(kind).__name__
         self.kind, self.samples, self.parameters, self.summed = kind, samples, parameters, summed
         self.total = len(parameters[0]) if summed is None else len(summed)
+        self.memory, self.dtype = memory, torch.promote_types(samples[0].dtype, torch.float32)
         self.step = min(classes_in_chunk(len(samples[0]), parameters[0]), max(1, self.total))
-        scratch = memory.empty(f"{self.name} scratch", kind.num_scratch * self.step, parameters[0], dtype)
+        scratch = memory.empty(
+            f"{self.name} scratch", kind.num_scratch * self.step, parameters[0], self.dtype
+        )
         self.scratch = scratch.view(kind.num_scratch, self.step, *parameters[0].shape[1:])
-        self.memory, self.dtype = memory, dtype
 
     def blocks(self, *, whole: bool) -> list[slice]:
         """All classes at once, or chunk by chunk."""
@@ -166,6 +166,20 @@ class _Work:
         return [
             parameter[chunk if self.summed is None else self.summed[chunk]] for parameter in self.parameters
         ]
+
+
+@final
+class _Places:
+    """Where the batch's classes are among the summed ones."""
+
+    def __init__(self, classes: Tensor, summed: Tensor | None) -> None:
+        self.places = classes if summed is None else torch.searchsorted(summed, classes)
+        self.numbers: list[int] = self.places.tolist()
+
+    def within(self, block: slice) -> tuple[slice, Tensor]:
+        """Which of the batch's classes are in a block, and their rows there."""
+        first, last = (bisect_left(self.numbers, bound) for bound in (block.start, block.stop))
+        return slice(first, last), self.places[first:last] - block.start
 
 
 def _slices(start: int, stop: int, step: int) -> list[slice]:

@@ -320,7 +320,7 @@ class HISTLoss(nn.Module):
         distribution = _negative_log_likelihood(scores, log_partition, own)  # Eq. 1-2
         if self.lambda_s == 0:
             return HISTTerms(distribution, torch.zeros_like(distribution), distribution)
-        incidence = incidence_matrix(scores / -self.tau, own, alpha=self.alpha)
+        incidence = incidence_matrix((scores / -self.tau).clamp_min(0.0), own, alpha=self.alpha)
         dtype = self.means.dtype
         mixing = propagation_matrix(incidence.to(dtype))
         features = mixing @ self.hgnn.hidden(embeddings.to(dtype), mixing)
