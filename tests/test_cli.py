@@ -208,7 +208,7 @@ def test_ctrl_c_says_how_to_go_on(tiny: RunConfig, tmp_path: Path) -> None:
     while "epoch      2/" not in process.stdout.readline():
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes as well
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=180)
     assert process.returncode == 130
     assert error == f"\nstopped; go on with: tuplet train --resume {tmp_path / 'run'}\n"
 
