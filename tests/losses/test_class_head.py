@@ -137,7 +137,7 @@ def test_float32(monkeypatch, distance, implementation, extent):
 
 
 def scored(name, num_classes=20):
-    """Scores, written as they are defined, with samples and class parameters for them, all to derive by."""
+    """Scores, their definition, and samples and class parameters for them, all to derive by."""
     torch.manual_seed(0)
 
     def leaf(*shape, low=-1.0, high=1.0):
@@ -145,16 +145,24 @@ def scored(name, num_classes=20):
 
     if name == "linear":
         kind = LinearScores(torch.float64)
-        return kind, (leaf(4, 3), leaf(4)), (leaf(num_classes, 3), leaf(num_classes))
+        return kind, linear, (leaf(4, 3), leaf(4)), (leaf(num_classes, 3), leaf(num_classes))
     if name == "plain":
-        return PlainScores(lambda x, rows: x @ rows.T.sin()), (leaf(4, 3),), (leaf(num_classes, 3),)
-    kind = MahalanobisScores(mahalanobis, TAU)
-    return kind, (leaf(4, 3),), (leaf(num_classes, 3), leaf(num_classes, 3, low=0.5, high=2.0))
+        return PlainScores(sine), sine, (leaf(4, 3),), (leaf(num_classes, 3),)
+    distributions = leaf(num_classes, 3), leaf(num_classes, 3, low=0.5, high=2.0)
+    return MahalanobisScores(TAU), mahalanobis, (leaf(4, 3),), distributions
 
 
 TAU = 2.0
 SUMMED = torch.tensor([0, 1, 2, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19])
 CLASSES = torch.tensor([2, 5, 19])
+
+
+def linear(features, shares, weights, biases):
+    return features @ weights.T + torch.outer(shares, biases)
+
+
+def sine(x, rows):
+    return x @ rows.T.sin()
 
 
 def mahalanobis(x, means, log_variances):
@@ -166,7 +174,7 @@ def mahalanobis(x, means, log_variances):
 @pytest.mark.parametrize("name", ["mahalanobis", "linear", "plain"])
 def test_differences(monkeypatch, name, summed, keep):
     set_chunks(monkeypatch, 16, row_bytes=1, keep=keep)
-    kind, samples, parameters = scored(name)
+    kind, _, samples, parameters = scored(name)
 
     def head(*tensors):
         return class_head(kind, tensors[: len(samples)], tensors[len(samples) :], CLASSES, summed=summed)
@@ -179,8 +187,8 @@ def test_differences(monkeypatch, name, summed, keep):
 @pytest.mark.parametrize("which", ["columns", "log_partition"])
 def test_each_output_passes_its_own_gradient_on(monkeypatch, name, summed, which):
     set_chunks(monkeypatch, 16, row_bytes=1)
-    kind, samples, parameters = scored(name)
-    table = kind.plain(samples, parameters)
+    kind, definition, samples, parameters = scored(name)
+    table = definition(*samples, *parameters)
     wanted = {
         "columns": table[:, CLASSES],
         "log_partition": (table if summed is None else table[:, summed]).logsumexp(dim=1),

@@ -36,14 +36,10 @@ class ClassScores(ABC):
     num_scratch: ClassVar[int] = 0
 
     @abstractmethod
-    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
-        """Scores that autograd can go back from: the definition."""
-
-    @abstractmethod
     def forward(
         self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
     ) -> None:
-        """Write the same scores into `scores`, a row a class."""
+        """Write the scores into `scores`, a row a class."""
 
     @abstractmethod
     def backward(
@@ -56,14 +52,6 @@ class ClassScores(ABC):
         scratch: Tensors,
     ) -> None:
         """Add to the gradients by the samples; overwrite those by the rows."""
-
-
-def plain_gradients(kind: ClassScores, by_scores: Tensor, samples: Tensors, rows: Tensors) -> Tensors:
-    """Gradients by the samples, then by the rows, from a graph of these classes alone."""
-    with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in (*samples, *rows)]
-        scores = kind.plain(inputs[: len(samples)], inputs[len(samples) :])
-    return torch.autograd.grad(scores, inputs, by_scores, allow_unused=True, materialize_grads=True)
 
 
 @final
@@ -77,14 +65,10 @@ class PlainScores(ClassScores):
 
     function: Callable[..., Tensor]
 
-    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
-        """Scores that autograd can go back from."""
-        return self.function(*samples, *rows)
-
     def forward(
         self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
     ) -> None:
-        """Write the same scores into `scores`, a row a class."""
+        """Write the scores into `scores`, a row a class."""
         scores.copy_(self.function(*samples, *rows).T)
 
     def backward(
@@ -97,7 +81,12 @@ class PlainScores(ClassScores):
         scratch: Tensors,
     ) -> None:
         """Add to the gradients by the samples; overwrite those by the rows."""
-        gradients = plain_gradients(self, by_scores.T, samples, rows)
+        with torch.enable_grad():
+            inputs = [tensor.detach().requires_grad_() for tensor in (*samples, *rows)]
+            scores = self.function(*inputs)
+        gradients = torch.autograd.grad(
+            scores, inputs, by_scores.T, allow_unused=True, materialize_grads=True
+        )
         for into, gradient in zip(by_samples, gradients[: len(samples)], strict=True):
             into += gradient
         for into, gradient in zip(by_rows, gradients[len(samples) :], strict=True):
@@ -112,25 +101,19 @@ class MahalanobisScores(ClassScores):
     Samples: embeddings of length one [N, D]. Rows: means of any length and log-variances, both [c, D].
 
     Attributes:
-        function: the same scores, for autograd.
         tau: temperature, > 0.
         compiled: what is done to each class alone is fused by torch.compile.
     """
 
     num_scratch: ClassVar[int] = 4
 
-    function: Callable[..., Tensor]
     tau: float
     compiled: bool = False
-
-    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
-        """Scores that autograd can go back from."""
-        return self.function(*samples, *rows)
 
     def forward(
         self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
     ) -> None:
-        """Write the same scores into `scores`, a row a class, as two matrix products."""
+        """Write the scores into `scores`, a row a class, as two matrix products."""
         (x,), (precision, scaled, spare, _) = samples, scratch
         means, log_variances = (row.to(x.dtype) for row in rows)
         means, inverse_lengths, _ = lengths_of_rows(means)
@@ -190,17 +173,10 @@ class LinearScores(ClassScores):
 
     dtype: torch.dtype
 
-    def plain(self, samples: Tensors, rows: Tensors) -> Float[Tensor, "N c"]:
-        """Scores that autograd can go back from."""
-        (features, shares), (weights, biases) = samples, rows
-        wide = torch.promote_types(features.dtype, torch.float32)
-        product = features.to(self.dtype) @ weights.to(self.dtype).T
-        return product.to(wide) + torch.outer(shares.to(wide), biases.to(wide))
-
     def forward(
         self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
     ) -> None:
-        """Write the same scores into `scores`, a row a class."""
+        """Write the scores into `scores`, a row a class."""
         (features, shares), (weights, biases) = samples, rows
         torch.outer(biases.to(scores.dtype), shares.to(scores.dtype), out=scores)
         if self.dtype == scores.dtype == features.dtype:

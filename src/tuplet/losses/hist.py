@@ -61,10 +61,8 @@ def class_distances(
         return _distances_of_unit_rows(unit_rows(embeddings.to(width)), means, log_variances, distance)
 
 
-def _scores_of_unit_rows(
-    x: Tensor, means: Tensor, log_variances: Tensor | None = None, *, tau: float, distance: Distance
-) -> Tensor:
-    return -tau * _distances_of_unit_rows(x, means, log_variances, distance)
+def _scores_of_unit_rows(x: Tensor, means: Tensor, *, tau: float, distance: Distance) -> Tensor:
+    return -tau * _distances_of_unit_rows(x, means, None, distance)
 
 
 def _distances_of_unit_rows(
@@ -341,11 +339,11 @@ class HISTLoss(nn.Module):
         return HISTTerms(distribution, cross_entropy, distribution + self.lambda_s * cross_entropy)
 
     def _distance_scores(self) -> tuple[ClassScores, tuple[Tensor, ...]]:
+        if self.distance == "mahalanobis":
+            compiled = self.implementation == "compiled"
+            return MahalanobisScores(self.tau, compiled), (self.means, self.log_variances)
         scores = partial(_scores_of_unit_rows, tau=self.tau, distance=self.distance)
-        if self.distance != "mahalanobis":
-            return PlainScores(scores), (self.means,)
-        compiled = self.implementation == "compiled"
-        return MahalanobisScores(scores, self.tau, compiled), (self.means, self.log_variances)
+        return PlainScores(scores), (self.means,)
 
     def _summed_classes(self, classes: Tensor) -> Tensor | None:
         if self.class_fraction == 1 or not self.training:
