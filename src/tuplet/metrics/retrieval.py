@@ -9,14 +9,56 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from tuplet.errors import InputError
 from tuplet.metrics._inputs import Array, as_embeddings, as_labels
 from tuplet.metrics._ranking import Distance, Search, first_results, rank_of_nearest
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """How each query fared: what the metrics are means of. Queries without a positive are left out.
+
+    Attributes:
+        queries: which queries these are, ascending indices into the embeddings, `[n]`.
+        num_before: gallery items before the nearest positive, `[n]`, >= 0; from `most_before` on, that
+            many or more.
+        r_precision: share of positives among the first R results, in [0, 1], `[n]`.
+        average_precision: at R, in [0, 1], `[n]`.
+        most_before: Recall@K is known for every K up to this.
+    """
+
+    queries: Int64[Tensor, " n"]
+    num_before: Int64[Tensor, " n"]
+    r_precision: Float64[Tensor, " n"]
+    average_precision: Float64[Tensor, " n"]
+    most_before: int
+
+    def of_metric(self, name: str) -> Float64[Tensor, " n"]:
+        """What each query adds to the mean of a metric, in [0, 1].
+
+        Args:
+            name: "recall_at_K" with 1 <= K <= most_before, "r_precision" or "map_at_r".
+
+        Raises:
+            InputError: (a ValueError) there is no such metric.
+        """
+        if name == "r_precision":
+            return self.r_precision
+        if name == "map_at_r":
+            return self.average_precision
+        kind, _, k = name.rpartition("_")
+        if kind != "recall_at" or not k.isdecimal() or not 1 <= int(k) <= self.most_before:
+            raise InputError(
+                f"got metric {name!r}; want r_precision, map_at_r or recall_at_K with K in"
+                f" 1..{self.most_before}"
+            )
+        return (self.num_before < int(k)).double()
 
 
 def retrieval_metrics(
@@ -52,6 +94,38 @@ def retrieval_metrics(
     Source: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020.
     """
     ks = _checked_recall_at(recall_at)
+    scores = retrieval_scores(
+        embeddings,
+        labels,
+        most_before=max(ks, default=1),
+        gallery=gallery,
+        gallery_labels=gallery_labels,
+        distance=distance,
+    )
+    names = [*(f"recall_at_{k}" for k in ks), "r_precision", "map_at_r"]
+    return {name: scores.of_metric(name).mean().item() for name in names}
+
+
+def retrieval_scores(
+    embeddings: Float[Array, "N D"],
+    labels: Int[Array, " N"],
+    *,
+    most_before: int = 1000,
+    gallery: Float[Array, "M D"] | None = None,
+    gallery_labels: Int[Array, " M"] | None = None,
+    distance: Distance = "cosine",
+) -> QueryScores:
+    """What `retrieval_metrics` takes the means of, query by query.
+
+    Args:
+        embeddings: as there.
+        labels: as there.
+        most_before: the largest K of Recall@K that will be asked for, >= 1.
+        gallery: as there.
+        gallery_labels: as there.
+        distance: as there.
+    Raises: InputError: as there.
+    """
     queries = as_embeddings(embeddings, name="embeddings")
     wanted = as_labels(labels, name="labels", length=len(queries), device=queries.device)
     if (gallery is None) != (gallery_labels is None):
@@ -62,9 +136,15 @@ def retrieval_metrics(
         found = as_labels(
             gallery_labels, name="gallery_labels", length=search.gallery_size, device=wanted.device
         )
-    rank, r_precision, average_precision = _of_each_query(search, wanted, found)
-    metrics = {f"recall_at_{k}": (rank < k).double().mean().item() for k in ks}
-    return metrics | {"r_precision": r_precision.mean().item(), "map_at_r": average_precision.mean().item()}
+    rows, rank, r_precision, average_precision = _of_each_query(search, wanted, found)
+    ascending = rows.argsort()
+    return QueryScores(
+        rows[ascending],
+        rank[ascending].clamp(max=most_before),
+        r_precision[ascending],
+        average_precision[ascending],
+        most_before,
+    )
 
 
 def nearest_neighbours(
@@ -124,8 +204,8 @@ def _checked_recall_at(recall_at: Sequence[int]) -> list[int]:
 
 def _of_each_query(
     search: Search, query_labels: Int64[Tensor, " N"], gallery_labels: Int64[Tensor, " M"] | None
-) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Items before the nearest positive, R-precision and average precision at R of the n queries with any."""
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """The n queries that have a positive: items before the nearest, R-precision, average precision at R."""
     num_positives = _count_positives(query_labels, gallery_labels)
     found_labels = query_labels if gallery_labels is None else gallery_labels
     # Queries of similar R share a block, since a block ranks as many results as its largest R.
@@ -144,7 +224,7 @@ def _of_each_query(
         r_precision, average_precision = _precisions_at_r(relevant, num_positives[rows])
         r_precisions.append(r_precision)
         average_precisions.append(average_precision)
-    return torch.cat(ranks), torch.cat(r_precisions), torch.cat(average_precisions)
+    return order, torch.cat(ranks), torch.cat(r_precisions), torch.cat(average_precisions)
 
 
 def _count_positives(
