@@ -25,9 +25,9 @@ class Arguments:
     """Train a recipe with several seeds and write its results."""
 
     recipe: tyro.conf.Positional[str]
-    """omniglot or folder."""
-    data_root: Path
-    """Folder of train/<class>/* and test/<class>/*."""
+    """omniglot, folder, or demo for generated characters."""
+    data_root: Path | None = None
+    """Folder of train/<class>/* and test/<class>/*; generated images need none."""
     title: str = ""
     """First part of the name of the files; the recipe's name where it is not given."""
     seeds: int = 3
@@ -43,7 +43,9 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Run every seed, then write the table."""
     name = arguments.title or arguments.recipe
-    changes: dict[str, object] = {"name": name, "data.root": str(arguments.data_root)}
+    changes: dict[str, object] = {"name": name}
+    if arguments.data_root is not None:
+        changes["data.root"] = str(arguments.data_root)
     for pair in arguments.set:
         path, _, value = pair.partition("=")
         changes[path] = value
