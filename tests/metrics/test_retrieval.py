@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuplet.metrics import _ranking
+from tuplet.metrics import _nearest, _ranking, _similarity
+from tuplet.metrics._similarity import similarity
 from tuplet.metrics.retrieval import nearest_neighbours, num_queries, retrieval_metrics
 
 KS = (1, 2, 4, 8)
@@ -118,16 +119,18 @@ def duplicated(rng, n, d):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize(("n", "d"), [(7, 3), (37, 5), (331, 37), (333, 129)])
+@pytest.mark.parametrize(("n", "d"), [(7, 3), (37, 5), (97, 37), (99, 129)])
 @pytest.mark.parametrize("block_rows", [1, 3, 1000])
 def test_identical_rows_tie_whatever_kernel_multiplies_them(monkeypatch, n, d, block_rows, distance):
     x, source = duplicated(np.random.default_rng(n), n, d)
     monkeypatch.setattr(_ranking, "BLOCK_BYTES", block_rows * x.shape[0] * 8)
     first_copy = torch.tensor(np.unique(source, return_index=True)[1][source])
-    for _, similarity in _ranking.Search(torch.tensor(x), x, distance).blocks(torch.arange(len(x))):
-        assert torch.equal(similarity, similarity[:, first_copy])
-        order = _ranking.first_results(similarity, len(x))
-        steps = similarity.gather(1, order).diff(dim=1)
+    compared = similarity(torch.tensor(x), x, distance)
+    for rows in _ranking.blocks(torch.arange(len(x)), len(x)):
+        table = _ranking.exact_similarities(compared, rows)
+        assert torch.equal(table, table[:, first_copy])
+        order = _ranking.first_results(table, len(x))
+        steps = table.gather(1, order).diff(dim=1)
         assert ((steps < 0) | ((steps == 0) & (order.diff(dim=1) > 0))).all()
 
 
@@ -140,7 +143,8 @@ def test_the_block_size_changes_nothing(monkeypatch, block_rows, distance):
         retrieval_metrics(x, y, distance=distance),
         nearest_neighbours(x, 9, distance=distance),
     )
-    monkeypatch.setattr(_ranking, "BLOCK_BYTES", block_rows * 61 * x.itemsize)
+    for module in (_ranking, _nearest):
+        monkeypatch.setattr(module, "BLOCK_BYTES", block_rows * 61 * 8)
     assert_same(retrieval_metrics(x, y, distance=distance), whole, tolerance=1e-15)
     for got, wanted in zip(nearest_neighbours(x, 9, distance=distance), neighbours, strict=True):
         assert torch.equal(got, wanted)
@@ -148,10 +152,10 @@ def test_the_block_size_changes_nothing(monkeypatch, block_rows, distance):
 
 def test_no_block_is_larger_than_its_bytes(monkeypatch):
     monkeypatch.setattr(_ranking, "BLOCK_BYTES", 1000)
-    search = _ranking.Search(torch.randn(50, 4), None, "cosine")
-    blocks = [block for _, block in search.blocks(torch.arange(50))]
-    assert sum(map(len, blocks)) == 50
-    assert max(block.nbytes for block in blocks) <= 1000
+    compared = similarity(torch.randn(50, 4), None, "cosine")
+    tables = [_ranking.exact_similarities(compared, rows) for rows in _ranking.blocks(torch.arange(50), 50)]
+    assert sum(map(len, tables)) == 50
+    assert max(table.nbytes for table in tables) <= 1000
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -216,7 +220,7 @@ def test_training_precision_does_not_reach_the_metrics():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             got = nearest_neighbours(x, 5)
             retrieval_metrics(x, y)
-        with _ranking._full_precision(x.device):
+        with _similarity._full_precision(x.device):
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:

@@ -66,6 +66,17 @@ def as_labels(
     return tensor.to(device=device, dtype=torch.int64)
 
 
+def unit_rows(embeddings: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """The rows at unit length; zero rows stay zero."""
+    # The largest entry is divided out first: squares of huge entries overflow, and of tiny ones vanish.
+    scaled = embeddings / _one_for_zero(embeddings.abs().amax(1, keepdim=True))
+    return scaled / _one_for_zero(torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
+
+
+def _one_for_zero(sizes: Float[Tensor, "N 1"]) -> Float[Tensor, "N 1"]:
+    return torch.where(sizes == 0, torch.ones_like(sizes), sizes)
+
+
 def _as_tensor(values: Array) -> Tensor:
     if isinstance(values, Tensor):
         return values

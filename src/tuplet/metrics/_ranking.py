@@ -1,90 +1,78 @@
-"""Similarities of queries to a gallery, block by block, and the order of results that they define."""
+"""How each query's positives rank, read off the sorted results: the definition, and what is sure to work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal, TypeAlias, final, get_args
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from tuplet.errors import InputError
-from tuplet.metrics._inputs import Array, as_embeddings
-
-Distance: TypeAlias = Literal["cosine", "euclidean"]
+from tuplet.metrics._positives import Classes
+from tuplet.metrics._similarity import Similarity
 
 BLOCK_BYTES = 2**24
 """Size of one block of similarities; a handful of temporaries of about that size live at once."""
 
 
-@final
-class Search:
-    """The similarities of queries to a gallery, a block of queries at a time.
+@dataclass(frozen=True)
+class Ranks:
+    """Where the positives of some queries are among the results.
 
-    Identical gallery rows get identical similarities: each distinct row is multiplied once. (BLAS computes
-    the last columns of a product with another kernel than the rest, so that without this two identical rows
-    can differ in the last bit.)
-
-    Args:
-        queries: as `as_embeddings` returns them.
-        gallery: None: the queries, each of them excluded from its own results.
-        distance: "cosine", or "euclidean", which ranks by q.g - g.g / 2 in float64.
-    Raises: InputError: a gallery of another width, NaN in it, or an unknown distance.
+    Attributes:
+        queries: which ones, `[n]`.
+        num_before: gallery items before the nearest positive, `[n]`.
+        r_precision: share of positives among the first R, `[n]`.
+        average_precision: at R, `[n]`.
     """
 
-    def __init__(
-        self, queries: Float[Tensor, "N D"], gallery: Float[Array, "M D"] | None, distance: Distance
-    ) -> None:
-        if distance not in get_args(Distance):
-            raise InputError(f"distance is {distance!r}; wanted one of {', '.join(get_args(Distance))}")
-        searched = queries
-        if gallery is not None:
-            searched = as_embeddings(gallery, name="gallery").to(queries)
-            if searched.shape[1] != queries.shape[1]:
-                raise InputError(
-                    f"embeddings are {queries.shape[1]} wide and the gallery {searched.shape[1]}; "
-                    "wanted the same width: embed both with one model"
-                )
-        self.excludes_self = gallery is None
-        self.gallery_size = len(searched)
-        self._exponent = 0
-        self._distance = distance
-        if distance == "cosine":
-            self._queries = unit_rows(queries)
-            searched = self._queries if gallery is None else unit_rows(searched)
-        else:
-            self._queries, searched, self._exponent = _about_origin(queries, searched)
-        distinct, inverse = torch.unique(searched, dim=0, return_inverse=True)
-        self._inverse = inverse if len(distinct) < len(searched) else None
-        self._distinct = searched if self._inverse is None else distinct
-        self._half_squares = self._distinct.square().sum(1) / 2 if distance == "euclidean" else None
+    queries: Int64[Tensor, " n"]
+    num_before: Int64[Tensor, " n"]
+    r_precision: Float64[Tensor, " n"]
+    average_precision: Float64[Tensor, " n"]
 
-    def blocks(self, rows: Int64[Tensor, " n"]) -> Iterator[tuple[Int64[Tensor, " b"], Float[Tensor, "b M"]]]:
-        """Blocks of the given queries with what they are ranked by; -inf at an excluded self.
 
-        Args:
-            rows: indices of queries, in any order.
-        """
-        bytes_per_query = self.gallery_size * self._queries.element_size()
-        for block in torch.split(rows, max(1, BLOCK_BYTES // bytes_per_query)):
-            with _full_precision(self._queries.device):
-                similarity = self._queries[block] @ self._distinct.T
-            if self._half_squares is not None:
-                similarity -= self._half_squares
-            if self._inverse is not None:
-                similarity = similarity[:, self._inverse]
-            if self.excludes_self:
-                similarity.scatter_(1, block[:, None], -torch.inf)
-            yield block, similarity
+def join(parts: Sequence[Ranks]) -> Ranks:
+    """Ranks of the queries of several parts, at least one."""
+    return Ranks(*(torch.cat([getattr(part, one.name) for part in parts]) for one in fields(Ranks)))
 
-    def reported(self, similarity: Float[Tensor, "b k"], rows: Int64[Tensor, " b"]) -> Float[Tensor, "b k"]:
-        """What the given queries are ranked by, as a cosine or as minus a Euclidean distance."""
-        if self._distance == "cosine":
-            return similarity
-        squares = self._queries[rows].square().sum(1, keepdim=True) - 2 * similarity
-        return -torch.ldexp(squares.clamp(min=0).sqrt(), torch.tensor(self._exponent))
+
+def rank_by_sorting(similarity: Similarity, classes: Classes, rows: Int64[Tensor, " n"]) -> Ranks:
+    """The ranks of the positives of some queries, by a stable sort of all exact similarities.
+
+    Args:
+        similarity: of the queries to the gallery.
+        classes: of both.
+        rows: places in `classes.queries`, at least one, each with a positive.
+    """
+    # Queries of similar R share a block, since a block ranks as many results as its largest R.
+    rows = rows[classes.num_positives[rows].argsort(stable=True)]
+    parts = []
+    for places in blocks(rows, len(classes.gallery)):
+        queries, num_positives = classes.queries[places], classes.num_positives[places]
+        table = exact_similarities(similarity, queries)
+        # Self is among the positives, but at a similarity of -inf: behind every result that is looked at.
+        positive = classes.query_labels[queries, None] == classes.gallery_labels
+        relevant = positive.gather(1, first_results(table, int(num_positives.max())))
+        precisions = _precisions_at_r(relevant, num_positives)
+        parts.append(Ranks(queries, rank_of_nearest(table, positive), *precisions))
+    return join(parts)
+
+
+def blocks(rows: Int64[Tensor, " n"], gallery_size: int) -> Iterator[Int64[Tensor, " b"]]:
+    """As many rows at a time as have `BLOCK_BYTES` of exact similarities, or one."""
+    return iter(torch.split(rows, max(1, BLOCK_BYTES // (8 * gallery_size))))
+
+
+def exact_similarities(similarity: Similarity, queries: Int64[Tensor, " b"]) -> Float64[Tensor, "b M"]:
+    """Exact similarities of some queries to the whole gallery; -inf at an excluded self."""
+    size = len(similarity.gallery)
+    everything = torch.arange(size, device=queries.device)
+    parts = torch.split(everything, max(1, BLOCK_BYTES // (8 * similarity.gallery.shape[1])))
+    tables = [similarity.exact_tables(queries[None], part[None])[0] for part in parts]
+    table = torch.cat(tables, dim=1)
+    return table.scatter_(1, queries[:, None], -torch.inf) if similarity.excludes_self else table
 
 
 def first_results(similarity: Float[Tensor, "b M"], k: int) -> Int64[Tensor, "b k"]:
@@ -119,41 +107,16 @@ def rank_of_nearest(similarity: Float[Tensor, "b M"], wanted: Bool[Tensor, "b M"
     return (similarity > nearest).sum(1) + ((similarity == nearest) & before).sum(1)
 
 
-def unit_rows(embeddings: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-    """The rows at unit length; zero rows stay zero."""
-    # The largest entry is divided out first: squares of huge entries overflow, and of tiny ones vanish. It
-    # also makes exact multiples of a row identical to it.
-    scaled = embeddings / _one_for_zero(embeddings.abs().amax(1, keepdim=True))
-    return scaled / _one_for_zero(torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
+def _precisions_at_r(
+    relevant: Bool[Tensor, "b K"], num_positives: Int64[Tensor, " b"]
+) -> tuple[Float64[Tensor, " b"], Float64[Tensor, " b"]]:
+    """R-precision and average precision at R of each query.
 
-
-def _one_for_zero(sizes: Float[Tensor, "N 1"]) -> Float[Tensor, "N 1"]:
-    return torch.where(sizes == 0, torch.ones_like(sizes), sizes)
-
-
-def _about_origin(
-    queries: Float[Tensor, "N D"], gallery: Float[Tensor, "M D"]
-) -> tuple[Float[Tensor, "N D"], Float[Tensor, "M D"], int]:
-    """Both in float64, about the first gallery item and divided by a power of two, and its exponent.
-
-    Squared distances from products cancel where points are far from the origin, and overflow where they are
-    huge. Neither step rounds integers, so that ties between them survive.
+    Args:
+        relevant: whether each of the first K results is a positive, K >= R.
+        num_positives: R of each query, >= 1.
     """
-    origin = gallery[0].double()
-    queries, gallery = queries.double() - origin, gallery.double() - origin
-    largest = torch.maximum(queries.abs().max(), gallery.abs().max())
-    exponent = int(torch.frexp(largest).exponent.clamp(min=-1000))
-    scale = torch.tensor(-exponent)
-    return torch.ldexp(queries, scale), torch.ldexp(gallery, scale), exponent
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products in the precision of their arguments, whatever training asked for (autocast, TF32)."""
-    asked = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(asked)
+    position = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    relevant = relevant & (position <= num_positives[:, None])
+    precision = relevant.cumsum(1).double() / position
+    return relevant.sum(1) / num_positives.double(), (precision * relevant).sum(1) / num_positives

@@ -12,8 +12,7 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from torch import Tensor
 
 from tuplet.errors import InputError
-from tuplet.metrics._inputs import Array, as_embeddings, as_labels
-from tuplet.metrics._ranking import unit_rows
+from tuplet.metrics._inputs import Array, as_embeddings, as_labels, unit_rows
 
 Average: TypeAlias = Literal["geometric", "arithmetic"]
 

@@ -1,8 +1,9 @@
 """Exact retrieval metrics: Recall@K, R-precision and MAP@R, with self excluded by index and ties defined.
 
 The order of a query's results is a stable descending sort of similarity: of equally similar gallery items the
-one with the lower index comes first. Items with identical rows are equally similar by construction, whatever
-kernel multiplies the matrices; other items tie when their computed similarities are equal.
+one with the lower index comes first. Similarities are those of float64 arithmetic, whatever the precision of
+the embeddings, and cosines closer than 2^-32 (2e-10) may count as equal: they are rounded to multiples of
+it, so that rounding errors never decide. The order depends on neither blocks, threads nor devices.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from tuplet.errors import InputError
+from tuplet.metrics._counting import rank_by_counting
 from tuplet.metrics._inputs import Array, as_embeddings, as_labels
-from tuplet.metrics._ranking import Distance, Search, first_results, rank_of_nearest
+from tuplet.metrics._nearest import nearest_items
+from tuplet.metrics._positives import Classes
+from tuplet.metrics._similarity import Distance, similarity
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,9 @@ def retrieval_metrics(
     the first R, MAP@R the sum over those positives of the precision at their rank, divided by R.
 
     Queries without a positive are left out of every mean (`num_queries` counts the others). Ties are in the
-    order of the gallery (see the module). A zero vector has cosine similarity 0 to everything. Cosine is
-    computed in the precision of the embeddings (float16 and bfloat16 in float32), Euclidean in float64.
-    Beyond a few copies of the embeddings, memory is some blocks of 16 MiB, or of one query's M numbers.
+    order of the gallery (see the module). A zero vector has cosine similarity 0 to everything. Time is that
+    of half the products of all pairs, where the queries are searched among themselves, and else of all;
+    memory beyond the embeddings is some blocks of 16 MiB, and 40 bytes for each of up to 4 million positives.
 
     Args:
         embeddings: the queries, finite; tensors are worked on where they are.
@@ -130,19 +133,24 @@ def retrieval_scores(
     wanted = as_labels(labels, name="labels", length=len(queries), device=queries.device)
     if (gallery is None) != (gallery_labels is None):
         raise InputError("got one of gallery and gallery_labels; wanted both or neither")
-    search = Search(queries, gallery, distance)
+    compared = similarity(queries, gallery, distance)
     found = None
     if gallery_labels is not None:
         found = as_labels(
-            gallery_labels, name="gallery_labels", length=search.gallery_size, device=wanted.device
+            gallery_labels, name="gallery_labels", length=len(compared.gallery), device=wanted.device
         )
-    rows, rank, r_precision, average_precision = _of_each_query(search, wanted, found)
-    ascending = rows.argsort()
+    classes = Classes(wanted, found)
+    if not bool((classes.num_positives > 0).any()):
+        raise InputError(
+            f"none of {len(queries)} queries has another item of its class to find; wanted at least one"
+        )
+    ranks = rank_by_counting(compared, classes, most_before=most_before)
+    ascending = ranks.queries.argsort()
     return QueryScores(
-        rows[ascending],
-        rank[ascending].clamp(max=most_before),
-        r_precision[ascending],
-        average_precision[ascending],
+        ranks.queries[ascending],
+        ranks.num_before[ascending].clamp(max=most_before),
+        ranks.r_precision[ascending],
+        ranks.average_precision[ascending],
         most_before,
     )
 
@@ -168,16 +176,12 @@ def nearest_neighbours(
     Raises: InputError: as in `retrieval_metrics`, or k out of range.
     """
     queries = as_embeddings(embeddings, name="embeddings")
-    search = Search(queries, gallery, distance)
-    most = search.gallery_size - search.excludes_self
+    compared = similarity(queries, gallery, distance)
+    most = len(compared.gallery) - compared.excludes_self
     if not 1 <= operator.index(k) <= most:
         raise InputError(f"k is {k}; wanted 1..{most}, the number of items that a query can find")
-    indices, similarities = [], []
-    for rows, similarity in search.blocks(torch.arange(len(queries), device=queries.device)):
-        nearest = first_results(similarity, k)
-        indices.append(nearest)
-        similarities.append(search.reported(similarity.gather(1, nearest), rows))
-    return torch.cat(indices), torch.cat(similarities).to(queries.dtype)
+    indices, exact = nearest_items(compared, k)
+    return indices, compared.reported(exact).to(queries.dtype)
 
 
 def num_queries(labels: Int[Array, " N"], gallery_labels: Int[Array, " M"] | None = None) -> int:
@@ -192,7 +196,7 @@ def num_queries(labels: Int[Array, " N"], gallery_labels: Int[Array, " M"] | Non
     found = None
     if gallery_labels is not None:
         found = as_labels(gallery_labels, name="gallery_labels", device=query.device)
-    return int((_count_positives(query, found) > 0).sum())
+    return int((Classes(query, found).num_positives > 0).sum())
 
 
 def _checked_recall_at(recall_at: Sequence[int]) -> list[int]:
@@ -200,55 +204,3 @@ def _checked_recall_at(recall_at: Sequence[int]) -> list[int]:
     if wrong := [k for k in ks if k < 1]:
         raise InputError(f"recall_at holds {wrong[0]}; wanted integers >= 1, e.g. 1, 2, 4, 8")
     return ks
-
-
-def _of_each_query(
-    search: Search, query_labels: Int64[Tensor, " N"], gallery_labels: Int64[Tensor, " M"] | None
-) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """The n queries that have a positive: items before the nearest, R-precision, average precision at R."""
-    num_positives = _count_positives(query_labels, gallery_labels)
-    found_labels = query_labels if gallery_labels is None else gallery_labels
-    # Queries of similar R share a block, since a block ranks as many results as its largest R.
-    order = num_positives.argsort(stable=True)
-    order = order[num_positives[order] > 0]
-    if len(order) == 0:
-        raise InputError(
-            f"none of {len(query_labels)} queries has another item of its class to find; wanted at least one"
-        )
-    ranks, r_precisions, average_precisions = [], [], []
-    for rows, similarity in search.blocks(order):
-        # Self is among the positives, but at a similarity of -inf: behind every result that is looked at.
-        positive = query_labels[rows, None] == found_labels
-        ranks.append(rank_of_nearest(similarity, positive))
-        relevant = positive.gather(1, first_results(similarity, int(num_positives[rows].max())))
-        r_precision, average_precision = _precisions_at_r(relevant, num_positives[rows])
-        r_precisions.append(r_precision)
-        average_precisions.append(average_precision)
-    return order, torch.cat(ranks), torch.cat(r_precisions), torch.cat(average_precisions)
-
-
-def _count_positives(
-    query_labels: Int64[Tensor, " N"], gallery_labels: Int64[Tensor, " M"] | None
-) -> Int64[Tensor, " N"]:
-    """Gallery items of each query's class; None: the gallery is the queries, and self does not count."""
-    num_known = len(query_labels)
-    known = query_labels if gallery_labels is None else torch.cat([query_labels, gallery_labels])
-    _, classes = torch.unique(known, return_inverse=True)
-    found = classes if gallery_labels is None else classes[num_known:]
-    counts = torch.bincount(found, minlength=int(classes.max()) + 1 if len(classes) else 0)
-    return counts[classes[:num_known]] - int(gallery_labels is None)
-
-
-def _precisions_at_r(
-    relevant: Bool[Tensor, "b K"], num_positives: Int64[Tensor, " b"]
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """R-precision and average precision at R of each query, in float64.
-
-    Args:
-        relevant: whether each of the first K results is a positive, K >= R.
-        num_positives: R of each query, >= 1.
-    """
-    position = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    relevant = relevant & (position <= num_positives[:, None])
-    precision = relevant.cumsum(1).double() / position
-    return relevant.sum(1) / num_positives.double(), (precision * relevant).sum(1) / num_positives
