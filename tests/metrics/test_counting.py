@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuplet.metrics import _counting, _nearest, _ranking, _similarity
+from tuplet.metrics import _counting, _counts, _nearest, _ranking, _similarity
 from tuplet.metrics._positives import Classes, find_positives
 from tuplet.metrics.retrieval import nearest_neighbours, retrieval_scores
 
@@ -102,7 +102,7 @@ def sizes(monkeypatch):
 
     def change(**values):
         for name, value in values.items():
-            monkeypatch.setattr(_counting, name, value)
+            monkeypatch.setattr(_counts if name == "MOST_DOUBTS" else _counting, name, value)
 
     return change
 
@@ -210,9 +210,13 @@ def test_hopeless_positives_are_given_up(sizes):
     rng = np.random.default_rng(0)
     x, y = torch.tensor(rng.normal(size=(2000, 8))), torch.arange(2000) // 10
     compared, classes = _similarity.similarity(x, None, "cosine"), Classes(y, None)
-    counts = _counting._Counts(compared, classes, slice(0, 2000), 1)
+    counts = _counts.Counts(
+        find_positives(compared, classes, torch.arange(2000)), compared.bound, most_before=1
+    )
+    assert (counts._alive == 9).all()
+    _counting._give_up(compared, classes, counts, slice(0, 2000))
     assert counts._alive.float().mean() < 1.0  # of 9
-    positives = find_positives(compared, classes, torch.arange(2000))
+    positives = counts.positives
     table = _ranking.exact_similarities(compared, classes.queries)
     negative = classes.query_labels[classes.queries, None] != classes.gallery_labels
     for row in range(0, 2000, 37):

@@ -32,6 +32,10 @@ class Ranks:
     r_precision: Float64[Tensor, " n"]
     average_precision: Float64[Tensor, " n"]
 
+    def of(self, which: Tensor) -> Ranks:
+        """The ranks of some of the queries: a mask, or places."""
+        return Ranks(*(getattr(self, one.name)[which] for one in fields(self)))
+
 
 def join(parts: Sequence[Ranks]) -> Ranks:
     """Ranks of the queries of several parts, at least one."""
