@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import warnings
 from dataclasses import dataclass
-from queue import Empty
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
+from processes import in_processes
 from tuplet.errors import InputError
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.sharded import ClassShard, gather_batch
@@ -112,27 +110,6 @@ def compare(rank, ranks, port, queue):
     moved = int((sampled.means.grad.abs().sum(dim=1) > 0).sum())
     queue.put((rank, found, float(value.detach()), moved))
     distributed.destroy_process_group()
-
-
-def in_processes(target, ranks, *arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [
-        context.Process(target=target, args=(rank, ranks, port, queue, *arguments)) for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    said = []
-    while len(said) < ranks:
-        assert not any(process.exitcode for process in processes)
-        with contextlib.suppress(Empty):
-            said.append(queue.get(timeout=1))
-    for process in processes:
-        process.join(20)
-    return sorted(said)
 
 
 def test_four_processes_compute_the_loss_and_the_gradients_of_one():

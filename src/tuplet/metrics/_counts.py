@@ -47,7 +47,7 @@ class Counts:
         """
         start, count = self.positives.start[rows], self.positives.count[rows]
         nearest = products.sort(dim=1, descending=True).values
-        row, position = _each(count)
+        row, position = each(count)
         # So many negatives before it put the positive at this position behind the first R.
         enough = count[row] - position
         surely = nearest[row, enough.clamp(max=nearest.shape[1] - 1)].double() - self._bound[rows][row]
@@ -82,7 +82,7 @@ class Counts:
 
     def begin_again(self, rows: Int64[Tensor, " k"]) -> None:
         """Forget what was counted of some queries, to `count_exactly`."""
-        row, position = _each(self.positives.count[rows] + 1)
+        row, position = each(self.positives.count[rows] + 1)
         self._hits[self.positives.start[rows][row] + position - 1] = 0
         self._alive[rows] = self.positives.count[rows]
 
@@ -151,7 +151,7 @@ class Counts:
         self, rows: Int64[Tensor, " k"]
     ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]:
         """The positives that may be among the first R: whose, position from 1 on, negatives before so far."""
-        row, position = _each(self._alive[rows])
+        row, position = each(self._alive[rows])
         hits = self._hits[self.positives.start[rows][row] + position - 1]
         before = hits.cumsum(0)
         begins = (position == 1).nonzero()[:, 0]
@@ -159,7 +159,7 @@ class Counts:
         return row, position, before - earlier.repeat_interleave(self._alive[rows][row[begins]])
 
 
-def _each(counts: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
+def each(counts: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
     """For each of so many things: whose it is, and its number from 1 on."""
     row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     first = counts.cumsum(0) - counts

@@ -15,19 +15,22 @@ from tuplet.errors import InputError
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
 
-def as_embeddings(values: Float[Array, "N D"], *, name: str) -> Float[Tensor, "N D"]:
+def as_embeddings(
+    values: Float[Array, "N D"], *, name: str, may_be_empty: bool = False
+) -> Float[Tensor, "N D"]:
     """The embeddings as a contiguous float32 or float64 tensor without gradient.
 
     Args:
         values: finite floats of any precision; float16 and bfloat16 become float32.
         name: what to call them in an error.
+        may_be_empty: N may be 0.
     Returns: on the device of `values`; on the CPU for arrays, and for devices without float64 (Apple's MPS).
     Raises: InputError: not two-dimensional, empty, not floats, NaN or infinity (names the first such row).
     """
     tensor = _as_tensor(values).detach()
     if tensor.ndim != 2:
         raise InputError(f"{name} has shape {list(tensor.shape)}; wanted [N, D], one row an item")
-    if 0 in tensor.shape:
+    if tensor.shape[1] == 0 or (len(tensor) == 0 and not may_be_empty):
         raise InputError(
             f"{name} is empty, with shape {list(tensor.shape)}; wanted at least one row and column"
         )

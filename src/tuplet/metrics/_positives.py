@@ -107,6 +107,35 @@ def find_positives(similarity: Similarity, classes: Classes, rows: Int64[Tensor,
     return Positives(start, counts, sorted_similarity, items)
 
 
+def positives_of_pairs(
+    num_queries: int,
+    rows: Int64[Tensor, " p"],
+    similarity: Float64[Tensor, " p"],
+    item: Int64[Tensor, " p"],
+) -> Positives:
+    """The positives of some queries, given in any order.
+
+    Args:
+        num_queries: n.
+        rows: whose positive each is, 0..n-1.
+        similarity: exact.
+        item: index into the gallery.
+    """
+    order = item.argsort()
+    order = order[similarity[order].argsort(descending=True, stable=True)]
+    order = order[rows[order].argsort(stable=True)]
+    counts = torch.bincount(rows, minlength=num_queries)
+    start = (counts + 1).cumsum(0) - counts - 1
+    into = torch.arange(len(rows), device=rows.device) + rows[order]
+    places = len(rows) + num_queries
+    return Positives(
+        start,
+        counts,
+        similarity.new_full((places,), -torch.inf).index_copy_(0, into, similarity[order]),
+        item.new_zeros(places).index_copy_(0, into, item[order]),
+    )
+
+
 def _tables(
     similarity: Similarity, classes: Classes, rows: Int64[Tensor, " n"]
 ) -> Iterator[tuple[Int64[Tensor, "k b"], Int64[Tensor, "k b"], Int64[Tensor, "k m"]]]:

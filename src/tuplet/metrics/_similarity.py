@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, final, get_args
 
 import torch
@@ -79,8 +80,26 @@ class Similarity(ABC):
             return query_rows @ gallery_rows.T
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where and how large embeddings are, for Euclidean distances.
+
+    Attributes:
+        exponent: 2^exponent is above every coordinate.
+        origin: a point in the middle of the gallery, divided by 2^exponent.
+        longest: largest distance of a gallery item from the origin, divided likewise.
+    """
+
+    exponent: int
+    origin: Float64[Tensor, " D"]
+    longest: Float64[Tensor, ""]
+
+
 def similarity(
-    queries: Float[Tensor, "N D"], gallery: Float[Array, "M D"] | None, distance: Distance
+    queries: Float[Tensor, "N D"],
+    gallery: Float[Array, "M D"] | None,
+    distance: Distance,
+    frame: Frame | None = None,
 ) -> Similarity:
     """The similarities of queries to a gallery.
 
@@ -88,6 +107,7 @@ def similarity(
         queries: as `as_embeddings` returns them.
         gallery: None: the queries, each of them excluded from its own results.
         distance: "cosine" or "euclidean".
+        frame: of a larger gallery that this one is a part of.
     Raises: InputError: a gallery of another width, NaN in it, or an unknown distance.
     """
     if distance not in get_args(Distance):
@@ -102,7 +122,7 @@ def similarity(
             )
         wider = torch.promote_types(queries.dtype, searched.dtype)
         queries, searched = queries.to(wider), searched.to(wider)
-    return (_Cosine if distance == "cosine" else _Euclidean)(queries, searched)
+    return _Cosine(queries, searched) if distance == "cosine" else _Euclidean(queries, searched, frame)
 
 
 @final
@@ -156,17 +176,21 @@ class _Cosine(Similarity):
 
 @final
 class _Euclidean(Similarity):
-    def __init__(self, queries: Float[Tensor, "N D"], gallery: Float[Tensor, "M D"] | None) -> None:
+    def __init__(
+        self, queries: Float[Tensor, "N D"], gallery: Float[Tensor, "M D"] | None, frame: Frame | None
+    ) -> None:
         super().__init__(queries, gallery)
-        # Squares of huge coordinates overflow; a power of two changes no digit.
-        largest = torch.maximum(self.queries.abs().max(), self.gallery.abs().max()).double()
-        self._exponent = int(torch.frexp(largest).exponent.clamp(min=-1000))
-        # Far from the origin products cancel: they are taken about the middle of the gallery.
-        self._origin = _mean_row(self.gallery, self._exponent)
-        self._query_squares = self._squares(self.queries)
-        self._gallery_squares = self._query_squares if gallery is None else self._squares(self.gallery)
+        if frame is None:
+            largest = torch.maximum(self.queries.abs().max(), self.gallery.abs().max())
+            exponent = exponent_of(largest)
+            origin = sum_of_rows(self.gallery, exponent) / len(self.gallery)
+            frame = Frame(exponent, origin, squares_of_rows(self.gallery, exponent, origin).max().sqrt())
+        self._exponent, self._origin = frame.exponent, frame.origin
+        self._query_squares, self._gallery_squares = (
+            squares_of_rows(rows, self._exponent, self._origin) for rows in (self.queries, self.gallery)
+        )
         # All that is summed is below (|q| + |g|)^2, and what float32 cannot hold (below 1e-38) is lost.
-        reach = (self._query_squares.sqrt() + self._gallery_squares.max().sqrt()).square()
+        reach = (self._query_squares.sqrt() + frame.longest).square()
         self.bound = 1.01 * (queries.shape[1] + 16) * FLOAT32 * reach + 1e-37
 
     def query_rows(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b W"]:
@@ -197,12 +221,9 @@ class _Euclidean(Similarity):
     def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
         return -torch.ldexp((-exact).sqrt(), torch.tensor(self._exponent))
 
+    # Far from the origin products cancel: they are taken about the middle of the gallery.
     def _centred(self, rows: Float[Tensor, "b D"]) -> Float64[Tensor, "b D"]:
         return _scaled(rows, self._exponent).sub_(self._origin)
-
-    def _squares(self, rows: Float[Tensor, "n D"]) -> Float64[Tensor, " n"]:
-        step = max(1, CHUNK_BYTES // (8 * rows.shape[1]))
-        return torch.cat([self._centred(part).square_().sum(1) for part in torch.split(rows, step)])
 
 
 def _unit(
@@ -233,10 +254,25 @@ def _scaled(rows: Float[Tensor, "b D"], exponent: int) -> Float64[Tensor, "b D"]
     return torch.ldexp(rows.double(), torch.tensor(-exponent, device=rows.device))
 
 
-def _mean_row(rows: Float[Tensor, "n D"], exponent: int) -> Float64[Tensor, " D"]:
-    step = max(1, CHUNK_BYTES // (8 * rows.shape[1]))
-    sums = [_scaled(part, exponent).sum(0) for part in torch.split(rows, step)]
-    return torch.stack(sums).sum(0) / len(rows)
+def exponent_of(largest: Float[Tensor, ""]) -> int:
+    """The exponent of a power of two above the largest coordinate; squares of huge ones would overflow."""
+    return int(torch.frexp(largest.double()).exponent.clamp(min=-1000))
+
+
+def sum_of_rows(rows: Float[Tensor, "n D"], exponent: int) -> Float64[Tensor, " D"]:
+    """The sum of rows, divided by 2^exponent."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for part in torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1]))):
+        total += _scaled(part, exponent).sum(0)
+    return total
+
+
+def squares_of_rows(
+    rows: Float[Tensor, "n D"], exponent: int, origin: Float64[Tensor, " D"]
+) -> Float64[Tensor, " n"]:
+    """Squared lengths of rows that are divided by 2^exponent and taken about an origin."""
+    parts = torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1])))
+    return torch.cat([_scaled(part, exponent).sub_(origin).square_().sum(1) for part in parts])
 
 
 @contextmanager

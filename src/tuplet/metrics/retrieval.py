@@ -20,6 +20,7 @@ from tuplet.metrics._counting import rank_by_counting
 from tuplet.metrics._inputs import Array, as_embeddings, as_labels
 from tuplet.metrics._nearest import nearest_items
 from tuplet.metrics._positives import Classes
+from tuplet.metrics._ranking import Ranks
 from tuplet.metrics._similarity import Distance, similarity
 
 
@@ -41,6 +42,18 @@ class QueryScores:
     r_precision: Float64[Tensor, " n"]
     average_precision: Float64[Tensor, " n"]
     most_before: int
+
+    @classmethod
+    def of_ranks(cls, ranks: Ranks, most_before: int) -> QueryScores:
+        """The scores of queries in any order, as far as they were counted."""
+        order = ranks.queries.argsort()
+        return cls(
+            ranks.queries[order],
+            ranks.num_before[order].clamp(max=most_before),
+            ranks.r_precision[order],
+            ranks.average_precision[order],
+            most_before,
+        )
 
     def of_metric(self, name: str) -> Float64[Tensor, " n"]:
         """What each query adds to the mean of a metric, in [0, 1].
@@ -145,14 +158,7 @@ def retrieval_scores(
             f"none of {len(queries)} queries has another item of its class to find; wanted at least one"
         )
     ranks = rank_by_counting(compared, classes, most_before=most_before)
-    ascending = ranks.queries.argsort()
-    return QueryScores(
-        ranks.queries[ascending],
-        ranks.num_before[ascending].clamp(max=most_before),
-        ranks.r_precision[ascending],
-        ranks.average_precision[ascending],
-        most_before,
-    )
+    return QueryScores.of_ranks(ranks, most_before)
 
 
 def nearest_neighbours(

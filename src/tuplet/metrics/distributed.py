@@ -1,0 +1,253 @@
+"""Retrieval metrics of embeddings that are spread over ranks, each of which sees the others' block by block.
+
+Sizes: n embeddings on this rank, N on all, m in a block that one rank shows to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Int64
+from torch import Tensor
+from torch import distributed as dist
+
+from tuplet.errors import InputError
+from tuplet.metrics._counting import SAMPLE, block_sizes, ranges
+from tuplet.metrics._counts import Counts, ExactPairs, each
+from tuplet.metrics._inputs import as_embeddings, as_labels
+from tuplet.metrics._positives import Positives, positives_of_pairs
+from tuplet.metrics._ranking import Ranks
+from tuplet.metrics._similarity import (
+    Distance,
+    Frame,
+    Similarity,
+    exponent_of,
+    similarity,
+    squares_of_rows,
+    sum_of_rows,
+)
+from tuplet.metrics.retrieval import QueryScores
+
+SHOWN_ROWS = 4096
+"""Embeddings that one rank shows to the others at a time."""
+EXACT_ROWS = 256
+"""Hard queries that are compared with a block at a time."""
+
+
+def spread_retrieval_scores(
+    embeddings: Float[Tensor, "n D"],
+    labels: Int[Tensor, " n"],
+    indices: Int[Tensor, " n"],
+    *,
+    most_before: int = 1000,
+    distance: Distance = "cosine",
+    group: dist.ProcessGroup | None = None,
+) -> QueryScores:
+    """What `retrieval_scores` gives for the embeddings of all ranks together, to the last digit, on each.
+
+    Call it on every rank. A rank holds its own embeddings, one block of another rank's, and three numbers for
+    each query. What a sampler repeated to give all ranks as many, on one rank or on several, counts once.
+
+    Args:
+        embeddings: of this rank, finite, maybe none; on a device that the group's backend can send from.
+        labels: class of each, any integers.
+        indices: the item that each is of, the same wherever it is repeated; ties are in their order.
+        most_before: as for `retrieval_scores`.
+        distance: as there.
+        group: of torch.distributed; None is all of its processes.
+
+    Returns: `queries` are indices of items.
+
+    Raises: InputError: as `retrieval_scores` does, on every rank.
+    """
+    own = _own_items(embeddings, labels, indices, group)
+    frame = _frame(own, group) if distance == "euclidean" else None
+
+    def compared(block: _Items) -> Similarity:
+        return similarity(own.embeddings, block.embeddings, distance, frame)
+
+    counts = Counts(
+        _find_positives(own, compared, group), _bound(own, distance, frame), most_before=most_before
+    )
+    _count(own, compared, counts, group)
+    _count_hard(own, compared, counts, group)
+    found = counts.ranks(own.indices).of(counts.positives.count > 0)
+    ranks = Ranks(*(_gathered(getattr(found, one.name), group) for one in fields(Ranks)))
+    if len(ranks.queries) == 0:
+        raise InputError("no query has another item of its class to find; wanted at least one")
+    return QueryScores.of_ranks(ranks, most_before)
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Some items, by ascending label, and those of one label by ascending index."""
+
+    embeddings: Float[Tensor, "n D"]
+    labels: Int64[Tensor, " n"]
+    indices: Int64[Tensor, " n"]
+
+
+def _own_items(
+    embeddings: Tensor, labels: Tensor, indices: Tensor, group: dist.ProcessGroup | None
+) -> _Items:
+    """This rank's items, without those that it or a lower rank has already; refuses what cannot be used."""
+    message = ""
+    try:
+        embeddings = as_embeddings(embeddings, name="embeddings", may_be_empty=True)
+        labels = as_labels(labels, name="labels", length=len(embeddings), device=embeddings.device)
+        indices = as_labels(indices, name="indices", length=len(embeddings), device=embeddings.device)
+    except InputError as error:
+        message = str(error)
+    shapes: list[tuple[str, str]] = [("", "")] * dist.get_world_size(group)
+    shape = f"{embeddings.dtype} of width {embeddings.shape[-1]}"
+    dist.all_gather_object(shapes, (message, shape), group=group)
+    for rank, (text, other) in enumerate(shapes):
+        if text or other != shapes[0][1]:
+            wrong = text or f"embeddings are {other}, and those of rank 0 {shapes[0][1]}; wanted the same"
+            raise InputError(f"on rank {rank}, {wrong}")
+    sizes = _sizes(len(indices), indices, group)
+    if sum(sizes) == 0:
+        raise InputError("embeddings are empty on every rank; wanted at least one")
+    start = sum(sizes[: dist.get_rank(group)])
+    first = _first_of_each(_gathered(indices, group))[start : start + len(indices)]
+    mine = first.nonzero()[:, 0]
+    mine = mine[indices[mine].argsort()]
+    mine = mine[labels[mine].argsort(stable=True)]
+    return _Items(embeddings[mine], labels[mine], indices[mine])
+
+
+def _first_of_each(values: Int64[Tensor, " N"]) -> Bool[Tensor, " N"]:
+    """Which entries are the first of their value."""
+    ordered, places = values.sort(stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return torch.zeros_like(first).index_copy_(0, places, first)
+
+
+def _shown(own: _Items, group: dist.ProcessGroup | None) -> Iterator[_Items]:
+    """The items of all ranks, block by block, the same on every rank."""
+    for rank, size in enumerate(_sizes(len(own.labels), own.labels, group)):
+        for rows in ranges(0, size, SHOWN_ROWS):
+            if rank == dist.get_rank(group):
+                tensors = own.embeddings[rows].contiguous(), own.labels[rows], own.indices[rows]
+            else:
+                count = rows.stop - rows.start
+                labels = own.labels.new_empty(count)
+                tensors = own.embeddings.new_empty(count, own.embeddings.shape[1]), labels, labels.clone()
+            for tensor in tensors:
+                dist.broadcast(tensor, group=group, group_src=rank)
+            yield _Items(*tensors)
+
+
+def _frame(own: _Items, group: dist.ProcessGroup | None) -> Frame:
+    none = own.embeddings.new_zeros(1, own.embeddings.shape[1])
+    some = own.embeddings if len(own.labels) > 0 else none
+    exponent = exponent_of(_reduced(some.abs().max(), dist.ReduceOp.MAX, group))
+    total = _reduced(sum_of_rows(own.embeddings, exponent), dist.ReduceOp.SUM, group)
+    origin = total / sum(_sizes(len(own.labels), own.labels, group))
+    farthest = squares_of_rows(some, exponent, origin).max()
+    if len(own.labels) == 0:
+        farthest = torch.zeros_like(farthest)
+    return Frame(exponent, origin, _reduced(farthest, dist.ReduceOp.MAX, group).sqrt())
+
+
+def _bound(own: _Items, distance: Distance, frame: Frame | None) -> Float64[Tensor, " n"]:
+    anything = own.embeddings.new_zeros(1, own.embeddings.shape[1])
+    return similarity(own.embeddings, anything, distance, frame).bound
+
+
+def _find_positives(
+    own: _Items, compared: Callable[[_Items], Similarity], group: dist.ProcessGroup | None
+) -> Positives:
+    parts = []
+    for block in _shown(own, group):
+        first = torch.searchsorted(block.labels, own.labels)
+        num_alike = torch.searchsorted(block.labels, own.labels, right=True) - first
+        rows, number = each(num_alike)
+        columns = first[rows] + number - 1
+        others = own.indices[rows] != block.indices[columns]
+        rows, columns = rows[others], columns[others]
+        parts.append((rows, compared(block).exact_pairs(rows, columns), block.indices[columns]))
+    rows, exact, items = (torch.cat(part) for part in zip(*parts, strict=True))
+    return positives_of_pairs(len(own.labels), rows, exact, items)
+
+
+def _count(
+    own: _Items,
+    compared: Callable[[_Items], Similarity],
+    counts: Counts,
+    group: dist.ProcessGroup | None,
+) -> None:
+    strip_rows, block_rows, block_columns = block_sizes(own.labels.device)
+    sampled = False
+    for block in _shown(own, group):
+        of_block = compared(block)
+
+        def exact(rows: Tensor, columns: Tensor, of_block: Similarity = of_block) -> Tensor:
+            return of_block.exact_pairs(rows, columns)
+
+        for strip in ranges(0, len(own.labels), strip_rows):
+            vectors = of_block.query_rows(torch.arange(strip.start, strip.stop, device=own.labels.device))
+            for columns in ranges(0, len(block.labels), block_columns):
+                places = torch.arange(columns.start, columns.stop, device=own.labels.device)
+                others = of_block.gallery_rows(places)
+                for part in ranges(0, len(vectors), block_rows):
+                    rows = slice(strip.start + part.start, strip.start + part.stop)
+                    products = of_block.products(vectors[part], others)
+                    products.masked_fill_(own.labels[rows, None] == block.labels[columns], -torch.inf)
+                    if not sampled and columns.start == 0:
+                        counts.give_up(products[:, :: max(1, len(others) // SAMPLE)], rows)
+                    these = partial(_shifted, exact, columns.start)
+                    counts.count(products, rows, block.indices[columns], these)
+        sampled = True
+
+
+def _shifted(exact: ExactPairs, start: int, rows: Tensor, columns: Tensor) -> Tensor:
+    return exact(rows, columns + start)
+
+
+def _count_hard(
+    own: _Items,
+    compared: Callable[[_Items], Similarity],
+    counts: Counts,
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Count exactly, for queries of which products leave too much open."""
+    hard = counts.hard()
+    if int(_reduced(torch.tensor(len(hard), device=hard.device), dist.ReduceOp.MAX, group)) == 0:
+        return
+    counts.begin_again(hard)
+    for block in _shown(own, group):
+        of_block = compared(block)
+        everything = torch.arange(len(block.labels), device=hard.device)
+        for rows in torch.split(hard, EXACT_ROWS):
+            table = of_block.exact_tables(rows[None], everything[None])[0]
+            row, column = (own.labels[rows, None] != block.labels).nonzero(as_tuple=True)
+            counts.count_exactly(rows[row], block.indices[column], table[row, column])
+
+
+def _reduced(value: Tensor, how: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total, how, group=group)
+    return total
+
+
+def _sizes(size: int, like: Tensor, group: dist.ProcessGroup | None) -> list[int]:
+    """The number that each rank gives."""
+    sizes = torch.empty(dist.get_world_size(group), dtype=torch.int64, device=like.device)
+    dist.all_gather_into_tensor(sizes, torch.tensor([size], device=like.device), group=group)
+    listed: list[int] = sizes.tolist()
+    return listed
+
+
+def _gathered(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The values of all ranks, of which each may have another number, on every rank."""
+    sizes = _sizes(len(values), values, group)
+    padded = values.new_zeros(max(sizes))
+    padded[: len(values)] = values
+    everyone = values.new_empty(len(sizes) * max(sizes))
+    dist.all_gather_into_tensor(everyone, padded, group=group)
+    return torch.cat([part[:size] for part, size in zip(everyone.chunk(len(sizes)), sizes, strict=True)])

@@ -1,0 +1,122 @@
+"""Embeddings spread over gloo processes against one process that holds them all: equal to the last digit."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+import torch
+from torch import distributed
+
+from processes import in_processes
+from tuplet.errors import InputError
+from tuplet.metrics import _counting, _counts
+from tuplet.metrics import distributed as spread
+from tuplet.metrics.distributed import spread_retrieval_scores
+from tuplet.metrics.retrieval import retrieval_scores
+
+RANKS = 3
+FIELDS = ("queries", "num_before", "r_precision", "average_precision")
+
+
+def items(kind):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 6)), rng.integers(0, 25, 90)
+    if kind == "copies":
+        x = x[rng.integers(0, 20, 90)]
+    elif kind == "equal":
+        x[:] = 1.0
+    elif kind == "far":
+        x = x.astype(np.float32) + 1e4
+    elif kind == "random 32":
+        x, y = rng.normal(size=(300, 16)), rng.integers(0, 60, 300)
+    return torch.tensor(x, dtype=torch.float64 if kind != "random 32" else torch.float32), torch.tensor(y)
+
+
+def shares(num_items, rank, dealing):
+    """Which items a rank holds, some of them more than once."""
+    everything = torch.arange(num_items)
+    if dealing == "padded":  # as a distributed sampler pads: the first again at the end
+        share = -(-num_items // RANKS)
+        return torch.cat([everything, everything])[rank::RANKS][:share]
+    if dealing == "shuffled":
+        mixed = torch.randperm(num_items, generator=torch.Generator().manual_seed(1))
+        return torch.cat([mixed[rank * 13 :: RANKS], mixed[:50], mixed[:5]])
+    return everything if rank == 1 else everything[:0]
+
+
+CASES = [
+    ("random", "padded", "cosine"),
+    ("random", "shuffled", "euclidean"),
+    ("random 32", "padded", "euclidean"),
+    ("random 32", "shuffled", "cosine"),
+    ("copies", "one rank", "cosine"),
+    ("copies", "shuffled", "euclidean"),
+    ("equal", "padded", "cosine"),
+    ("far", "padded", "cosine"),
+    ("far", "one rank", "euclidean"),
+]
+
+
+def measure(rank, ranks, port, queue):
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
+    spread.SHOWN_ROWS, spread.EXACT_ROWS, _counts.MOST_DOUBTS = 40, 7, 20
+    _counting.BLOCK_ROWS, _counting.BLOCK_COLUMNS, _counting.STRIP_ROWS = 16, 16, 32
+    said = []
+    for kind, dealing, distance in CASES:
+        x, y = items(kind)
+        held = shares(len(x), rank, dealing)
+        scores = spread_retrieval_scores(x[held], y[held], held, distance=distance)
+        said.append([getattr(scores, name).numpy() for name in FIELDS])
+    queue.put((rank, said))
+    distributed.destroy_process_group()
+
+
+def test_ranks_together_give_what_one_process_gives():
+    said = in_processes(measure, RANKS)
+    for place, (kind, dealing, distance) in enumerate(CASES):
+        wanted = retrieval_scores(*items(kind), distance=distance)
+        for rank, scores in said:
+            for name, values in zip(FIELDS, scores[place], strict=True):
+                assert np.array_equal(values, getattr(wanted, name)), (kind, dealing, distance, rank, name)
+
+
+def refuse(rank, ranks, port, queue):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
+    x, y = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    broken = x.clone()
+    broken[2] = float("nan")
+    alone, nobody = torch.arange(4) + 4 * rank, x[:0]
+    messages = []
+    for embeddings, labels, indices in (
+        (broken if rank == 1 else x, y, alone),
+        (x[:, :2] if rank == 1 else x, y, alone),
+        (x.double() if rank == 0 else x, y, alone),
+        (nobody, y[:0], alone[:0]),
+        (x, alone, alone),
+    ):
+        try:
+            spread_retrieval_scores(embeddings, labels, indices)
+        except InputError as error:
+            messages.append(str(error))
+    queue.put((rank, messages))
+    distributed.destroy_process_group()
+
+
+def test_what_one_rank_cannot_use_all_refuse():
+    said = in_processes(refuse, 2)
+    assert said[0][1] == said[1][1]
+    nan, width, dtype, empty, alone = said[0][1]
+    assert nan.startswith("on rank 1, embeddings holds NaN or infinity, first in row 2; wanted finite")
+    assert width == (
+        "on rank 1, embeddings are torch.float32 of width 2, and those of rank 0 torch.float32 of width 3;"
+        " wanted the same"
+    )
+    assert dtype.startswith("on rank 1, embeddings are torch.float32 of width 3, and those of rank 0 torch.f")
+    assert empty == "embeddings are empty on every rank; wanted at least one"
+    assert alone == "no query has another item of its class to find; wanted at least one"
