@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import asdict
 
+import faiss
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from tuplet.errors import InputError
 from tuplet.metrics import clustering
-from tuplet.metrics.clustering import clustering_metrics
+from tuplet.metrics.clustering import ClusteringReport, clustering_metrics
 
 
 def blobs(num_classes=6, each=20, noise=0.01, seed=0):
@@ -49,19 +52,49 @@ def test_mean_and_sample_deviation_over_the_seeds():
 
 def test_mutual_information_from_its_definition(monkeypatch):
     classes, clusters = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 1, 0, 0, 0, 0])
-    monkeypatch.setattr(clustering, "_kmeans", lambda *_, **__: clusters)
+    monkeypatch.setattr(clustering, "cluster", lambda *_, **__: clusters)
 
     def entropy(*columns):
         _, counts = np.unique(np.stack(columns), axis=1, return_counts=True)
         return -sum(n / 6 * math.log(n / 6) for n in counts)
 
     shared = entropy(classes) + entropy(clusters) - entropy(classes, clusters)
-    x = np.ones((6, 2), np.float32)
-    for average, size in (
-        ("geometric", math.sqrt(entropy(classes) * entropy(clusters))),
-        ("arithmetic", (entropy(classes) + entropy(clusters)) / 2),
-    ):
-        assert clustering_metrics(x, classes, average=average).nmi_mean == pytest.approx(shared / size)
+    report = clustering_metrics(np.ones((6, 2), np.float32), classes)
+    assert report.nmi_mean == pytest.approx(shared / math.sqrt(entropy(classes) * entropy(clusters)))
+    assert report.nmi_arithmetic_mean == pytest.approx(2 * shared / (entropy(classes) + entropy(clusters)))
+    for average, ami in (("geometric", report.ami_mean), ("arithmetic", report.ami_arithmetic_mean)):
+        assert ami == pytest.approx(
+            adjusted_mutual_info_score(classes, clusters, average_method=average), abs=1e-10
+        )
+
+
+def test_both_averages_have_mean_and_deviation(monkeypatch):
+    classes = np.arange(12) // 4
+    found = [np.arange(12) // 6, np.arange(12) % 5, np.arange(12) // 3]
+    monkeypatch.setattr(clustering, "cluster", lambda *_, seed, **__: found[seed])
+    report = clustering_metrics(np.ones((12, 2), np.float32), classes, num_runs=3)
+    for score, name in ((normalized_mutual_info_score, "nmi"), (adjusted_mutual_info_score, "ami")):
+        for average, suffix in (("geometric", ""), ("arithmetic", "_arithmetic")):
+            values = [score(classes, one, average_method=average) for one in found]
+            assert getattr(report, f"{name}{suffix}_mean") == pytest.approx(np.mean(values), abs=1e-10)
+            assert getattr(report, f"{name}{suffix}_std") == pytest.approx(np.std(values, ddof=1), abs=1e-10)
+
+
+@pytest.mark.parametrize(("size", "runs"), [(clustering.MANY, 10), (clustering.MANY + 1, 1)])
+def test_one_run_is_the_default_for_many_embeddings(monkeypatch, size, runs):
+    seeds = []
+    monkeypatch.setattr(
+        clustering, "cluster", lambda *_, seed, **__: seeds.append(seed) or np.arange(size) % 2
+    )
+    report = clustering_metrics(np.ones((size, 2), np.float32), np.arange(size) % 2, seed=3)
+    assert seeds == list(range(3, 3 + runs))
+    assert f"runs: {runs}, iterations: at most 20, seeds: 3..{2 + runs}, threads: " in report.settings
+
+
+def test_reports_of_older_runs_load():
+    old = {"nmi_mean": 0.9, "nmi_std": 0.01, "ami_mean": 0.8, "ami_std": 0.02, "settings": "k = 4"}
+    report = ClusteringReport(**old)
+    assert {name: value for name, value in asdict(report).items() if value is not None} == old
 
 
 def test_repeats_exactly_and_ignores_length_names_and_container():
@@ -74,20 +107,6 @@ def test_repeats_exactly_and_ignores_length_names_and_container():
     assert clustering_metrics((x * lengths).astype(np.float64), y, num_runs=3).nmi_mean == pytest.approx(
         report.nmi_mean, abs=0.05
     )
-
-
-def test_every_embedding_is_used_for_all_iterations(monkeypatch):
-    x, y = blobs(num_classes=2, each=1000)
-    asked, kmeans = [], clustering.faiss.Kmeans
-    monkeypatch.setattr(
-        clustering.faiss, "Kmeans", lambda *sizes, **how: asked.append((sizes, how)) or kmeans(*sizes, **how)
-    )
-    clustering_metrics(x, y, num_runs=2, num_iterations=7, seed=4)
-    for seed, (sizes, how) in zip((4, 5), asked, strict=True):
-        assert sizes == (12, 2)
-        assert (how["seed"], how["niter"]) == (seed, 7)
-        # faiss samples 256 points a centroid unless it is told otherwise.
-        assert how["max_points_per_centroid"] * 2 >= len(x)
 
 
 def test_nothing_is_printed(capfd):
@@ -113,9 +132,10 @@ def test_embeddings_that_are_all_equal_say_nothing():
 
 def test_settings_say_how_it_was_measured():
     x, y = blobs()
-    assert clustering_metrics(x, y, num_runs=2, num_iterations=7, seed=5, average="arithmetic").settings == (
-        "arithmetic average; faiss k-means on L2-normalised embeddings, k = 6 classes, "
-        "runs: 2, iterations: 7, seeds: 5..6"
+    assert clustering_metrics(x, y, num_runs=2, num_iterations=7, seed=5).settings == (
+        "geometric average, the arithmetic one beside it; faiss k-means on L2-normalised embeddings, "
+        "k = 6 classes, runs: 2, iterations: at most 7, seeds: 5..6, "
+        f"threads: {faiss.omp_get_max_threads()}"
     )
 
 
@@ -129,7 +149,6 @@ def test_settings_say_how_it_was_measured():
         ({"num_runs": 0}, r"num_runs is 0; wanted an integer >= 1"),
         ({"num_iterations": 0}, r"num_iterations is 0; wanted an integer >= 1"),
         ({"seed": -1}, r"seed is -1; wanted an integer >= 0"),
-        ({"average": "max"}, r"average is 'max'; wanted one of geometric, arithmetic"),
     ],
 )
 def test_refusals(arguments, message):

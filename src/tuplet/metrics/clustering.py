@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 import faiss
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int64
-from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from tuplet.errors import InputError
 from tuplet.metrics._inputs import Array, as_embeddings, as_labels, unit_rows
+from tuplet.metrics._kmeans import cluster, num_gpus
+from tuplet.metrics._mutual_information import agreement
 
-Average: TypeAlias = Literal["geometric", "arithmetic"]
+MANY = 20_000
+"""Embeddings beyond which one run of k-means is the default, as papers on such data report it."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,12 @@ class ClusteringReport:
     """Agreement of k-means clusters with the classes, over several runs.
 
     Attributes:
-        nmi_mean, nmi_std: normalised mutual information, in [0, 1].
-        ami_mean, ami_std: adjusted mutual information, at most 1.
-        settings: how it was measured, in words: average, k, runs, iterations, seeds, implementation.
+        nmi_mean, nmi_std: normalised mutual information, in [0, 1], divided by the geometric average of the
+            entropies of classes and clusters.
+        ami_mean, ami_std: adjusted mutual information, at most 1, with the geometric average.
+        settings: how it was measured, in words: averages, k, runs, iterations, seeds, implementation.
+        nmi_arithmetic_mean, nmi_arithmetic_std: NMI with the arithmetic average; None in older reports.
+        ami_arithmetic_mean, ami_arithmetic_std: AMI with the arithmetic average; None in older reports.
     """
 
     nmi_mean: float
@@ -32,38 +36,42 @@ class ClusteringReport:
     ami_mean: float
     ami_std: float
     settings: str
+    nmi_arithmetic_mean: float | None = None
+    nmi_arithmetic_std: float | None = None
+    ami_arithmetic_mean: float | None = None
+    ami_arithmetic_std: float | None = None
 
 
 def clustering_metrics(
     embeddings: Float[Array, "N D"],
     labels: Int[Array, " N"],
     *,
-    num_runs: int = 10,
+    num_runs: int | None = None,
     num_iterations: int = 20,
     seed: int = 0,
-    average: Average = "geometric",
 ) -> ClusteringReport:
     """NMI and AMI between the classes and k-means clusters, one cluster a class, over several seeds.
 
-    k-means is faiss's, on the CPU in float32, on embeddings of unit length, with every embedding used; a
-    zero vector stays zero. It uses as many threads as OMP_NUM_THREADS allows, and repeats exactly on one
-    machine with one number of threads. A cluster that runs empty is refilled by splitting a large one; where
-    there are fewer distinct embeddings than classes some stay empty, and where all are equal both measures
-    are 0.
+    k-means is faiss's, in float32, on embeddings of unit length, with every embedding used; a zero vector
+    stays zero. It runs on the GPUs that faiss has; faiss-cpu has none. On the CPU, products that cannot
+    change a cluster are left out (see `tuplet.metrics._kmeans`). It uses as many threads as
+    OMP_NUM_THREADS allows, and repeats exactly on one machine with one number of threads. A cluster that runs
+    empty is refilled by splitting a large one; where there are fewer distinct embeddings than classes some
+    stay empty, and where all are equal both measures are 0.
 
     Args:
         embeddings: finite; any device and precision.
         labels: class of each embedding, any integers, at least two different ones.
         num_runs: k-means runs, >= 1, seeded seed, seed + 1, ...; each starts from other random embeddings.
-        num_iterations: of each run, >= 1.
+            None: ten, but one beyond 20,000 embeddings.
+        num_iterations: of each run at most, >= 1; a run ends early once no centroid moves.
         seed: of the first run, >= 0.
-        average: of the two entropies that mutual information is divided by.
     Returns: means and sample standard deviations over the runs; 0 for the deviations of a single run.
     Raises: InputError: fewer than two classes, an argument out of range, or embeddings or labels that
         `tuplet.metrics.retrieval.retrieval_metrics` would refuse.
     Source: Vinh, Epps and Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 11, 2010.
     """
-    _check_settings(num_runs, num_iterations, seed, average)
+    _check_settings(num_runs, num_iterations, seed)
     points = _unit_points(as_embeddings(embeddings, name="embeddings"))
     classes = as_labels(labels, name="labels", length=len(points)).cpu().numpy()
     k = len(np.unique(classes))
@@ -71,51 +79,46 @@ def clustering_metrics(
         raise InputError(
             f"all {len(points)} labels are of one class; wanted at least 2 classes to tell apart"
         )
+    if num_runs is None:
+        num_runs = 1 if len(points) > MANY else 10
     seeds = range(seed, seed + num_runs)
-    runs = [_kmeans(points, k, num_iterations=num_iterations, seed=one) for one in seeds]
-    nmi = [normalized_mutual_info_score(classes, run, average_method=average) for run in runs]
-    ami = [adjusted_mutual_info_score(classes, run, average_method=average) for run in runs]
-    settings = (
-        f"{average} average; faiss k-means on L2-normalised embeddings, k = {k} classes, "
-        f"runs: {num_runs}, iterations: {num_iterations}, seeds: {seed}..{seeds[-1]}"
+    runs = [agreement(classes, cluster(points, k, num_iterations=num_iterations, seed=one)) for one in seeds]
+    nmi, nmi_std = _mean_and_std([run.nmi for run in runs])
+    ami, ami_std = _mean_and_std([run.ami for run in runs])
+    return ClusteringReport(
+        nmi,
+        nmi_std,
+        ami,
+        ami_std,
+        _settings(k, num_iterations, seeds),
+        *_mean_and_std([run.nmi_arithmetic for run in runs]),
+        *_mean_and_std([run.ami_arithmetic for run in runs]),
     )
-    return ClusteringReport(*_mean_and_std(nmi), *_mean_and_std(ami), settings)
 
 
-def _check_settings(num_runs: int, num_iterations: int, seed: int, average: str) -> None:
+def _check_settings(num_runs: int | None, num_iterations: int, seed: int) -> None:
     for name, value, least in (
         ("num_runs", num_runs, 1),
         ("num_iterations", num_iterations, 1),
         ("seed", seed, 0),
     ):
-        if value < least:
+        if value is not None and value < least:
             raise InputError(f"{name} is {value}; wanted an integer >= {least}")
-    if average not in get_args(Average):
-        raise InputError(f"average is {average!r}; wanted one of {', '.join(get_args(Average))}")
+
+
+def _settings(k: int, num_iterations: int, seeds: range) -> str:
+    gpus, threads = num_gpus(), faiss.omp_get_max_threads()
+    where = f"GPUs: {gpus}" if gpus else f"threads: {threads}"
+    return (
+        "geometric average, the arithmetic one beside it; faiss k-means on L2-normalised embeddings,"
+        f" k = {k} classes, runs: {len(seeds)}, iterations: at most {num_iterations},"
+        f" seeds: {seeds[0]}..{seeds[-1]}, {where}"
+    )
 
 
 def _unit_points(embeddings: Float[Tensor, "N D"]) -> Float32[np.ndarray, "N D"]:
     points: Float32[np.ndarray, "N D"] = unit_rows(embeddings).float().cpu().numpy()
     return points
-
-
-def _kmeans(
-    points: Float32[np.ndarray, "N D"], k: int, *, num_iterations: int, seed: int
-) -> Int64[np.ndarray, " N"]:
-    """Cluster of each point, in 0..k-1."""
-    # By default faiss drops all but 256 points a centroid, and warns on stderr below 39.
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        k,
-        niter=num_iterations,
-        seed=seed,
-        verbose=False,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
-    kmeans.train(points)
-    nearest: Int64[np.ndarray, "N 1"] = kmeans.index.search(points, 1)[1]
-    return nearest[:, 0]
 
 
 def _mean_and_std(values: list[float]) -> tuple[float, float]:
