@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 DATA ?= ../shared/data
 WEIGHTS ?= ../shared/weights
 
-.PHONY: demo test check bench bench-scale docs clean help
+.PHONY: demo test check bench bench-scale bench-evaluation docs clean help
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,6 +34,9 @@ bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA)
 bench-scale: $(VENV)/.ready  ## what the loss costs against the number of classes; about 20 minutes on two cores
 	$(RUN) benchmarks/loss_step.py --threads 2 --json docs/results/loss_step/cpu.json
 	$(RUN) benchmarks/scale_page.py docs/results/loss_step/cpu.json
+
+bench-evaluation: $(VENV)/.ready  ## what retrieval and clustering metrics cost; about half an hour on two cores
+	$(RUN) benchmarks/evaluation.py --threads 2 --json docs/results/evaluation/cpu.json
 
 docs: $(VENV)/.ready  ## run the examples in docstrings
 	$(RUN) -m pytest --quiet --doctest-modules src
