@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tuplet.arguments import parse
+from tuplet.commands.compare import compare
+from tuplet.commands.evaluate import evaluate
 from tuplet.config import ComputeConfig, DataConfig, RunConfig
 from tuplet.console import epoch_line, metric_table, recipe_lines, train_usage, usage
 from tuplet.errors import InputError
@@ -42,15 +44,6 @@ class ResumeArguments:
     """Go on with a run that was stopped, on other devices if need be."""
 
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-
-
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Measure a trained model, on its own test images or on others (--data.root)."""
-
-    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
-    json: bool = False
-    """Print JSON instead of words."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,37 +119,6 @@ def train(arguments: list[str]) -> None:
     _train(chosen.config, chosen.to)
 
 
-def evaluate(arguments: list[str]) -> None:
-    """Measure the model of a run: Recall@K, R-precision, MAP@R, NMI, AMI."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: tuplet evaluate RUN [--json] [--data.* --evaluation.* --compute.* ...]")
-        print(
-            "--data.root FOLDER measures on other images: FOLDER/test/<class>/*, or half of FOLDER/<class>/*."
-        )
-        return
-    from tuplet.evaluation import embed
-    from tuplet.evaluation import evaluate as measure
-    from tuplet.runs import Run
-    from tuplet.training import launch, load_split
-
-    run = Run(arguments[0])
-    defaults = EvaluateArguments(run.config)
-    chosen = parse(EvaluateArguments, defaults, arguments[1:], f"tuplet evaluate {arguments[0]}")
-    fabric = launch(chosen.config)
-    split = load_split(chosen.config)
-    network = fabric.setup_module(run.embedder())
-    workers = chosen.config.compute.num_workers
-    embedded = embed(network, split.test, chosen.config.data, fabric=fabric, num_workers=workers)
-    report = measure(embedded, chosen.config.evaluation, clustering=True)
-    if fabric.is_global_zero and chosen.json:
-        import dataclasses
-        import json
-
-        print(json.dumps(dataclasses.asdict(report), indent=2))
-    elif fabric.is_global_zero:
-        print(metric_table(report, _last_epoch(run), run.config.schedule.epochs))
-
-
 def report(arguments: list[str]) -> None:
     """Write the report of a run again."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -200,7 +162,8 @@ def data(arguments: list[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "demo": (demo, "the whole job on generated characters, in about a minute"),
     "train": (train, "train a model:  tuplet train RECIPE [--field value ...]"),
-    "evaluate": (evaluate, "measure a trained model:  tuplet evaluate RUN [--data.root FOLDER]"),
+    "evaluate": (evaluate, "measure a run, a saved model, or embeddings:  tuplet evaluate RUN|MODEL|FILE"),
+    "compare": (compare, "how sure a difference is, on the same images:  tuplet compare A B"),
     "report": (report, "write a run's report again:  tuplet report RUN"),
     "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "data": (data, "count images and classes:  tuplet data describe --root FOLDER"),
@@ -283,17 +246,18 @@ def _write_report(run: Run, fabric: Fabric, split: Split) -> None:
     epochs = run.reports()
     environment = run.read_json(run.environment_file)
     notes = [*split.notes, *(f"skipped: {line}" for line in split.skipped)]
+    if split.gallery is not None:
+        notes.append(
+            "metrics are of queries in the gallery, maps and mistakes of the queries among themselves"
+        )
     write_report(
         ReportContent(run.config, epochs, environment, train_part, test_part, notes), run.report_file
     )
     measured = [(epoch.epoch, epoch.evaluation) for epoch in epochs if epoch.evaluation is not None]
     for epoch, evaluation in measured[-1:]:
-        print(f"\n{metric_table(evaluation, epoch, run.config.schedule.epochs)}")
+        after = f"after epoch {epoch} of {run.config.schedule.epochs}"
+        print(f"\n{metric_table(evaluation, after)}")
     print(f"\nreport    {run.report_file}")
-
-
-def _last_epoch(run: Run) -> int:
-    return max((epoch.epoch for epoch in run.reports()), default=0)
 
 
 def _no_more(rest: Sequence[str], usage: str) -> None:

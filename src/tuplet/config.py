@@ -220,8 +220,9 @@ class EvaluationConfig:
     """The K of Recall@K, each >= 1."""
     every_epochs: int = 1
     """Measure after every so many epochs, and after the last, >= 1."""
-    kmeans_runs: int = 10
-    """k-means runs behind NMI and AMI, after the last epoch only, >= 0; 0 leaves clustering out."""
+    kmeans_runs: int | None = None
+    """k-means runs behind NMI and AMI, after the last epoch only, >= 0; 0 leaves clustering out; None is ten,
+    or one beyond 20,000 images."""
 
     def __post_init__(self) -> None:
         _require(
@@ -238,7 +239,7 @@ class EvaluationConfig:
             "one or more ranks, each 1 or more",
         )
         _require(self.every_epochs >= 1, "evaluation.every_epochs", self.every_epochs, "1 or more")
-        _require(self.kmeans_runs >= 0, "evaluation.kmeans_runs", self.kmeans_runs, "0 or more")
+        _require((self.kmeans_runs or 0) >= 0, "evaluation.kmeans_runs", self.kmeans_runs, "0 or more")
 
 
 @dataclass(frozen=True)

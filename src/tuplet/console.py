@@ -69,16 +69,55 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
     return "  ".join(parts)
 
 
-def metric_table(report: EvalReport, epoch: int, epochs: int) -> str:
-    """Every metric of a split, a line each, under what was measured on how many images, after which epoch."""
-    rows = [
-        f"{report.split} split: {report.num_images:,} images of {report.num_classes:,} classes,"
-        f" {report.num_queries:,} queries; after epoch {epoch} of {epochs}"
-    ]
-    rows += [f"  {metric_title(name):<12} {100 * value:6.2f} %" for name, value in report.retrieval.items()]
+def metric_table(report: EvalReport, after: str = "") -> str:
+    """Every metric of a split, a line each, under what was measured on how many images.
+
+    Args:
+        report: what was measured.
+        after: what the model had learnt then, such as "after epoch 3 of 50"; may be empty.
+    """
+    intervals = {name: of["classes"] for name, of in (report.intervals or {}).items()}
+    known = next((one for one in intervals.values() if one is not None), None)
+    rows = [_measured(report, after)]
+    if known is not None:
+        rows.append(f"{'':<25}{100 * known.level:.10g} % interval over classes")
+    for name, value in report.retrieval.items():
+        row, interval = f"  {metric_title(name):<12} {100 * value:6.2f} %", intervals.get(name)
+        rows.append(
+            row if interval is None else f"{row}  {100 * interval.low:6.2f} .. {100 * interval.high:.2f} %"
+        )
     clusters = report.clustering
     if clusters is not None:
-        rows.append(f"  {'NMI':<12} {100 * clusters.nmi_mean:6.2f} % (std {100 * clusters.nmi_std:.2f})")
-        rows.append(f"  {'AMI':<12} {100 * clusters.ami_mean:6.2f} % (std {100 * clusters.ami_std:.2f})")
+        rows += [
+            _clustering_row("NMI", clusters.nmi_mean, clusters.nmi_std, clusters.nmi_arithmetic_mean),
+            _clustering_row("AMI", clusters.ami_mean, clusters.ami_std, clusters.ami_arithmetic_mean),
+        ]
         rows.append(f"  {clusters.settings}")
+    if report.num_gallery is not None:
+        rows.append("  NMI and AMI are left out: with a gallery there is no agreement on what to cluster")
+    if known is not None:
+        rows.append(
+            f"  interval: bootstrap, {known.num_resamples:,} draws of whole classes, seed {known.seed}: how"
+            " far other such classes would move the number"
+        )
+        rows.append("  with this one model; training it again with another seed moves it as well")
+    elif report.intervals is not None:
+        rows.append("  without intervals: there is one class, and nothing tells how another would fare")
     return "\n".join(rows)
+
+
+def _clustering_row(title: str, mean: float, std: float, arithmetic: float | None) -> str:
+    beside = "" if arithmetic is None else f"; arithmetic average {100 * arithmetic:.2f} %"
+    return f"  {title:<12} {100 * mean:6.2f} % (std {100 * std:.2f}){beside}"
+
+
+def _measured(report: EvalReport, after: str) -> str:
+    """What was measured: how many images or other items, of how many classes, against what."""
+    # "test" and "validation" are splits by name; anything else is a folder or file.
+    title = f"{report.split} split" if report.split in ("test", "validation") else report.split
+    against = "" if report.num_gallery is None else f" in a gallery of {report.num_gallery:,}"
+    distance = "" if report.distance == "cosine" else f", by {report.distance} distance"
+    return (
+        f"{title}: {report.num_images:,} images of {report.num_classes:,} classes,"
+        f" {report.num_queries:,} queries{against}{distance}{'; ' if after else ''}{after}"
+    )

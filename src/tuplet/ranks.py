@@ -34,6 +34,18 @@ def gather(
     return (stacked.transpose(0, 1) if interleave else stacked).flatten(0, 1)
 
 
+def gather_on_first(
+    fabric: Fabric, rows: Shaped[Tensor, "n ..."], *, interleave: bool = False
+) -> Shaped[Tensor, "N ..."]:
+    """The rows of all ranks on the first, in the order of `gather`; on the others, their own."""
+    parts = [torch.empty_like(rows) for _ in range(fabric.world_size)] if fabric.is_global_zero else None
+    torch.distributed.gather(rows.contiguous(), parts, dst=0)
+    if parts is None:
+        return rows
+    stacked = torch.stack(parts)
+    return (stacked.transpose(0, 1) if interleave else stacked).flatten(0, 1)
+
+
 def on_first(fabric: Fabric, action: Callable[[], T]) -> T:
     """What the action returns on the first rank, or its `InputError`, on every rank.
 

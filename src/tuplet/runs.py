@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport
-from tuplet.metrics.clustering import ClusteringReport
 from tuplet.models.embedder import Embedder
 from tuplet.overrides import from_dict, to_dict
 
@@ -282,7 +281,5 @@ def _json_line(report: EpochReport) -> str:
 def _epoch_report(tree: dict[str, Any]) -> EpochReport:
     evaluation = tree["evaluation"]
     if evaluation is not None:
-        clustering = evaluation["clustering"]
-        evaluation["clustering"] = None if clustering is None else ClusteringReport(**clustering)
-        tree["evaluation"] = EvalReport(**evaluation)
+        tree["evaluation"] = EvalReport.from_dict(evaluation)
     return EpochReport(**tree)

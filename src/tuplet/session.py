@@ -22,12 +22,13 @@ from tuplet.data.transforms import train_transform
 from tuplet.data.workers import prepare_worker
 from tuplet.environment import describe_environment, hash_weights
 from tuplet.errors import InputError
-from tuplet.evaluation import EvalReport, embed, evaluate
+from tuplet.evaluation import EvalReport
 from tuplet.losses.hist import HISTLoss, HISTTerms
 from tuplet.losses.sharded import ClassShard, gather_batch
 from tuplet.models.embedder import Embedder
 from tuplet.optimizers import build_optimizers
-from tuplet.ranks import first_of, mean, on_first, share, total
+from tuplet.rank_evaluation import evaluate_split
+from tuplet.ranks import first_of, mean, share, total
 from tuplet.runs import EpochReport, Run
 from tuplet.shards import loss_state, restore_loss
 
@@ -226,9 +227,7 @@ class Session:
         began = time.perf_counter()
         self.network.eval()
         share(self.fabric, self._embedder.buffers())  # DDP does so only before a forward that it synchronises
-        workers = config.compute.num_workers
-        embedded = embed(self.network, self.split.test, config.data, fabric=self.fabric, num_workers=workers)
-        report = on_first(self.fabric, lambda: evaluate(embedded, config.evaluation, clustering=last))
+        report = evaluate_split(self.network, self.split, config, fabric=self.fabric, last=last)
         return report, time.perf_counter() - began
 
     def _describe(self) -> None:

@@ -122,7 +122,7 @@ def load_split(config: RunConfig) -> Split:
         train_part, validation = hold_out(
             split.train, fraction=evaluation.validation_fraction, seed=evaluation.validation_seed
         )
-        split = replace(split, train=train_part, test=validation)
+        split = replace(split, train=train_part, test=validation, gallery=None)
     return replace(split, train=QuarterTurns(split.train)) if config.data.quarter_turns else split
 
 

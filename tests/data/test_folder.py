@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tuplet.config import DataConfig
-from tuplet.data.folder import FileImages, load_folder
+from tuplet.data.folder import FileImages, load_folder, load_images
 from tuplet.data.images import UnreadableImageError
 from tuplet.data.loading import load
 from tuplet.data.memory import InMemoryImages
@@ -57,6 +57,73 @@ def test_split_by_class(tmp_path: Path) -> None:
     assert "one test class" in split.notes[0]
     drawn = {load_folder(tmp_path, split_seed=seed).train.class_names for seed in range(9)}
     assert len(drawn) > 1
+
+
+def three_sides(root: Path) -> Path:
+    put(root, *(f"train/{name}/{n}.png" for name in "ab" for n in "12"))
+    return put(
+        root, "query/c/1.png", "query/d/1.png", "gallery/e/1.png", "gallery/d/2.png", "gallery/d/3.png"
+    )
+
+
+def test_queries_and_gallery(tmp_path: Path) -> None:
+    split = load_folder(three_sides(tmp_path))
+    assert split.gallery is not None
+    assert split.test.class_names == split.gallery.class_names == ("c", "d", "e")
+    assert split.test.labels.tolist() == [0, 1]
+    assert split.gallery.labels.tolist() == [1, 1, 2]
+    assert split.gallery.name(2) == str(tmp_path / "gallery" / "e" / "1.png")
+    assert split.notes == ("1 query class without an image in the gallery: left out of Recall",)
+    kept = load(DataConfig(root=tmp_path, cache="memory"))
+    assert isinstance(kept.gallery, InMemoryImages)
+    assert kept.gallery.labels.tolist() == [1, 1, 2]
+    put(tmp_path, "val/c/1.png")
+    assert "beside train, query and gallery, val in" in load_folder(tmp_path).notes[0]
+    put(tmp_path, "test/c/1.png", "test/c/2.png")
+    assert load_folder(tmp_path).gallery is None
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("train/a/1.png", "query/b/1.png"), "has a folder query but none called gallery"),
+        (("train/a/1.png", "gallery/b/1.png"), "has a folder gallery but none called query"),
+        (("query/a/1.png", "gallery/a/1.png"), "has a folder gallery but none called train"),
+        (
+            ("train/a/1.png", "train/b/1.png", "query/c/1.png", "gallery/d/1.png"),
+            "none of the 1 query classes of .* is among the 1 of the gallery",
+        ),
+        (
+            ("train/a/1.png", "train/b/1.png", "query/c/1.png", "gallery/c/1.png", "gallery/b/1.png"),
+            "1 classes stand in both splits, such as b",
+        ),
+    ],
+)
+def test_malformed_queries_and_gallery(tmp_path: Path, names: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        load_folder(put(tmp_path, *names))
+
+
+def test_all_images_of_a_folder(tmp_path: Path) -> None:
+    root = put(tmp_path / "all", "b/2.png", "b/1.png", "a/deep/3.png", "a/x.txt")
+    table, notes = load_images(root)
+    assert table.class_names == ("a", "b")
+    assert table.labels.tolist() == [0, 1, 1]
+    assert names_of(table) == ["3.png", "1.png", "2.png"]
+    assert len(notes) == 1
+    put(root, "b/9.JPG").joinpath("b/9.JPG").write_bytes(b"no image")
+    table, notes = load_images(root, on_bad_image="skip")
+    assert len(table) == 3
+    assert notes[-1].startswith("1 image cannot be read, left out; the first: ")
+    with pytest.raises(InputError, match=r"holds train and test, .* such as .*test$"):
+        load_images(two_sides(tmp_path / "two"))
+    with pytest.raises(InputError, match="does not exist; want a folder of class folders"):
+        load_images(tmp_path / "none")
+    with pytest.raises(InputError, match="is a file"):
+        load_images(root / "b" / "1.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        load_images(tmp_path / "empty")
 
 
 def test_images_at_any_depth_in_order(tmp_path: Path) -> None:

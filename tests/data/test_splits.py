@@ -114,3 +114,17 @@ def test_describe_an_empty_table() -> None:
 def test_split_refuses_shared_classes() -> None:
     with pytest.raises(InputError, match="1 classes stand in both splits, such as b"):
         Split(numbered(0, 1), numbered(0, 1, names="bz"))
+
+
+def test_describe_queries_and_gallery() -> None:
+    queries, gallery = (Numbered(np.array(labels), ["x", "y", "z"]) for labels in ([0, 0, 2], [1, 2, 2]))
+    lines = describe(Split(numbered(0, 0, 1), queries, gallery=gallery)).splitlines()
+    assert lines[2:] == [
+        "query             3        2  1 / 1.5 / 2",
+        "gallery           3        2  1 / 1.5 / 2",
+    ]
+
+
+def test_split_wants_one_numbering_for_queries_and_gallery() -> None:
+    with pytest.raises(InputError, match="the gallery numbers 3 classes and the queries 2; want the same"):
+        Split(numbered(0, 1), numbered(0, 1, names="xy"), gallery=numbered(0, 2, names="xyz"))

@@ -120,7 +120,7 @@ TINY = {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 8, "STRIP_ROWS": 32, "SAMPLE": 4}
 )
 def test_counting_is_sorting(sizes, kind, distance, gallery, changed):
     sizes(**changed)
-    for seed, dtype in enumerate((np.float64, np.float32)):
+    for seed, dtype in enumerate((np.float64, np.float32) if changed == TINY else (np.float32,)):
         assert_counting_is_sorting(*problem(kind, seed, 35, distance, gallery=gallery, dtype=dtype))
 
 

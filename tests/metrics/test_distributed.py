@@ -59,6 +59,14 @@ CASES = [
 ]
 
 
+def of_a_gallery(rank):
+    """Some items as queries, all on one rank, in a gallery of others on all ranks."""
+    x, y = items("random 32")
+    queries, held = shares(40, rank, "one rank"), shares(len(x) - 30, rank, "padded")
+    gallery = x[30:][held], y[30:][held], held
+    return spread_retrieval_scores(x[queries], y[queries], queries, gallery=gallery, distance="euclidean")
+
+
 def measure(rank, ranks, port, queue):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
@@ -72,12 +80,18 @@ def measure(rank, ranks, port, queue):
         held = shares(len(x), rank, dealing)
         scores = spread_retrieval_scores(x[held], y[held], held, distance=distance)
         said.append([getattr(scores, name).numpy() for name in FIELDS])
+    said.append([getattr(scores, name).numpy() for name in FIELDS for scores in [of_a_gallery(rank)]])
     queue.put((rank, said))
     distributed.destroy_process_group()
 
 
 def test_ranks_together_give_what_one_process_gives():
     said = in_processes(measure, RANKS)
+    x, y = items("random 32")
+    wanted = retrieval_scores(x[:40], y[:40], gallery=x[30:], gallery_labels=y[30:], distance="euclidean")
+    for _, scores in said:
+        for name, values in zip(FIELDS, scores[-1], strict=True):
+            assert np.array_equal(values, getattr(wanted, name)), name
     for place, (kind, dealing, distance) in enumerate(CASES):
         wanted = retrieval_scores(*items(kind), distance=distance)
         for rank, scores in said:

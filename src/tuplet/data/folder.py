@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, final
+from typing import Literal, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from tuplet.data.images import UnreadableImageError, decode_image, image_extensions
+from tuplet.data.class_folders import (
+    Classes,
+    Progress,
+    class_images,
+    counted,
+    entries,
+    is_image,
+    without_unreadable,
+)
+from tuplet.data.images import decode_image
 from tuplet.data.splits import halves
 from tuplet.data.table import ImageTable, Split
 from tuplet.errors import InputError
 
-Progress: TypeAlias = Callable[[Iterable[int]], Iterable[int]]
-"""Hands on `range(n)` unchanged and shows how far it has come, such as `rich.progress.track`."""
-
-_Classes: TypeAlias = dict[str, list[str]]
-_WANTED = "want root/train/<class>/* and root/test/<class>/*, or root/<class>/* to be split by class"
+_LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
+_WANTED = (
+    "want root/train/<class>/* and root/test/<class>/*, or train, query and gallery, or root/<class>/* to be"
+    " split by class"
+)
 
 
 @final
@@ -67,6 +73,8 @@ def load_folder(
 ) -> Split:
     """The split that lies in a folder: root/train/<class>/* and root/test/<class>/*, or root/<class>/*.
 
+    Or root/train, root/query and root/gallery: then the test images are queries that search the gallery.
+
     An image may lie at any depth below the folder of its class; links are followed, each folder once. Names
     that begin with a dot or do not end like an image are left out, and counted in the notes unless hidden.
 
@@ -83,24 +91,66 @@ def load_folder(
     Returns: classes and images by name; without empty classes.
 
     Raises:
-        InputError: no such layout, fewer than two training classes, a class in both splits, or no test class
-            with two images.
+        InputError: no such layout, fewer than two training classes, a class both trained and tested, no test
+            class with two images, or no query with an image of its class in the gallery.
     """
     notes: list[str] = []
     sides = _layout(Path(root), notes)
-    scanned = [_class_images(side, notes) for side in sides]
+    scanned = [class_images(side, notes) for side in sides]
     skipped: list[str] = []
     if on_bad_image == "skip":
-        scanned = [_without_unreadable(classes, skipped, num_workers, progress) for classes in scanned]
+        scanned = [without_unreadable(classes, skipped, num_workers, progress) for classes in scanned]
     if not any(scanned):
         raise InputError(f"{root} holds no images that can be read; {_WANTED}")
     if len(scanned) == 1:
         parts = halves(tuple(scanned[0]), train_fraction=train_fraction, seed=split_seed)
         scanned = [{name: scanned[0][name] for name in part} for part in parts]
-    train, test = scanned
-    _require_enough(root, train, test)
-    notes += _notes(train, test)
-    return Split(_table(train, min_side), _table(test, min_side), tuple(skipped), tuple(notes))
+    train, test, *gallery = scanned
+    _require_enough(root, train, test, *gallery)
+    notes += _notes(train, test, *gallery)
+    queries, *searched = _tables([test, *gallery], min_side)
+    return Split(_table(train, min_side), queries, tuple(skipped), tuple(notes), *searched)
+
+
+def load_images(
+    folder: Path,
+    *,
+    on_bad_image: Literal["stop", "skip"] = "stop",
+    min_side: int | None = None,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> tuple[FileImages, tuple[str, ...]]:
+    """All images of folder/<class>/*, and what a user should know of them, a line each.
+
+    Args:
+        folder: holds a folder a class.
+        on_bad_image: as in `load_folder`; how many were skipped is among the lines.
+        min_side: see `decode_image`.
+        num_workers: as in `load_folder`.
+        progress: as in `load_folder`.
+
+    Raises:
+        InputError: no such folder, no images, or one that holds train or test folders itself.
+    """
+    wanted = "want a folder of class folders, FOLDER/<class>/*"
+    if not folder.is_dir():
+        raise InputError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}; {wanted}")
+    sides = _sides(folder)
+    if sides:
+        raise InputError(
+            f"{folder} holds {' and '.join(sides)}, which would be taken for classes; want one of them, such"
+            f" as {folder / sides[min(1, len(sides) - 1)]}"
+        )
+    notes: list[str] = []
+    skipped: list[str] = []
+    classes = class_images(folder, notes)
+    if on_bad_image == "skip":
+        classes = without_unreadable(classes, skipped, num_workers, progress)
+    if not classes:
+        raise InputError(f"{folder} holds no images that can be read; {wanted}")
+    if skipped:
+        notes.append(f"{counted(len(skipped), 'image')} cannot be read, left out; the first: {skipped[0]}")
+    return _table(classes, min_side), tuple(notes)
 
 
 def _layout(root: Path, notes: list[str]) -> list[Path]:
@@ -109,142 +159,83 @@ def _layout(root: Path, notes: list[str]) -> list[Path]:
         raise InputError(f"data.root {root} does not exist; {_WANTED}")
     if not root.is_dir():
         raise InputError(f"data.root {root} is a file; {_WANTED}")
-    folders, files = _entries(root)
+    folders, files = entries(root)
     names = {Path(folder).name: Path(folder) for folder in folders}
-    if "train" in names and "test" in names:
-        others = sorted(names.keys() - {"train", "test"})
-        if others:
-            notes.append(f"beside train and test, {', '.join(others)} in {root} is left out")
-        return [names["train"], names["test"]]
-    for present, absent in (("train", "test"), ("test", "train")):
-        # A folder of this name with images right in it is a class, of vehicles for example.
-        if present in names and _entries(names[present])[0]:
-            raise InputError(f"{root} has a folder {present} but none called {absent}; {_WANTED}")
+    for layout in _LAYOUTS:
+        if names.keys() >= set(layout):
+            others = sorted(names.keys() - set(layout))
+            if others:
+                beside = f"{', '.join(layout[:-1])} and {layout[-1]}"
+                notes.append(f"beside {beside}, {', '.join(others)} in {root} is left out")
+            return [names[side] for side in layout]
+    present = _sides(root)
+    if present:
+        layout = next(layout for layout in _LAYOUTS if present[-1] in layout)
+        absent = next(side for side in reversed(layout) if side not in names)
+        raise InputError(f"{root} has a folder {present[-1]} but none called {absent}; {_WANTED}")
     if not folders:
-        found = "its images right inside" if any(map(_is_image, files)) else "no folders inside"
+        found = "its images right inside" if any(map(is_image, files)) else "no folders inside"
         raise InputError(f"data.root {root} has {found}; {_WANTED}")
     return [root]
 
 
-def _class_images(side: Path, notes: list[str]) -> _Classes:
-    """Paths of the images of each class folder below `side`, both by name."""
-    folders, loose = _entries(side)
-    num_loose = sum(map(_is_image, loose))
-    if num_loose:
-        notes.append(f"{_count(num_loose, 'image')} right inside {side}, without a class folder, left out")
-    above = {os.path.realpath(side), os.path.realpath(side.parent)}
-    others: Counter[str] = Counter()
-    classes: _Classes = {}
-    for folder in folders:
-        files = _files_below(folder, set(above))
-        images = [file for file in files if _is_image(file)]
-        others.update(Path(file).suffix.lower() or "no extension" for file in files if not _is_image(file))
-        if images:
-            classes[Path(folder).name] = images
-        else:
-            notes.append(f"class folder {folder} has no images and is left out")
-    if others:
-        kinds = ", ".join(f"{end} ({count})" for end, count in sorted(others.items()))
-        notes.append(f"{_count(others.total(), 'file')} below {side}, by name no images, left out: {kinds}")
-    return classes
+def _sides(root: Path) -> list[str]:
+    """Folders that are called like a side of a split and hold folders of classes, by layout."""
+    # A folder of this name with images right in it is a class, of vehicles for example.
+    names = dict.fromkeys(side for layout in _LAYOUTS for side in layout)
+    return [name for name in names if (root / name).is_dir() and entries(root / name)[0]]
 
 
-def _files_below(folder: str, seen: set[str]) -> list[str]:
-    """All files at any depth; `seen`, the folders already entered, ends loops of links."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return []
-    seen.add(real)
-    folders, files = _entries(Path(folder))
-    return files + [file for inner in folders for file in _files_below(inner, seen)]
-
-
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """(folders, files) right inside, sorted, without hidden ones; a broken link counts as a file."""
-    try:
-        with os.scandir(folder) as entries:
-            shown = [
-                entry for entry in entries if not entry.name.startswith(".") and entry.name != "Thumbs.db"
-            ]
-    except OSError as error:
-        raise InputError(f"cannot list {folder}: {error.strerror}; want a folder to read") from error
-    folders = [entry.path for entry in shown if _is_folder(entry)]
-    files = [
-        entry.path for entry in shown if not _is_folder(entry) and (entry.is_symlink() or entry.is_file())
-    ]
-    return sorted(folders), sorted(files)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_image(file: str) -> bool:
-    return Path(file).suffix.lower() in image_extensions()
-
-
-def _without_unreadable(
-    classes: _Classes, skipped: list[str], num_workers: int, progress: Progress | None
-) -> _Classes:
-    paths = [path for images in classes.values() for path in images]
-    rows = range(len(paths)) if progress is None else progress(range(len(paths)))
-    # Threads, for Pillow's decoders release the interpreter's lock, and none need be sent anything.
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        reasons = [reason for _, reason in zip(rows, pool.map(_unreadable, paths), strict=True)]
-    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
-    skipped += [f"{path}: {reason}" for path, reason in bad.items()]
-    kept = {name: [path for path in images if path not in bad] for name, images in classes.items()}
-    return {name: images for name, images in kept.items() if images}
-
-
-def _unreadable(path: str) -> str:
-    """Why an image cannot be decoded; empty where it can."""
-    try:
-        decode_image(Path(path))
-    except UnreadableImageError as error:
-        return error.reason
-    return ""
-
-
-def _require_enough(root: Path, train: _Classes, test: _Classes) -> None:
+def _require_enough(root: Path, train: Classes, test: Classes, gallery: Classes | None = None) -> None:
     if len(train) < 2:
         raise InputError(
-            f"{_count(len(train), 'training class')} with images in {root}; want 2 or more, for the loss"
+            f"{counted(len(train), 'training class')} with images in {root}; want 2 or more, for the loss"
             " tells classes apart: add class folders or raise data.train_fraction"
         )
-    if not any(len(images) > 1 for images in test.values()):
+    if gallery is not None:
+        if not test.keys() & gallery.keys():
+            raise InputError(
+                f"none of the {len(test)} query classes of {root} is among the {len(gallery)} of the gallery;"
+                " want one that is, for a query looks for images of its class there"
+            )
+    elif not any(len(images) > 1 for images in test.values()):
         raise InputError(
             f"none of the {len(test)} test classes of {root} has two images; want one that has, for a query"
             " looks for another image of its class"
         )
 
 
-def _notes(train: _Classes, test: _Classes) -> list[str]:
-    notes = []
+def _notes(train: Classes, test: Classes, gallery: Classes | None = None) -> list[str]:
+    notes: list[str] = []
     lonely = sum(len(images) == 1 for images in train.values())
     if lonely:
         notes.append(
-            f"{_count(lonely, 'training class')} with one image: nothing shows what varies within it"
+            f"{counted(lonely, 'training class')} with one image: nothing shows what varies within it"
         )
+    if gallery is not None:
+        missing = len(test.keys() - gallery.keys())
+        if missing:
+            notes.append(
+                f"{counted(missing, 'query class')} without an image in the gallery: left out of Recall"
+            )
+        return notes
     single = sum(len(images) == 1 for images in test.values())
     if single:
         notes.append(
-            f"{_count(single, 'test class')} with one image: no query can find it, left out of Recall"
+            f"{counted(single, 'test class')} with one image: no query can find it, left out of Recall"
         )
     if len(test) == 1:
         notes.append("there is one test class: every neighbour is right, and every measure perfect")
     return notes
 
 
-def _count(number: int, noun: str) -> str:
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
+def _tables(parts: Sequence[Classes], min_side: int | None) -> list[FileImages]:
+    """Tables that number their classes alike, those without images in one of them included."""
+    names = sorted({name for part in parts for name in part})
+    return [_table({name: part.get(name, []) for name in names}, min_side) for part in parts]
 
 
-def _table(classes: _Classes, min_side: int | None) -> FileImages:
+def _table(classes: Classes, min_side: int | None) -> FileImages:
     sizes = [len(images) for images in classes.values()]
     labels = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
     paths = [path for images in classes.values() for path in images]

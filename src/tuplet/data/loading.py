@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 from tuplet.config import DataConfig
-from tuplet.data.folder import Progress, load_folder
+from tuplet.data.class_folders import Progress
+from tuplet.data.folder import load_folder
 from tuplet.data.glyphs import load_glyphs
 from tuplet.data.memory import InMemoryImages
 from tuplet.data.table import Split
@@ -44,4 +45,5 @@ def load(config: DataConfig, *, num_workers: int = 0, progress: Progress | None 
     if config.cache == "none":
         return split
     keep = partial(InMemoryImages, short_side=short_side(config), num_workers=num_workers, progress=progress)
-    return replace(split, train=keep(split.train), test=keep(split.test))
+    gallery = None if split.gallery is None else keep(split.gallery)
+    return replace(split, train=keep(split.train), test=keep(split.test), gallery=gallery)

@@ -73,10 +73,14 @@ def describe(split: Split, *, measured: str = "test") -> str:
         measured: what the part that is not trained on is called, "test" or "validation".
     """
     lines = [f"{'':<10}{'images':>9}{'classes':>9}  images a class (min / median / max)"]
-    for title, table in (("train", split.train), (measured, split.test)):
-        sizes = np.bincount(table.labels, minlength=max(table.num_classes, 1))
-        spread = f"{sizes.min():,} / {np.median(sizes):,.10g} / {sizes.max():,}"
-        lines.append(f"{title:<10}{len(table):>9,}{table.num_classes:>9,}  {spread}")
+    tables = [("train", split.train), (measured, split.test)]
+    if split.gallery is not None:
+        tables = [("train", split.train), ("query", split.test), ("gallery", split.gallery)]
+    for title, table in tables:
+        sizes = np.unique(table.labels, return_counts=True)[1]
+        least, median, most = (sizes.min(), np.median(sizes), sizes.max()) if sizes.size else (0, 0.0, 0)
+        spread = f"{least:,} / {median:,.10g} / {most:,}"
+        lines.append(f"{title:<10}{len(table):>9,}{len(sizes):>9,}  {spread}")
     if split.skipped:
         lines.append(f"{'skipped':<10}{len(split.skipped):>9,}{'':>9}  the first: {split.skipped[0]}")
     return "\n".join(lines + [f"note: {note}" for note in split.notes])

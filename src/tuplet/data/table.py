@@ -77,15 +77,18 @@ class Split:
 
     Attributes:
         train: images the loss sees.
-        test: images of other classes, each a query against the rest.
+        test: images of other classes, each a query against the rest, or against the gallery.
         skipped: images that could not be read and were left out, as "path: reason".
         notes: what a user should know of these data though training can go on, one line each.
+        gallery: images that the test images search, with the same class names as theirs; None where they
+            search among themselves.
     """
 
     train: ImageTable
     test: ImageTable
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    gallery: ImageTable | None = None
 
     def __post_init__(self) -> None:
         shared = sorted(set(self.train.class_names) & set(self.test.class_names))
@@ -94,4 +97,9 @@ class Split:
                 f"{len(shared)} classes stand in both splits, such as {', '.join(shared[:3])}; want none, for"
                 " the test asks about classes never seen: move them, or put all class folders side by side in"
                 " one folder to have them split by class"
+            )
+        if self.gallery is not None and self.gallery.class_names != self.test.class_names:
+            raise InputError(
+                f"the gallery numbers {self.gallery.num_classes} classes and the queries"
+                f" {self.test.num_classes}; want the same class names in both, images or not"
             )

@@ -42,6 +42,7 @@ def spread_retrieval_scores(
     labels: Int[Tensor, " n"],
     indices: Int[Tensor, " n"],
     *,
+    gallery: tuple[Tensor, Tensor, Tensor] | None = None,
     most_before: int = 1000,
     distance: Distance = "cosine",
     group: dist.ProcessGroup | None = None,
@@ -55,6 +56,8 @@ def spread_retrieval_scores(
         embeddings: of this rank, finite, maybe none; on a device that the group's backend can send from.
         labels: class of each, any integers.
         indices: the item that each is of, the same wherever it is repeated; ties are in their order.
+        gallery: this rank's part of what is searched: embeddings `[m, D]`, labels and indices as above; None:
+            the queries themselves, each one excluded from its own results.
         most_before: as for `retrieval_scores`.
         distance: as there.
         group: of torch.distributed; None is all of its processes.
@@ -63,17 +66,23 @@ def spread_retrieval_scores(
 
     Raises: InputError: as `retrieval_scores` does, on every rank.
     """
-    own = _own_items(embeddings, labels, indices, group)
-    frame = _frame(own, group) if distance == "euclidean" else None
+    own = searched = _own_items(embeddings, labels, indices, group)
+    if gallery is not None:
+        searched = _own_items(*gallery, group, name="gallery", like=own.embeddings)
+    frame = _frame(own, searched, group) if distance == "euclidean" else None
 
     def compared(block: _Items) -> Similarity:
         return similarity(own.embeddings, block.embeddings, distance, frame)
 
-    counts = Counts(
-        _find_positives(own, compared, group), _bound(own, distance, frame), most_before=most_before
-    )
-    _count(own, compared, counts, group)
-    _count_hard(own, compared, counts, group)
+    shown = partial(_shown, searched, group)
+    positives = _find_positives(own, shown(), compared, excludes_self=gallery is None)
+    counts = Counts(positives, _bound(own, distance, frame), most_before=most_before)
+    _count(own, shown(), compared, counts)
+    if (
+        int(_reduced(torch.tensor(len(counts.hard()), device=own.labels.device), dist.ReduceOp.MAX, group))
+        > 0
+    ):
+        _count_hard(own, shown(), compared, counts)
     found = counts.ranks(own.indices).of(counts.positives.count > 0)
     ranks = Ranks(*(_gathered(getattr(found, one.name), group) for one in fields(Ranks)))
     if len(ranks.queries) == 0:
@@ -91,14 +100,25 @@ class _Items:
 
 
 def _own_items(
-    embeddings: Tensor, labels: Tensor, indices: Tensor, group: dist.ProcessGroup | None
+    embeddings: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    group: dist.ProcessGroup | None,
+    *,
+    name: str = "embeddings",
+    like: Tensor | None = None,
 ) -> _Items:
     """This rank's items, without those that it or a lower rank has already; refuses what cannot be used."""
     message = ""
     try:
-        embeddings = as_embeddings(embeddings, name="embeddings", may_be_empty=True)
+        embeddings = as_embeddings(embeddings, name=name, may_be_empty=True)
         labels = as_labels(labels, name="labels", length=len(embeddings), device=embeddings.device)
         indices = as_labels(indices, name="indices", length=len(embeddings), device=embeddings.device)
+        if like is not None and embeddings.shape[1] != like.shape[1]:
+            raise InputError(
+                f"{name} is {embeddings.shape[1]} wide and the queries {like.shape[1]}; wanted the same width"
+            )
+        embeddings = embeddings if like is None else embeddings.to(like)
     except InputError as error:
         message = str(error)
     shapes: list[tuple[str, str]] = [("", "")] * dist.get_world_size(group)
@@ -106,11 +126,11 @@ def _own_items(
     dist.all_gather_object(shapes, (message, shape), group=group)
     for rank, (text, other) in enumerate(shapes):
         if text or other != shapes[0][1]:
-            wrong = text or f"embeddings are {other}, and those of rank 0 {shapes[0][1]}; wanted the same"
+            wrong = text or f"{name} are {other}, and those of rank 0 {shapes[0][1]}; wanted the same"
             raise InputError(f"on rank {rank}, {wrong}")
     sizes = _sizes(len(indices), indices, group)
     if sum(sizes) == 0:
-        raise InputError("embeddings are empty on every rank; wanted at least one")
+        raise InputError(f"{name} are empty on every rank; wanted at least one")
     start = sum(sizes[: dist.get_rank(group)])
     first = _first_of_each(_gathered(indices, group))[start : start + len(indices)]
     mine = first.nonzero()[:, 0]
@@ -142,15 +162,14 @@ def _shown(own: _Items, group: dist.ProcessGroup | None) -> Iterator[_Items]:
             yield _Items(*tensors)
 
 
-def _frame(own: _Items, group: dist.ProcessGroup | None) -> Frame:
-    none = own.embeddings.new_zeros(1, own.embeddings.shape[1])
-    some = own.embeddings if len(own.labels) > 0 else none
-    exponent = exponent_of(_reduced(some.abs().max(), dist.ReduceOp.MAX, group))
-    total = _reduced(sum_of_rows(own.embeddings, exponent), dist.ReduceOp.SUM, group)
-    origin = total / sum(_sizes(len(own.labels), own.labels, group))
-    farthest = squares_of_rows(some, exponent, origin).max()
-    if len(own.labels) == 0:
-        farthest = torch.zeros_like(farthest)
+def _frame(own: _Items, searched: _Items, group: dist.ProcessGroup | None) -> Frame:
+    zero = own.embeddings.new_zeros(())
+    largest = [part.embeddings.abs().max() if len(part.labels) > 0 else zero for part in (own, searched)]
+    exponent = exponent_of(_reduced(torch.stack(largest).max(), dist.ReduceOp.MAX, group))
+    total = _reduced(sum_of_rows(searched.embeddings, exponent), dist.ReduceOp.SUM, group)
+    origin = total / sum(_sizes(len(searched.labels), own.labels, group))
+    squares = squares_of_rows(searched.embeddings, exponent, origin)
+    farthest = squares.max() if len(squares) > 0 else origin.new_zeros(())
     return Frame(exponent, origin, _reduced(farthest, dist.ReduceOp.MAX, group).sqrt())
 
 
@@ -160,30 +179,28 @@ def _bound(own: _Items, distance: Distance, frame: Frame | None) -> Float64[Tens
 
 
 def _find_positives(
-    own: _Items, compared: Callable[[_Items], Similarity], group: dist.ProcessGroup | None
+    own: _Items, shown: Iterator[_Items], compared: Callable[[_Items], Similarity], *, excludes_self: bool
 ) -> Positives:
     parts = []
-    for block in _shown(own, group):
+    for block in shown:
         first = torch.searchsorted(block.labels, own.labels)
         num_alike = torch.searchsorted(block.labels, own.labels, right=True) - first
         rows, number = each(num_alike)
         columns = first[rows] + number - 1
-        others = own.indices[rows] != block.indices[columns]
-        rows, columns = rows[others], columns[others]
+        if excludes_self:
+            others = own.indices[rows] != block.indices[columns]
+            rows, columns = rows[others], columns[others]
         parts.append((rows, compared(block).exact_pairs(rows, columns), block.indices[columns]))
     rows, exact, items = (torch.cat(part) for part in zip(*parts, strict=True))
     return positives_of_pairs(len(own.labels), rows, exact, items)
 
 
 def _count(
-    own: _Items,
-    compared: Callable[[_Items], Similarity],
-    counts: Counts,
-    group: dist.ProcessGroup | None,
+    own: _Items, shown: Iterator[_Items], compared: Callable[[_Items], Similarity], counts: Counts
 ) -> None:
     strip_rows, block_rows, block_columns = block_sizes(own.labels.device)
     sampled = False
-    for block in _shown(own, group):
+    for block in shown:
         of_block = compared(block)
 
         def exact(rows: Tensor, columns: Tensor, of_block: Similarity = of_block) -> Tensor:
@@ -210,17 +227,12 @@ def _shifted(exact: ExactPairs, start: int, rows: Tensor, columns: Tensor) -> Te
 
 
 def _count_hard(
-    own: _Items,
-    compared: Callable[[_Items], Similarity],
-    counts: Counts,
-    group: dist.ProcessGroup | None,
+    own: _Items, shown: Iterator[_Items], compared: Callable[[_Items], Similarity], counts: Counts
 ) -> None:
     """Count exactly, for queries of which products leave too much open."""
     hard = counts.hard()
-    if int(_reduced(torch.tensor(len(hard), device=hard.device), dist.ReduceOp.MAX, group)) == 0:
-        return
     counts.begin_again(hard)
-    for block in _shown(own, group):
+    for block in shown:
         of_block = compared(block)
         everything = torch.arange(len(block.labels), device=hard.device)
         for rows in torch.split(hard, EXACT_ROWS):
