@@ -21,15 +21,15 @@ from tuplet.metrics._positives import Classes, find_positives
 from tuplet.metrics._ranking import Ranks, join, rank_by_sorting
 from tuplet.metrics._similarity import Similarity
 
-BLOCK_ROWS, BLOCK_COLUMNS = 1024, 512
+BLOCK_ROWS, BLOCK_COLUMNS = 1024, 1024
 """A block of similarities on a CPU, which stays in its cache."""
-STRIP_ROWS = 4096
+STRIP_ROWS = 8192
 """Queries whose vectors are prepared together; a multiple of BLOCK_ROWS, as that is of BLOCK_COLUMNS."""
 GPU_BLOCK = 8192
 """Each of the three on a GPU."""
 MOST_POSITIVES = 2**22
 """Positives that are held at a time, of some 40 bytes each, unless a single query has more."""
-SAMPLE = 128
+SAMPLE = 256
 """Gallery items that are looked at first, to give up hopeless positives before they cost anything."""
 
 

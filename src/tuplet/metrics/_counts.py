@@ -123,9 +123,8 @@ class Counts:
     ) -> None:
         """Count negatives before the positives that they precede, by approximate similarities."""
         positives, bound = self.positives, self._bound[rows]
-        after = positives.before(rows, similarity + bound, torch.full_like(items, -1))
-        at_most = positives.before(rows, similarity - bound, torch.full_like(items, 2**62))
-        doubtful = after < at_most
+        after = positives.surely_before(rows, similarity + bound)
+        doubtful = positives.similarity[positives.start[rows] + after] >= similarity - bound
         self._doubts.index_add_(0, rows, doubtful.long())
         doubtful = (doubtful & (self._doubts[rows] <= MOST_DOUBTS)).nonzero()[:, 0]
         if len(doubtful) > 0:

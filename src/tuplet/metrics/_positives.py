@@ -58,6 +58,24 @@ class Positives:
     similarity: Float64[Tensor, " T"]
     item: Int64[Tensor, " T"]
 
+    def surely_before(
+        self, rows: Int64[Tensor, " p"], similarity: Float64[Tensor, " p"]
+    ) -> Int64[Tensor, " p"]:
+        """How many positives of a query are more similar than something.
+
+        Args:
+            rows: which queries, as counted here.
+            similarity: of each to that something, on the scale of the exact similarities.
+        """
+        low = self.start[rows]
+        high = low + self.count[rows]
+        while bool((low < high).any()):
+            middle = (low + high) >> 1
+            earlier = self.similarity[middle] > similarity
+            # An empty range stays: its place holds -inf, or something less similar.
+            low, high = torch.where(earlier, middle + 1, low), torch.where(earlier, high, middle)
+        return low - self.start[rows]
+
     def before(
         self,
         rows: Int64[Tensor, " p"],
