@@ -91,7 +91,7 @@ def _give_up(similarity: Similarity, classes: Classes, counts: Counts, some: sli
 def _count_pairs(similarity: Similarity, classes: Classes, counts: Counts) -> None:
     """Count all queries among themselves, each product serving both sides."""
     items = classes.gallery
-    mask = _Mask(classes, slice(0, len(items)))
+    mask, exact = _Mask(classes, slice(0, len(items))), _exact(similarity, items)
     strip_rows, block_rows, block_columns = block_sizes(items.device)
     for strip in ranges(0, len(items), strip_rows):
         vectors = similarity.query_rows(items[strip])
@@ -102,15 +102,17 @@ def _count_pairs(similarity: Similarity, classes: Classes, counts: Counts) -> No
                     break
                 own = vectors[rows.start - strip.start : rows.stop - strip.start]
                 products = mask.without_positives(similarity.products(own, others), rows, columns)
-                counts.count(products, rows, items[columns], _exact(similarity, items, items[columns]))
+                counts.count(products, rows, items[columns], items[columns], exact)
                 # Blocks across the diagonal hold both directions already.
                 if columns.start >= rows.stop:
-                    counts.count(products.T, columns, items[rows], _exact(similarity, items, items[rows]))
+                    counts.count(products.T, columns, items[rows], items[rows], exact)
+    counts.settle(exact)
 
 
 def _count_all(similarity: Similarity, classes: Classes, counts: Counts, some: slice) -> None:
     """Count a few queries in the whole gallery."""
     queries, mask = classes.queries[some], _Mask(classes, some)
+    exact = _exact(similarity, queries)
     _, block_rows, block_columns = block_sizes(queries.device)
     vectors = similarity.query_rows(queries)
     for columns in ranges(0, len(classes.gallery), block_columns):
@@ -118,11 +120,12 @@ def _count_all(similarity: Similarity, classes: Classes, counts: Counts, some: s
         others = similarity.gallery_rows(items)
         for rows in ranges(0, len(vectors), block_rows):
             products = mask.without_positives(similarity.products(vectors[rows], others), rows, columns)
-            counts.count(products, rows, items, _exact(similarity, queries, items))
+            counts.count(products, rows, items, items, exact)
+    counts.settle(exact)
 
 
-def _exact(similarity: Similarity, queries: Int64[Tensor, " n"], items: Int64[Tensor, " m"]) -> ExactPairs:
-    return lambda rows, columns: similarity.exact_pairs(queries[rows], items[columns])
+def _exact(similarity: Similarity, queries: Int64[Tensor, " n"]) -> ExactPairs:
+    return lambda rows, items: similarity.exact_pairs(queries[rows], items)
 
 
 @final

@@ -16,6 +16,8 @@ ExactPairs: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 MOST_DOUBTS = 256
 """Pairs of one query that are computed exactly; with more, the query is hard."""
+PENDING_BLOCKS, PENDING_PAIRS = 8, 2**14
+"""Blocks that are settled together, unless one of them has more pairs to look at than this."""
 
 
 @final
@@ -36,6 +38,7 @@ class Counts:
         self._alive = count.clone()
         self._lowest = torch.full(count.shape, torch.inf, device=count.device)
         self._surely = self._lowest.clone()
+        self._pending: list[tuple[Tensor, ...]] = []
         self._refresh((count > 0).nonzero()[:, 0])
 
     def give_up(self, products: Float32[Tensor, "b S"], rows: slice) -> None:
@@ -56,7 +59,12 @@ class Counts:
         self._refresh((count > 0).nonzero()[:, 0] + rows.start)
 
     def count(
-        self, products: Float32[Tensor, "b m"], rows: slice, items: Int64[Tensor, " m"], exact: ExactPairs
+        self,
+        products: Float32[Tensor, "b m"],
+        rows: slice,
+        items: Int64[Tensor, " m"],
+        there: Int64[Tensor, " m"],
+        exact: ExactPairs,
     ) -> None:
         """Count the negatives of a block that come before positives of some queries.
 
@@ -64,7 +72,8 @@ class Counts:
             products: approximate similarities, -inf at positives.
             rows: of which queries.
             items: indices into the gallery, which decide between equals.
-            exact: from places among the queries, and columns of the block, to exact similarities.
+            there: what `exact` calls the items.
+            exact: from places among the queries, and items there, to exact similarities.
         """
         chosen = (products.amax(1) >= self._lowest[rows]).nonzero()[:, 0]
         if len(chosen) == 0:
@@ -73,8 +82,24 @@ class Counts:
         above = products > self._surely[places, None]
         self._hits[self.positives.start[places]] += above.sum(1)
         row, column = ((products >= self._lowest[places, None]) ^ above).nonzero(as_tuple=True)
-        self._place(places[row], column, items[column], products[row, column].double(), exact)
-        self._refresh(places)
+        found = places[row], there[column], items[column], products[row, column].double()
+        self._pending.append((places, *found))
+        if len(self._pending) == PENDING_BLOCKS or len(row) > PENDING_PAIRS:
+            self.settle(exact)
+
+    def settle(self, exact: ExactPairs) -> None:
+        """Finish what was put off: a few blocks are settled together, for each costs many small steps.
+
+        Args:
+            exact: as given to `count` since this was called last.
+        """
+        if self._pending:
+            places, rows, there, items, similarity = (
+                torch.cat(parts) for parts in zip(*self._pending, strict=True)
+            )
+            self._pending.clear()
+            self._place(rows, there, items, similarity, exact)
+            self._refresh(torch.unique(places))
 
     def hard(self) -> Int64[Tensor, " k"]:
         """The queries of which too much stayed open: what was counted of them is worth nothing."""
@@ -116,7 +141,7 @@ class Counts:
     def _place(
         self,
         rows: Int64[Tensor, " p"],
-        columns: Int64[Tensor, " p"],
+        there: Int64[Tensor, " p"],
         items: Int64[Tensor, " p"],
         similarity: Float64[Tensor, " p"],
         exact: ExactPairs,
@@ -129,7 +154,7 @@ class Counts:
         doubtful = (doubtful & (self._doubts[rows] <= MOST_DOUBTS)).nonzero()[:, 0]
         if len(doubtful) > 0:
             some = rows[doubtful]
-            after[doubtful] = positives.before(some, exact(some, columns[doubtful]), items[doubtful])
+            after[doubtful] = positives.before(some, exact(some, there[doubtful]), items[doubtful])
         self._hits.index_add_(0, positives.start[rows] + after, torch.ones_like(rows))
 
     def _refresh(self, rows: Int64[Tensor, " k"]) -> None:

@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from tuplet.errors import InputError
 from tuplet.metrics._counting import SAMPLE, block_sizes, ranges
-from tuplet.metrics._counts import Counts, ExactPairs, each
+from tuplet.metrics._counts import Counts, each
 from tuplet.metrics._inputs import as_embeddings, as_labels
 from tuplet.metrics._positives import Positives, positives_of_pairs
 from tuplet.metrics._ranking import Ranks
@@ -202,10 +202,7 @@ def _count(
     sampled = False
     for block in shown:
         of_block = compared(block)
-
-        def exact(rows: Tensor, columns: Tensor, of_block: Similarity = of_block) -> Tensor:
-            return of_block.exact_pairs(rows, columns)
-
+        exact = of_block.exact_pairs
         for strip in ranges(0, len(own.labels), strip_rows):
             vectors = of_block.query_rows(torch.arange(strip.start, strip.stop, device=own.labels.device))
             for columns in ranges(0, len(block.labels), block_columns):
@@ -217,13 +214,9 @@ def _count(
                     products.masked_fill_(own.labels[rows, None] == block.labels[columns], -torch.inf)
                     if not sampled and columns.start == 0:
                         counts.give_up(products[:, :: max(1, len(others) // SAMPLE)], rows)
-                    these = partial(_shifted, exact, columns.start)
-                    counts.count(products, rows, block.indices[columns], these)
+                    counts.count(products, rows, block.indices[columns], places, exact)
+        counts.settle(exact)
         sampled = True
-
-
-def _shifted(exact: ExactPairs, start: int, rows: Tensor, columns: Tensor) -> Tensor:
-    return exact(rows, columns + start)
 
 
 def _count_hard(
