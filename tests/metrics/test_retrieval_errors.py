@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tuplet.errors import InputError
+from tuplet.metrics import _inputs
 from tuplet.metrics.retrieval import nearest_neighbours, num_queries, retrieval_metrics
 
 X = np.arange(1, 13, dtype=np.float32).reshape(6, 2)
@@ -79,3 +80,10 @@ def test_num_queries_counts_and_refuses():
     assert num_queries([1, 1, 2], np.array([2, 9])) == 1
     with pytest.raises(InputError, match=r"labels has shape \[6, 1\]"):
         num_queries(Y[:, None])
+
+
+@pytest.mark.parametrize("row", range(6))
+def test_the_row_is_named_in_whatever_part_it_is(monkeypatch, row):
+    monkeypatch.setattr(_inputs, "CHUNK_NUMBERS", 4)
+    with pytest.raises(InputError, match=f"first in row {row};"):
+        retrieval_metrics(with_value(row, np.nan), Y)

@@ -14,6 +14,9 @@ from tuplet.errors import InputError
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
+CHUNK_NUMBERS = 2**22
+"""Numbers that are looked at together."""
+
 
 def as_embeddings(
     values: Float[Array, "N D"], *, name: str, may_be_empty: bool = False
@@ -38,9 +41,8 @@ def as_embeddings(
         raise InputError(f"{name} holds {tensor.dtype}; wanted floats: convert it, e.g. to float32")
     if tensor.device.type == "mps":
         tensor = tensor.cpu()
-    finite = tensor.isfinite().all(dim=1)
-    if not finite.all():
-        row = int((~finite).nonzero()[0])
+    row = _first_not_finite(tensor)
+    if row is not None:
         raise InputError(
             f"{name} holds NaN or infinity, first in row {row}; wanted finite numbers: drop such rows"
         )
@@ -67,6 +69,16 @@ def as_labels(
     if length is not None and len(tensor) != length:
         raise InputError(f"{name} has {len(tensor)} entries for {length} embeddings; wanted one an embedding")
     return tensor.to(device=device, dtype=torch.int64)
+
+
+def _first_not_finite(rows: Float[Tensor, "N D"]) -> int | None:
+    # Part by part: the check takes temporary memory of the size of what it is given.
+    step = max(1, CHUNK_NUMBERS // rows.shape[1])
+    for start in range(0, len(rows), step):
+        finite = rows[start : start + step].isfinite().all(dim=1)
+        if not bool(finite.all()):
+            return start + int((~finite).nonzero()[0])
+    return None
 
 
 def unit_rows(embeddings: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
