@@ -148,7 +148,7 @@ class Counts:
     ) -> None:
         """Count negatives before the positives that they precede, by approximate similarities."""
         positives, bound = self.positives, self._bound[rows]
-        after = positives.surely_before(rows, similarity + bound)
+        after = positives.before(rows, similarity + bound)
         doubtful = positives.similarity[positives.start[rows] + after] >= similarity - bound
         self._doubts.index_add_(0, rows, doubtful.long())
         doubtful = (doubtful & (self._doubts[rows] <= MOST_DOUBTS)).nonzero()[:, 0]

@@ -84,11 +84,12 @@ def _first_not_finite(rows: Float[Tensor, "N D"]) -> int | None:
 def unit_rows(embeddings: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     """The rows at unit length; zero rows stay zero."""
     # The largest entry is divided out first: squares of huge entries overflow, and of tiny ones vanish.
-    scaled = embeddings / _one_for_zero(embeddings.abs().amax(1, keepdim=True))
-    return scaled / _one_for_zero(torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
+    scaled = embeddings / one_for_zero(embeddings.abs().amax(1, keepdim=True))
+    return scaled / one_for_zero(torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
 
 
-def _one_for_zero(sizes: Float[Tensor, "N 1"]) -> Float[Tensor, "N 1"]:
+def one_for_zero(sizes: Float[Tensor, "N 1"]) -> Float[Tensor, "N 1"]:
+    """The sizes with 1 in place of 0, to divide by."""
     return torch.where(sizes == 0, torch.ones_like(sizes), sizes)
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from tuplet.metrics._counts import each
 from tuplet.metrics._ranking import BLOCK_BYTES, exact_similarities, first_results
 from tuplet.metrics._similarity import Similarity
 
@@ -57,7 +58,7 @@ def _first_of(
     row, item = candidates.nonzero(as_tuple=True)
     counts = candidates.sum(1)
     width = int(counts.max()) if len(rows) else k
-    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    place = each(counts)[1] - 1
     table = torch.full((len(rows), width), -torch.inf, dtype=torch.float64, device=row.device)
     items = torch.zeros(len(rows), width, dtype=torch.int64, device=row.device)
     items[row, place] = item

@@ -58,43 +58,28 @@ class Positives:
     similarity: Float64[Tensor, " T"]
     item: Int64[Tensor, " T"]
 
-    def surely_before(
-        self, rows: Int64[Tensor, " p"], similarity: Float64[Tensor, " p"]
-    ) -> Int64[Tensor, " p"]:
-        """How many positives of a query are more similar than something.
-
-        Args:
-            rows: which queries, as counted here.
-            similarity: of each to that something, on the scale of the exact similarities.
-        """
-        low = self.start[rows]
-        high = low + self.count[rows]
-        while bool((low < high).any()):
-            middle = (low + high) >> 1
-            earlier = self.similarity[middle] > similarity
-            # An empty range stays: its place holds -inf, or something less similar.
-            low, high = torch.where(earlier, middle + 1, low), torch.where(earlier, high, middle)
-        return low - self.start[rows]
-
     def before(
         self,
         rows: Int64[Tensor, " p"],
         similarity: Float64[Tensor, " p"],
-        item: Int64[Tensor, " p"],
+        item: Int64[Tensor, " p"] | None = None,
     ) -> Int64[Tensor, " p"]:
         """How many positives of a query come before something of a given similarity and index.
 
         Args:
             rows: which queries, as counted here.
             similarity: of each to that something, on the scale of the exact similarities.
-            item: its index into the gallery, which decides between equals.
+            item: its index into the gallery, which decides between equals; None: no equal comes before it.
         """
-        low, high = self.start[rows], self.start[rows] + self.count[rows]
-        for _ in range(int(self.count.max()).bit_length() if len(self.count) else 0):
-            middle = (low + high) // 2
+        low = self.start[rows]
+        high = low + self.count[rows]
+        while bool((low < high).any()):
+            middle = (low + high) >> 1
             there = self.similarity[middle]
-            earlier = (there > similarity) | ((there == similarity) & (self.item[middle] < item))
-            earlier &= low < high
+            earlier = there > similarity
+            if item is not None:
+                earlier |= (there == similarity) & (self.item[middle] < item)
+            # An empty range stays: what is at its place does not come before, and -inf never does.
             low, high = torch.where(earlier, middle + 1, low), torch.where(earlier, high, middle)
         return low - self.start[rows]
 
@@ -108,7 +93,7 @@ def find_positives(similarity: Similarity, classes: Classes, rows: Int64[Tensor,
         rows: ascending places in `classes.queries`.
     """
     counts = classes.num_positives[rows]
-    start = (counts + 1).cumsum(0) - counts - 1
+    start = _starts(counts)
     size = int(counts.sum()) + len(rows)
     sorted_similarity = torch.full((size,), -torch.inf, dtype=torch.float64, device=counts.device)
     items = torch.zeros(size, dtype=torch.int64, device=counts.device)
@@ -143,7 +128,7 @@ def positives_of_pairs(
     order = order[similarity[order].argsort(descending=True, stable=True)]
     order = order[rows[order].argsort(stable=True)]
     counts = torch.bincount(rows, minlength=num_queries)
-    start = (counts + 1).cumsum(0) - counts - 1
+    start = _starts(counts)
     into = torch.arange(len(rows), device=rows.device) + rows[order]
     places = len(rows) + num_queries
     return Positives(
@@ -152,6 +137,10 @@ def positives_of_pairs(
         similarity.new_full((places,), -torch.inf).index_copy_(0, into, similarity[order]),
         item.new_zeros(places).index_copy_(0, into, item[order]),
     )
+
+
+def _starts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    return (counts + 1).cumsum(0) - counts - 1
 
 
 def _tables(

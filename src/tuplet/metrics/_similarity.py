@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from tuplet.errors import InputError
-from tuplet.metrics._inputs import Array, as_embeddings
+from tuplet.metrics._inputs import Array, as_embeddings, one_for_zero
 
 Distance: TypeAlias = Literal["cosine", "euclidean"]
 
@@ -56,11 +56,17 @@ class Similarity(ABC):
     def gallery_rows(self, rows: Int64[Tensor, " m"]) -> Float32[Tensor, "m W"]:
         """See `query_rows`."""
 
-    @abstractmethod
     def exact_pairs(
         self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]
     ) -> Float64[Tensor, " n"]:
         """Exact similarity of each query to the gallery item beside it."""
+        step = max(1, CHUNK_BYTES // (8 * self.queries.shape[1]))
+        parts = zip(torch.split(queries, step), torch.split(gallery, step), strict=True)
+        return torch.cat([self._pairs(q, g) for q, g in parts])
+
+    @abstractmethod
+    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """`exact_pairs` of few pairs."""
 
     @abstractmethod
     def exact_tables(
@@ -143,16 +149,10 @@ class _Cosine(Similarity):
     def gallery_rows(self, rows: Int64[Tensor, " m"]) -> Float32[Tensor, "m W"]:
         return _unit(self.gallery, self._gallery_sizes, rows).float()
 
-    def exact_pairs(
-        self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]
-    ) -> Float64[Tensor, " n"]:
-        parts = []
-        step = max(1, CHUNK_BYTES // (8 * self.queries.shape[1]))
-        for q, g in zip(torch.split(queries, step), torch.split(gallery, step), strict=True):
-            products = _unit(self.queries, self._query_sizes, q)
-            products *= _unit(self.gallery, self._gallery_sizes, g)
-            parts.append(products.sum(1).mul_(GRID).round_().div_(GRID))
-        return torch.cat(parts)
+    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        products = _unit(self.queries, self._query_sizes, queries)
+        products *= _unit(self.gallery, self._gallery_sizes, gallery)
+        return products.sum(1).mul_(GRID).round_().div_(GRID)
 
     def exact_tables(
         self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
@@ -181,16 +181,19 @@ class _Euclidean(Similarity):
     ) -> None:
         super().__init__(queries, gallery)
         if frame is None:
-            largest = torch.maximum(self.queries.abs().max(), self.gallery.abs().max())
-            exponent = exponent_of(largest)
-            origin = sum_of_rows(self.gallery, exponent) / len(self.gallery)
-            frame = Frame(exponent, origin, squares_of_rows(self.gallery, exponent, origin).max().sqrt())
-        self._exponent, self._origin = frame.exponent, frame.origin
-        self._query_squares, self._gallery_squares = (
-            squares_of_rows(rows, self._exponent, self._origin) for rows in (self.queries, self.gallery)
+            self._exponent = exponent_of(torch.maximum(self.queries.abs().max(), self.gallery.abs().max()))
+            self._origin = sum_of_rows(self.gallery, self._exponent) / len(self.gallery)
+        else:
+            self._exponent, self._origin = frame.exponent, frame.origin
+        self._gallery_squares = squares_of_rows(self.gallery, self._exponent, self._origin)
+        self._query_squares = (
+            self._gallery_squares
+            if self.excludes_self
+            else squares_of_rows(self.queries, self._exponent, self._origin)
         )
+        longest = self._gallery_squares.max().sqrt() if frame is None else frame.longest
         # All that is summed is below (|q| + |g|)^2, and what float32 cannot hold (below 1e-38) is lost.
-        reach = (self._query_squares.sqrt() + frame.longest).square()
+        reach = (self._query_squares.sqrt() + longest).square()
         self.bound = 1.01 * (queries.shape[1] + 16) * FLOAT32 * reach + 1e-37
 
     def query_rows(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b W"]:
@@ -201,15 +204,10 @@ class _Euclidean(Similarity):
         near, squares = self._centred(self.gallery[rows]), self._gallery_squares[rows, None]
         return torch.cat([near, -squares, torch.ones_like(squares)], dim=1).float()
 
-    def exact_pairs(
-        self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]
-    ) -> Float64[Tensor, " n"]:
-        parts = []
-        step = max(1, CHUNK_BYTES // (8 * self.queries.shape[1]))
-        for q, g in zip(torch.split(queries, step), torch.split(gallery, step), strict=True):
-            apart = _scaled(self.queries[q], self._exponent).sub_(_scaled(self.gallery[g], self._exponent))
-            parts.append(apart.square_().sum(1).neg_())
-        return torch.cat(parts)
+    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        apart = _scaled(self.queries[queries], self._exponent)
+        apart -= _scaled(self.gallery[gallery], self._exponent)
+        return apart.square_().sum(1).neg_()
 
     def exact_tables(
         self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
@@ -240,14 +238,10 @@ def _sizes(rows: Float[Tensor, "n D"]) -> Float64[Tensor, "n 2"]:
     """Largest entry of each row, and the length once that is divided out; 1 for 0."""
     parts = []
     for part in torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1]))):
-        largest = _one_for_zero(part.abs().amax(1, keepdim=True).double())
-        length = _one_for_zero(torch.linalg.vector_norm(part.double() / largest, dim=1, keepdim=True))
+        largest = one_for_zero(part.abs().amax(1, keepdim=True).double())
+        length = one_for_zero(torch.linalg.vector_norm(part.double() / largest, dim=1, keepdim=True))
         parts.append(torch.cat([largest, length], dim=1))
     return torch.cat(parts)
-
-
-def _one_for_zero(sizes: Float64[Tensor, "n 1"]) -> Float64[Tensor, "n 1"]:
-    return torch.where(sizes == 0, torch.ones_like(sizes), sizes)
 
 
 def _scaled(rows: Float[Tensor, "b D"], exponent: int) -> Float64[Tensor, "b D"]:
