@@ -275,7 +275,7 @@ def test_optimizers_and_clipping_train(name: str, tiny: RunConfig, tmp_path: Pat
 
 
 def test_validation_never_touches_the_test_classes(tiny: RunConfig, tmp_path: Path) -> None:
-    config = override(tiny, {"evaluation.split": "validation", "evaluation.validation_fraction": 0.34})
+    config = override(tiny, {"evaluation.split": "validation", "evaluation.validation_folds": 3})
     whole, split = load_split(tiny), load_split(config)
     assert set(split.train.class_names) | set(split.test.class_names) == set(whole.train.class_names)
     assert not set(split.test.class_names) & set(whole.test.class_names)

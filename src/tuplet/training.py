@@ -120,7 +120,10 @@ def load_split(config: RunConfig) -> Split:
     if config.evaluation.split == "validation":
         evaluation = config.evaluation
         train_part, validation = hold_out(
-            split.train, fraction=evaluation.validation_fraction, seed=evaluation.validation_seed
+            split.train,
+            fold=evaluation.validation_fold,
+            num_folds=evaluation.validation_folds,
+            seed=evaluation.validation_seed,
         )
         split = replace(split, train=train_part, test=validation, gallery=None)
     return replace(split, train=QuarterTurns(split.train)) if config.data.quarter_turns else split

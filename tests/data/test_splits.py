@@ -66,27 +66,30 @@ def test_halves_fraction() -> None:
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
-@given(st.lists(st.integers(0, 7), min_size=8, max_size=40), st.floats(0.01, 0.99), st.integers(0, 99))
-def test_hold_out_is_class_disjoint(labels: list[int], fraction: float, seed: int) -> None:
+@given(st.lists(st.integers(0, 9), min_size=8, max_size=40), st.integers(2, 4), st.integers(0, 99))
+def test_folds_hold_every_class_out_once(labels: list[int], num_folds: int, seed: int) -> None:
     table = numbered(*labels)
-    if len(set(labels)) < 4:
-        with pytest.raises(InputError, match="4 or more"):
-            hold_out(table, fraction=fraction, seed=seed)
+    if len(set(labels)) < 2 * num_folds:
+        with pytest.raises(InputError, match=f"want {2 * num_folds} or more"):
+            hold_out(table, fold=0, num_folds=num_folds, seed=seed)
         return
-    train, validation = hold_out(table, fraction=fraction, seed=seed)
-    assert not set(train.class_names) & set(validation.class_names)
-    assert sorted(names_of(train) + names_of(validation)) == sorted(names_of(table))
-    assert min(train.num_classes, validation.num_classes) >= 2
-    assert set(train.labels.tolist()) == set(range(train.num_classes))
-    again = hold_out(table, fraction=fraction, seed=seed)[1]
-    assert names_of(again) == names_of(validation)
+    folds = [hold_out(table, fold=fold, num_folds=num_folds, seed=seed) for fold in range(num_folds)]
+    for train, validation in folds:
+        assert not set(train.class_names) & set(validation.class_names)
+        assert sorted(names_of(train) + names_of(validation)) == sorted(names_of(table))
+        assert set(train.labels.tolist()) == set(range(train.num_classes))
+    held = [name for _, validation in folds for name in validation.class_names]
+    assert sorted(held) == sorted(table.class_names[label] for label in set(labels))
+    sizes = [validation.num_classes for _, validation in folds]
+    assert max(sizes) - min(sizes) <= 1
+    again = hold_out(table, fold=1, num_folds=num_folds, seed=seed)[1]
+    assert names_of(again) == names_of(folds[1][1])
 
 
-def test_hold_out_fraction() -> None:
-    table = numbered(*range(8))
-    assert hold_out(table, fraction=0.5, seed=0)[1].num_classes == 4
-    with pytest.raises(InputError, match="validation_fraction"):
-        hold_out(table, fraction=0.0, seed=0)
+def test_another_seed_holds_out_other_classes() -> None:
+    table = numbered(*range(12))
+    held = {hold_out(table, fold=0, num_folds=3, seed=seed)[1].class_names for seed in range(6)}
+    assert len(held) > 1
 
 
 def test_describe() -> None:

@@ -39,29 +39,28 @@ def halves(
     )
 
 
-def hold_out(table: ImageTable, *, fraction: float, seed: int) -> tuple[ImageTable, ImageTable]:
-    """A training table without some of its classes, and those classes for validation.
+def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tuple[ImageTable, ImageTable]:
+    """A training table without one fold of its classes, and those classes for validation.
 
     Args:
         table: the training images.
-        fraction: share of the classes held out, in (0, 1), rounded; at least two stay on each side.
-        seed: which ones, >= 0; the same on every machine.
+        fold: which part is held out, in 0..num_folds-1; the parts of one seed share no class.
+        num_folds: parts, >= 2, as equal as can be.
+        seed: which classes make up each part, >= 0; the same on every machine.
 
     Returns: (training table, validation table), which share no class.
 
     Raises:
-        InputError: fewer than 4 classes with images, or a fraction outside (0, 1).
+        InputError: fewer than two classes with images for each fold.
     """
     present = np.unique(table.labels)
-    if len(present) < 4:
+    if len(present) < 2 * num_folds:
         raise InputError(
-            f"{len(present)} training classes; want 4 or more to hold out 2 and train on 2:"
-            " add classes or set evaluation.split=test"
+            f"{len(present)} training classes; want {2 * num_folds} or more, 2 for each of"
+            f" evaluation.validation_folds = {num_folds}: add classes or lower it"
         )
-    if not 0 < fraction < 1:
-        raise InputError(f"evaluation.validation_fraction is {fraction}; want a share in (0, 1)")
-    num_held = min(max(_rounded(len(present) * fraction), 2), len(present) - 2)
-    held = np.isin(table.labels, present[_shuffled(len(present), seed) < num_held])
+    part_of_rank = np.arange(len(present)) * num_folds // len(present)
+    held = np.isin(table.labels, present[part_of_rank[_shuffled(len(present), seed)] == fold])
     return Subset(table, np.flatnonzero(~held)), Subset(table, np.flatnonzero(held))
 
 

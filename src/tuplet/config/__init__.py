@@ -1,0 +1,31 @@
+"""One run as frozen dataclasses: data, model, loss, optimizer, schedule, evaluation, compute.
+
+Every value is checked when it is made and none is changed afterwards. The command line, the YAML file of a
+run and the tuner all read these same fields (`overrides.py` changes, writes and reads them).
+"""
+
+from tuplet.config.data import Augmentation, DataConfig, Source
+from tuplet.config.evaluation import EvaluationConfig, Selection
+from tuplet.config.loss import Distance, Implementation, LossConfig, LossName
+from tuplet.config.model import BatchNormFreeze, ModelConfig, Pooling
+from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
+from tuplet.config.run import ComputeConfig, RunConfig
+
+__all__ = [
+    "Augmentation",
+    "BatchNormFreeze",
+    "ComputeConfig",
+    "DataConfig",
+    "Distance",
+    "EvaluationConfig",
+    "Implementation",
+    "LossConfig",
+    "LossName",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Pooling",
+    "RunConfig",
+    "ScheduleConfig",
+    "Selection",
+    "Source",
+]

@@ -1,0 +1,78 @@
+"""Which images, how they are split by class, and how they become batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tuplet.config.checks import require
+
+Augmentation = Literal["crop-flip", "affine", "none"]
+Source = Literal["folder", "cub", "cars", "sop", "inshop", "torchvision", "table", "glyphs"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are split by class, and how they become batches."""
+
+    source: Source = "folder"
+    """folder: images in folders by class; cub, cars, sop, inshop: a benchmark as it was downloaded;
+    torchvision: its `dataset`; table: a file of paths and labels; glyphs: characters drawn by a seeded
+    program, no files needed."""
+    root: Path | None = None
+    """folder: train/<class>/* and test/<class>/*, or <class>/*, to be split; table: the .csv or .parquet
+    file; otherwise the folder that the download was unpacked in. glyphs needs none."""
+    dataset: str | None = None
+    """A class of torchvision.datasets whose images have one label each, such as Flowers102."""
+    train_fraction: float = 0.5
+    """Share of the classes that trains, in (0, 1); ignored where the data come with a split by class."""
+    split_seed: int | None = None
+    """None: the first classes by name train. A number: a random share of them, drawn with this seed."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """An image that cannot be read: stop with its path, or read all once before, skip and list those."""
+    glyph_train_classes: int = 100
+    """Generated characters that train, >= 2; source=glyphs only."""
+    glyph_test_classes: int = 100
+    """Generated characters that are only queried, >= 2; source=glyphs only."""
+    glyphs_per_class: int = 20
+    """Drawings of each generated character, >= 2; source=glyphs only."""
+    image_size: int = 224
+    """Side of the square the network sees, pixels, >= 8."""
+    resize: int = 256
+    """Short side before the centre crop at test, pixels, >= image_size."""
+    augmentation: Augmentation = "crop-flip"
+    """Training: crop-flip is RandomResizedCrop and a horizontal flip; affine is for characters; or none."""
+    quarter_turns: bool = False
+    """Each training class turned by 90, 180 and 270 degrees is another class: for characters."""
+    cache: Literal["none", "memory"] = "none"
+    """memory: decode once and keep every image, short side at `resize`, as uint8. For sets that fit."""
+    sampler: Literal["random", "per-class"] = "random"
+    """random: shuffled; per-class: `images_per_class` images of each class that is in the batch."""
+    batch_size: int = 32
+    """Images a step over all ranks, N, >= 2."""
+    images_per_class: int = 4
+    """Images a class in a batch, >= 1, dividing batch_size; sampler=per-class only."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.train_fraction < 1, "data.train_fraction", self.train_fraction, "a share in (0, 1)")
+        for name in ("glyph_train_classes", "glyph_test_classes", "glyphs_per_class", "batch_size"):
+            require(getattr(self, name) >= 2, f"data.{name}", getattr(self, name), "2 or more")
+        require(
+            self.split_seed is None or self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more"
+        )
+        require(self.image_size >= 8, "data.image_size", self.image_size, "8 pixels or more")
+        require(
+            self.resize >= self.image_size,
+            "data.resize",
+            self.resize,
+            f"at least data.image_size = {self.image_size}",
+        )
+        require(self.images_per_class >= 1, "data.images_per_class", self.images_per_class, "1 or more")
+        if self.sampler == "per-class":
+            require(
+                self.batch_size % self.images_per_class == 0,
+                "data.images_per_class",
+                self.images_per_class,
+                f"a divisor of data.batch_size = {self.batch_size}",
+            )

@@ -1,0 +1,92 @@
+"""The loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tuplet.config.checks import require
+
+LossName = Literal[
+    "hist",
+    "proxy-anchor",
+    "proxy-nca",
+    "soft-triple",
+    "arcface",
+    "multi-similarity",
+    "triplet",
+    "supcon",
+]
+Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
+Implementation = Literal["auto", "chunked", "compiled", "plain"]
+
+
+SETTINGS_OF_RIVALS: dict[LossName, tuple[str, ...]] = {
+    "hist": (),
+    "proxy-anchor": ("margin", "scale"),
+    "proxy-nca": ("scale",),
+    "soft-triple": ("margin", "scale", "num_centers"),
+    "arcface": ("margin", "scale"),
+    "multi-similarity": ("margin", "scale", "positive_scale"),
+    "triplet": ("margin",),
+    "supcon": ("scale",),
+}
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The loss: HIST (Eq. 1-6), or one that it is compared with."""
+
+    name: LossName = "hist"
+    """hist; or a rival, from pytorch-metric-learning."""
+    tau: float = 32.0
+    """Temperature of the distribution loss (Eq. 2), > 0."""
+    alpha: float = 0.9
+    """Decay of the semantic tuplets per unit of distance (Eq. 3), > 0."""
+    lambda_s: float = 1.0
+    """Weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 leaves the HGNN out."""
+    hidden_dim: int = 512
+    """Width h of the hidden propagations, >= 1."""
+    num_layers: int = 2
+    """Propagations L of the HGNN, >= 1."""
+    distance: Distance = "mahalanobis"
+    """Distance between a sample and a class distribution."""
+    implementation: Implementation = "auto"
+    """chunked: constant extra memory, for any number of classes; compiled: the same, fused by torch.compile;
+    plain: the readable functions in order; auto: plain for few classes, where it is faster, else chunked."""
+    class_fraction: float = 1.0
+    """Share of the classes that a step sums over, in (0, 1]: the batch's, and others drawn anew each step."""
+    margin: float | None = None
+    """Of proxy-anchor, soft-triple, arcface (radians), multi-similarity and triplet; None: as published."""
+    scale: float | None = None
+    """Factor on a rival's similarities, > 0: 1 / temperature of proxy-nca and supcon, alpha of proxy-anchor,
+    lambda of soft-triple, s of arcface, beta of multi-similarity; None: as published."""
+    positive_scale: float | None = None
+    """alpha of multi-similarity, > 0; None: as published."""
+    num_centers: int | None = None
+    """Centres a class of soft-triple, >= 1; None: as published."""
+
+    def __post_init__(self) -> None:
+        require(self.tau > 0, "loss.tau", self.tau, "a number > 0")
+        require(self.alpha > 0, "loss.alpha", self.alpha, "a number > 0")
+        require(self.lambda_s >= 0, "loss.lambda_s", self.lambda_s, "a number >= 0")
+        require(self.hidden_dim >= 1, "loss.hidden_dim", self.hidden_dim, "1 or more")
+        require(self.num_layers >= 1, "loss.num_layers", self.num_layers, "1 or more")
+        require(0 < self.class_fraction <= 1, "loss.class_fraction", self.class_fraction, "a share in (0, 1]")
+        require(
+            self.class_fraction == 1 or self.implementation != "plain",
+            "loss.implementation",
+            self.implementation,
+            f"chunked, for loss.class_fraction = {self.class_fraction}",
+        )
+        for name in ("margin", "scale", "positive_scale", "num_centers"):
+            self._require_setting_of_rival(name)
+
+    def _require_setting_of_rival(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        have = SETTINGS_OF_RIVALS[self.name]
+        wanted = f"None, for {self.name} has {', '.join(have) or 'none of these settings'}"
+        require(name in have, f"loss.{name}", value, wanted)
+        require(value > 0, f"loss.{name}", value, "a number > 0")
