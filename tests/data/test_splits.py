@@ -20,7 +20,7 @@ class Numbered(ImageTable):
         return f"{self.class_names[self.labels[index]]}/{index}"
 
 
-def numbered(*labels: int, names: str = "abcdefgh") -> Numbered:
+def numbered(*labels: int, names: str = "abcdefghijklmnop") -> Numbered:
     return Numbered(np.array(labels, dtype=np.int64), list(names[: max(labels, default=-1) + 1]))
 
 
