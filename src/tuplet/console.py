@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tuplet.runs import EpochReport
 
 
+_TERM_TITLES = {"distribution": "distribution", "cross_entropy": "hypergraph"}
+
+
 def usage(commands: Mapping[str, str]) -> str:
     """What `tuplet --help` prints, given each command's line."""
     return "\n".join(
@@ -53,11 +56,10 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
     """One epoch in one line: losses, speed, Recall@K for the first K."""
     parts = [f"epoch {report.epoch:>{len(str(epochs))}}/{epochs}"]
     if report.losses:
-        losses = report.losses
-        parts.append(
-            f"loss {losses['total']:7.3f} (distribution {losses['distribution']:7.3f},"
-            f" hypergraph {losses['cross_entropy']:6.3f})"
+        beside = ", ".join(
+            f"{_TERM_TITLES[name]} {value:6.3f}" for name, value in report.losses.items() if name != "total"
         )
+        parts.append(f"loss {report.losses['total']:7.3f}" + (f" ({beside})" if beside else ""))
         parts.append(f"{report.images_per_second:6,.0f} images/s")
     else:
         parts.append("before training")

@@ -9,21 +9,26 @@ import torch
 from torch import Tensor
 
 from tuplet.config import OptimizerConfig
+from tuplet.losses.baselines import RivalLoss
 from tuplet.losses.hist import HISTLoss
+from tuplet.losses.loss import MetricLoss
 from tuplet.models.embedder import Embedder
 
 
 def build_optimizers(
-    network: Embedder, loss: HISTLoss, config: OptimizerConfig
+    network: Embedder, loss: MetricLoss, config: OptimizerConfig
 ) -> list[torch.optim.Optimizer]:
-    """One optimizer over the groups "backbone", "embedding", "distributions", "hgnn", or two of them.
+    """One optimizer over the groups of network and loss, or two of them.
+
+    They are "backbone", "embedding" and, of HIST, "distributions" and "hgnn", of a rival with parameters of
+    its own, "proxies".
 
     With `class_update` rowwise, a second one has the parameters that are as large as the classes are many, in
     groups of the same names; in the first, those groups keep the rest.
     """
     groups = [
         *network.parameter_groups(lr_backbone=config.lr_backbone, lr_embedding=config.lr_embedding),
-        *loss.parameter_groups(lr_distributions=config.lr_distributions, lr_hgnn=config.lr_hgnn),
+        *_groups_of_loss(loss, config),
     ]
     if config.class_update == "same":
         return [_build(groups, config)]
@@ -99,6 +104,13 @@ class RowwiseAdam(torch.optim.Optimizer):
         else:
             parameter.index_add_(0, places, gradient * factors)
             state["steps"][places], state["second_moment"][places] = steps, moment
+
+
+def _groups_of_loss(loss: MetricLoss, config: OptimizerConfig) -> list[dict[str, Any]]:
+    if isinstance(loss, HISTLoss):
+        return loss.parameter_groups(lr_distributions=config.lr_distributions, lr_hgnn=config.lr_hgnn)
+    assert isinstance(loss, RivalLoss)
+    return loss.parameter_groups(lr_proxies=config.lr_proxies)
 
 
 def _build(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

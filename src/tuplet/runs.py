@@ -34,12 +34,13 @@ class EpochReport:
 
     Attributes:
         epoch: 0..epochs.
-        losses: means over the steps of "distribution", "cross_entropy", "total"; empty at epoch 0.
+        losses: means over the steps of "total" and, of HIST, of "distribution" and "cross_entropy"; empty at
+            epoch 0.
         evaluation: None in epochs that are not evaluated.
         train_seconds: training alone, evaluation and checkpoint left out; 0 at epoch 0.
         evaluation_seconds: 0 where there was none.
         images_per_second: trained images over train_seconds; 0 at epoch 0.
-        learning_rates: of the groups "backbone", "embedding", "distributions", "hgnn" in this epoch.
+        learning_rates: in this epoch, by the optimizer's groups; see `build_optimizers`.
     """
 
     epoch: int

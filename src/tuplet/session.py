@@ -23,8 +23,9 @@ from tuplet.data.workers import prepare_worker
 from tuplet.environment import describe_environment, hash_weights
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport
-from tuplet.losses.hist import HISTLoss, HISTTerms
-from tuplet.losses.sharded import ClassShard, gather_batch
+from tuplet.losses.build import build_loss
+from tuplet.losses.loss import LossTerms
+from tuplet.losses.sharded import gather_batch
 from tuplet.models.embedder import Embedder
 from tuplet.optimizers import build_optimizers
 from tuplet.rank_evaluation import evaluate_split
@@ -61,7 +62,7 @@ class Session:
     Attributes:
         network: the embedding network, wrapped by Fabric (precision, DDP).
         loss: of the gathered batch, the same on every rank, which keeps all classes or its share of them.
-        optimizers: over the groups "backbone", "embedding", "distributions", "hgnn"; see `build_optimizers`.
+        optimizers: over the groups of network and loss; see `build_optimizers`.
         batches: which images come in the epoch that is set.
         loader: the training batches of this rank.
     """
@@ -81,13 +82,7 @@ class Session:
         self._embedder.to(memory_format=torch.channels_last)
         _try_one_image(self._embedder, config)
         self._initial_weights = hash_weights(self._embedder.state_dict())
-        self.loss = HISTLoss(
-            split.train.num_classes,
-            config.model.embedding_dim,
-            **dataclasses.asdict(config.loss),
-            sparse_gradients=config.loss.class_fraction < 1 and config.optimizer.class_update == "rowwise",
-            shard=ClassShard.of_group(split.train.num_classes) if config.compute.shard_classes else None,
-        )
+        self.loss = build_loss(config, split.train.num_classes)
         self.loss.to(fabric.device)
         optimizers = build_optimizers(self._embedder, self.loss, config.optimizer)
         self._rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
@@ -190,7 +185,7 @@ class Session:
 
     def loss_terms(
         self, embeddings: Float[Tensor, "n D"], labels: Int64[Tensor, " n"], epoch: int, step: int
-    ) -> HISTTerms:
+    ) -> LossTerms:
         """The loss of the global batch, the same on every rank; stops the run where it is not finite."""
         # Each rank's loss sends the same gradient back to the rows of all; DDP's mean undoes that sum.
         embeddings, labels = gather_batch(embeddings, labels)
@@ -199,11 +194,8 @@ class Session:
         except InputError as error:
             self._stop(f"at epoch {epoch}, step {step}: {error}", epoch)
         if not bool(torch.isfinite(terms.total)):
-            self._stop(
-                f"at epoch {epoch}, step {step}: the loss is {terms.total.item()}"
-                f" (distribution {terms.distribution.item()}, cross_entropy {terms.cross_entropy.item()})",
-                epoch,
-            )
+            parts = ", ".join(f"{name} {value.item()}" for name, value in terms.parts().items())
+            self._stop(f"at epoch {epoch}, step {step}: the loss is not finite ({parts})", epoch)
         return terms
 
     def require_finite_weights(self, epoch: int) -> None:

@@ -24,11 +24,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from tuplet.errors import InputError
-from tuplet.losses.hist import HISTLoss
+from tuplet.losses.loss import MetricLoss
 from tuplet.losses.sharded import ClassShard
 
 
-def loss_state(loss: HISTLoss, optimizers: Sequence[torch.optim.Optimizer], folder: Path) -> dict[str, Any]:
+def loss_state(loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], folder: Path) -> dict[str, Any]:
     """State of the loss and of the optimizers, for the checkpoint; sharded rows go into the folder instead.
 
     Args:
@@ -53,7 +53,7 @@ def loss_state(loss: HISTLoss, optimizers: Sequence[torch.optim.Optimizer], fold
 
 
 def restore_loss(
-    state: dict[str, Any], loss: HISTLoss, optimizers: Sequence[torch.optim.Optimizer], folder: Path
+    state: dict[str, Any], loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], folder: Path
 ) -> None:
     """Nothing; undoes `loss_state`, on any number of ranks.
 
@@ -77,7 +77,7 @@ def restore_loss(
 
 
 def _states_of_classes(
-    loss: HISTLoss, optimizers: Sequence[torch.optim.Optimizer], saved: Sequence[dict[str, Any]]
+    loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], saved: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Which optimizer, the name of a class parameter, and its state in that optimizer's state_dict."""
     names = {id(parameter): name for name, parameter in loss.class_parameters().items()}

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from tuplet.config import RunConfig
 from tuplet.data.loading import load
@@ -67,7 +68,7 @@ def _train_epoch(session: Session, epoch: int) -> EpochReport:
     network.train()
     loss.train()
 
-    sums = torch.zeros(3, device=fabric.device)
+    sums: dict[str, Tensor] = {}
     began = time.perf_counter()
     for step, (pixels, labels, _) in enumerate(track(loader, f"epoch {epoch}/{config.schedule.epochs}"), 1):
         pixels = pixels.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
@@ -78,8 +79,9 @@ def _train_epoch(session: Session, epoch: int) -> EpochReport:
         if warming:
             session.average_gradients()
         session.step()
-        sums += torch.stack([terms.distribution, terms.cross_entropy, terms.total]).detach()
-    losses = dict(zip(("distribution", "cross_entropy", "total"), (sums / len(loader)).tolist(), strict=True))
+        for name, value in terms.parts().items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+    losses = {name: total.item() / len(loader) for name, total in sums.items()}
     train_seconds = time.perf_counter() - began
 
     session.require_finite_weights(epoch)

@@ -78,3 +78,14 @@ class RunConfig:
             self.optimizer.clip_norm,
             "0, for sparse gradients (class_update = rowwise with class_fraction < 1) have no norm to clip",
         )
+        for name, value, common in (
+            ("optimizer.class_update", self.optimizer.class_update, "same"),
+            ("compute.shard_classes", self.compute.shard_classes, False),
+            ("loss.class_fraction", self.loss.class_fraction, 1.0),
+        ):
+            require(
+                self.loss.name == "hist" or value == common,
+                name,
+                value,
+                f"{common!r}, for loss.name = {self.loss.name}: it is there for hist only",
+            )

@@ -25,6 +25,7 @@ from tuplet.losses.class_sampling import draw_classes
 from tuplet.losses.class_scores import ClassScores, LinearScores, MahalanobisScores, PlainScores
 from tuplet.losses.distributions import clipped
 from tuplet.losses.hgnn import HGNN, propagation_matrix
+from tuplet.losses.loss import LossTerms, MetricLoss
 from tuplet.losses.memory import ReusedMemory
 from tuplet.losses.sharded import ClassShard, initialise_rows, sharded_class_head
 
@@ -162,23 +163,23 @@ def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> 
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
+@final
 @dataclass(frozen=True)
-class HISTTerms:
+class HISTTerms(LossTerms):
     """The parts of the loss, each a scalar with its gradient (Eq. 6).
 
     Attributes:
+        total: distribution + lambda_s * cross_entropy.
         distribution: L_D (Eq. 1).
         cross_entropy: L_CE (Eq. 5), not yet weighted; zero where lambda_s is 0.
-        total: distribution + lambda_s * cross_entropy.
     """
 
     distribution: Float[Tensor, ""]
     cross_entropy: Float[Tensor, ""]
-    total: Float[Tensor, ""]
 
 
 @final
-class HISTLoss(nn.Module):
+class HISTLoss(MetricLoss):
     """Hypergraph-Induced Semantic Tuplet loss, L_D + lambda_s L_CE (Eq. 6).
 
     Its parameters learn with the network: give `parameter_groups` to the optimizer.
@@ -267,26 +268,11 @@ class HISTLoss(nn.Module):
             self.hgnn.keep_output_rows(rows)
             initialise_rows(shard, self.means, self.log_variances, *self.hgnn.output_parameters())
 
-    def forward(
-        self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"], indices_tuple: object = None
-    ) -> Float[Tensor, ""]:
-        """The loss of one batch (Eq. 6).
-
-        Args:
-            embeddings: as the network gives them, not normalised.
-            labels: class of each sample, in 0..C-1.
-            indices_tuple: ignored; there so that pytorch-metric-learning can call this loss with a miner.
-
-        Returns: a scalar.
-
-        Raises:
-            InputError: (a ValueError) wrong shapes, labels outside 0..C-1, NaN or infinity, an empty batch,
-                or a batch of one while the HGNN's BatchNorm trains.
-        """
-        return self.terms(embeddings, labels).total
-
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> HISTTerms:
-        """The loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`."""
+        """The loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`.
+
+        A batch of one is an error while the BatchNorms of the HGNN train.
+        """
         self._require(embeddings, labels)
         labels = labels.long()
         return (self._plain_terms if self._is_plain() else self._chunked_terms)(embeddings, labels)
@@ -301,7 +287,7 @@ class HISTLoss(nn.Module):
         distances = class_distances(embeddings, self.means, self.log_variances, distance=self.distance)
         distribution = distribution_loss(distances, labels, tau=self.tau)
         if self.lambda_s == 0:
-            return HISTTerms(distribution, torch.zeros_like(distribution), distribution)
+            return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
         incidence = incidence_matrix(distances, labels, alpha=self.alpha)
         # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
         dtype = self.means.dtype
@@ -317,7 +303,7 @@ class HISTLoss(nn.Module):
         scores, log_partition = self._class_head(kind, (x,), distributions, classes, summed)
         distribution = _negative_log_likelihood(scores, log_partition, own)  # Eq. 1-2
         if self.lambda_s == 0:
-            return HISTTerms(distribution, torch.zeros_like(distribution), distribution)
+            return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
         incidence = incidence_matrix((scores / -self.tau).clamp_min(0.0), own, alpha=self.alpha)
         dtype = self.means.dtype
         mixing = propagation_matrix(incidence.to(dtype))
@@ -336,7 +322,7 @@ class HISTLoss(nn.Module):
         return self._terms(distribution, _negative_log_likelihood(logits, log_partition, own))  # Eq. 5
 
     def _terms(self, distribution: Tensor, cross_entropy: Tensor) -> HISTTerms:
-        return HISTTerms(distribution, cross_entropy, distribution + self.lambda_s * cross_entropy)
+        return HISTTerms(distribution + self.lambda_s * cross_entropy, distribution, cross_entropy)
 
     def _distance_scores(self) -> tuple[ClassScores, tuple[Tensor, ...]]:
         if self.distance == "mahalanobis":
