@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tuplet.arguments import parse
+from tuplet.commands.bench import bench
 from tuplet.commands.compare import compare
 from tuplet.commands.evaluate import evaluate
 from tuplet.config import ComputeConfig, DataConfig, RunConfig
@@ -164,6 +165,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a model:  tuplet train RECIPE [--field value ...]"),
     "evaluate": (evaluate, "measure a run, a saved model, or embeddings:  tuplet evaluate RUN|MODEL|FILE"),
     "compare": (compare, "how sure a difference is, on the same images:  tuplet compare A B"),
+    "bench": (bench, "several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]"),
     "report": (report, "write a run's report again:  tuplet report RUN"),
     "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "data": (data, "count images and classes:  tuplet data describe --root FOLDER"),

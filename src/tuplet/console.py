@@ -76,7 +76,7 @@ def metric_table(report: EvalReport, after: str = "") -> str:
 
     Args:
         report: what was measured.
-        after: what the model had learnt then, such as "after epoch 3 of 50"; may be empty.
+        after: what the model had learnt then, such as "last epoch of 50"; may be empty.
     """
     intervals = {name: of["classes"] for name, of in (report.intervals or {}).items()}
     known = next((one for one in intervals.values() if one is not None), None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tuplet.config import (
     ComputeConfig,
     DataConfig,
     LossConfig,
+    LossName,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -90,3 +92,21 @@ def recipe(name: str) -> RunConfig:
     if name not in RECIPES:
         raise InputError(f"there is no recipe {name!r}; want one of {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def with_loss(config: RunConfig, name: LossName) -> RunConfig:
+    """The same run with another loss, and with the batches that this loss needs.
+
+    Args:
+        config: whose data, network and schedule stay.
+        name: hist, or a rival, then with its published settings. Those that compare the samples of a batch
+            get several images of each class, as `data.images_per_class` says.
+    """
+    pairs = name in ("multi-similarity", "triplet", "supcon")
+    sampler = "per-class" if pairs else config.data.sampler
+    loss = replace(config.loss, name=name, margin=None, scale=None, positive_scale=None, num_centers=None)
+    return replace(
+        config,
+        loss=loss,
+        data=replace(config.data, sampler=sampler),
+    )

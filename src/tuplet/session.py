@@ -213,7 +213,7 @@ class Session:
     def evaluate(self, epoch: int) -> tuple[EvalReport | None, float]:
         """What the network measures, None where it is not this epoch's turn, and the seconds it took."""
         config = self.run.config
-        last = epoch == config.schedule.epochs
+        last = epoch == config.schedule.last_epoch
         if epoch % config.evaluation.every_epochs and not last:
             return None, 0.0
         began = time.perf_counter()

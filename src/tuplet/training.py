@@ -23,7 +23,7 @@ from tuplet.ranks import on_first
 from tuplet.runs import EpochReport, Run
 from tuplet.session import DivergedError, Session
 
-__all__ = ["DivergedError", "launch", "load_split", "train"]
+__all__ = ["DivergedError", "launch", "load_data", "load_split", "split_of", "train"]
 
 
 def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Iterator[EpochReport]:
@@ -51,7 +51,7 @@ def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None)
             evaluation, seconds = session.evaluate(0)
             yield session.save(EpochReport(0, {}, evaluation, 0.0, seconds, 0.0, {}))
             finished = 0
-        for epoch in range(finished + 1, config.schedule.epochs + 1):
+        for epoch in range(finished + 1, config.schedule.last_epoch + 1):
             yield session.save(_train_epoch(session, epoch))
         session.finish()
 
@@ -70,7 +70,8 @@ def _train_epoch(session: Session, epoch: int) -> EpochReport:
 
     sums: dict[str, Tensor] = {}
     began = time.perf_counter()
-    for step, (pixels, labels, _) in enumerate(track(loader, f"epoch {epoch}/{config.schedule.epochs}"), 1):
+    title = f"epoch {epoch}/{config.schedule.last_epoch}"
+    for step, (pixels, labels, _) in enumerate(track(loader, title), 1):
         pixels = pixels.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(fabric.device, non_blocking=True)
         with fabric.no_backward_sync(network, enabled=warming):
@@ -117,18 +118,40 @@ def load_split(config: RunConfig) -> Split:
     Raises:
         InputError: (a ValueError) images that are missing, unreadable, or too few.
     """
+    return split_of(load_data(config), config)
+
+
+def load_data(config: RunConfig) -> Split:
+    """All training and test images that a config names.
+
+    Raises:
+        InputError: (a ValueError) images that are missing or unreadable.
+    """
     workers = config.compute.num_workers
-    split = load(config.data, num_workers=workers, progress=lambda rows: track(rows, "reading"))
+    return load(config.data, num_workers=workers, progress=lambda rows: track(rows, "reading"))
+
+
+def split_of(images: Split, config: RunConfig) -> Split:
+    """What a run trains on and is measured on, of all images.
+
+    Args:
+        images: of the config's data, as `load_data` gives them.
+        config: with `evaluation.split` validation, a fold of the training classes takes the place of the test
+            images; with `data.quarter_turns`, training images are turned too.
+
+    Raises:
+        InputError: (a ValueError) too few training classes for the folds.
+    """
     if config.evaluation.split == "validation":
         evaluation = config.evaluation
         train_part, validation = hold_out(
-            split.train,
+            images.train,
             fold=evaluation.validation_fold,
             num_folds=evaluation.validation_folds,
             seed=evaluation.validation_seed,
         )
-        split = replace(split, train=train_part, test=validation, gallery=None)
-    return replace(split, train=QuarterTurns(split.train)) if config.data.quarter_turns else split
+        images = replace(images, train=train_part, test=validation, gallery=None)
+    return replace(images, train=QuarterTurns(images.train)) if config.data.quarter_turns else images
 
 
 def _seed(*parts: int) -> int:

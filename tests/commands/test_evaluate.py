@@ -77,7 +77,7 @@ def test_a_run_has_its_gallery_in_training_and_after(run: Run, capsys: pytest.Ca
     assert EvalReport.from_dict(printed) == last
     assert last.intervals is not None
     words = says(capsys, run.folder)
-    assert "6 images of 3 classes, 6 queries in a gallery of 12; after epoch 2 of 2" in words
+    assert "6 images of 3 classes, 6 queries in a gallery of 12; last epoch of 2" in words
     interval = last.intervals["recall_at_1"]["classes"]
     assert interval is not None
     assert f"{100 * interval.low:6.2f} .. {100 * interval.high:.2f} %" in words

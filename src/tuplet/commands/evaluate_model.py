@@ -23,6 +23,7 @@ from tuplet.evaluation import embed
 from tuplet.models.embedder import Embedder
 from tuplet.progress import track
 from tuplet.runs import Run
+from tuplet.selection import label_of_network
 from tuplet.training import launch, load_split
 
 Images: TypeAlias = tuple[ImageTable, tuple[str, ...]]
@@ -164,7 +165,7 @@ def _heading(model: _Model, config: RunConfig) -> str:
     """What the model had learnt, and how it saw images where no run says so."""
     if model.run is not None:
         last = max((epoch.epoch for epoch in model.run.reports()), default=0)
-        return f"after epoch {last} of {model.run.config.schedule.epochs}"
+        return label_of_network(model.run.config, last)
     size = config.data.image_size
     square = f"{size} x {size} pixels"
     if config.data.augmentation == "crop-flip":

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64
-from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
+from scipy.special import ndtr, stdtrit
 
 from tuplet.errors import InputError
 from tuplet.metrics._inputs import Array, as_labels

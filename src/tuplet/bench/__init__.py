@@ -1,0 +1,1 @@
+"""Losses compared under one protocol: equal trials, equal seeds, the same images."""

@@ -1,0 +1,91 @@
+"""`tuplet bench RECIPE`: several losses under one protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, get_args
+
+import tyro
+
+from tuplet.arguments import parse
+from tuplet.config import LossName, RunConfig
+from tuplet.console import epoch_line
+from tuplet.errors import InputError
+from tuplet.recipes import RECIPES, recipe, with_loss
+
+USAGE = "tuplet bench RECIPE"
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Compare losses under one protocol: as many trials for each on validation classes, then as many seeds.
+
+    The same command with the same --to goes on where it was stopped, and adds losses or seeds to what is
+    there. Ends with a table in TO/comparison.md and everything behind it in TO/comparison.json.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    losses: str = ",".join(get_args(LossName))
+    """Separated by commas; the first is the one that the others are held against."""
+    seeds: int = 5
+    """Final trainings of each loss, with seeds 0, 1, ..., >= 1."""
+    trials: int = 8
+    """Settings tried for each loss on a fold of the training classes, >= 1; the first are the published ones,
+    the others drawn at random. 1 takes the published ones untried."""
+    metric: str = "recall_at_1"
+    """By which the settings are chosen: recall_at_K, map_at_r or r_precision, on the validation classes."""
+    to: Path | None = None
+    """Folder of all runs and of the table; the default is runs/bench-NAME."""
+
+
+def bench(arguments: list[str]) -> None:
+    """Train several losses under one protocol and write one table of them."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        arguments = [next(iter(RECIPES)), "--help"]
+    if arguments[0].startswith("-"):
+        raise InputError(f"tuplet bench starts with {arguments[0]!r}; want a recipe first: {USAGE}")
+    base = recipe(arguments[0])
+    program = f"tuplet bench {arguments[0]}"
+    chosen = parse(BenchArguments, BenchArguments(base), arguments[1:], program)
+    names = _losses(chosen.losses)
+    _check(chosen)
+    from tuplet.bench.cells import Protocol, train_loss
+    from tuplet.training import launch, load_data
+
+    folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
+    configs = {name: with_loss(chosen.config, name) for name in names}
+    protocol = Protocol(configs, chosen.trials, chosen.seeds, chosen.metric, folder)
+    fabric = launch(chosen.config)
+    images = load_data(chosen.config)
+    current = None
+    for name in names:
+        for run, epoch in train_loss(protocol, name, fabric=fabric, images=images):
+            if fabric.is_global_zero:
+                if run.folder != current:
+                    current = run.folder
+                    print(f"\n{run.folder}", flush=True)
+                print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+
+
+def _losses(text: str) -> list[LossName]:
+    known: dict[str, LossName] = {name: name for name in get_args(LossName)}
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"--losses has {unknown[0]!r}; want some of {','.join(known)}")
+    if len(set(names)) < len(names):
+        raise InputError(f"--losses {text} names one twice; want each once")
+    return [known[name] for name in names]
+
+
+def _check(chosen: BenchArguments) -> None:
+    for name in ("seeds", "trials"):
+        if getattr(chosen, name) < 1:
+            raise InputError(f"--{name} is {getattr(chosen, name)}; want 1 or more")
+    evaluation = chosen.config.evaluation
+    if evaluation.split != "test":
+        raise InputError("evaluation.split is 'validation'; want test: the trials use validation classes")
+    metrics = [*(f"recall_at_{k}" for k in evaluation.recall_at), "map_at_r", "r_precision"]
+    if chosen.metric not in metrics:
+        raise InputError(f"--metric is {chosen.metric!r}; want one of {', '.join(metrics)}")

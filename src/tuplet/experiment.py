@@ -1,0 +1,103 @@
+"""The trainings behind one number: folds of validation classes, then the run itself; and several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from tuplet.config import RunConfig
+from tuplet.data.table import Split
+from tuplet.errors import InputError
+from tuplet.ranks import on_first
+from tuplet.runs import EpochReport, Run
+from tuplet.selection import best_epoch
+from tuplet.training import load_data, split_of, train
+
+
+def open_run(config: RunConfig, folder: Path) -> Run:
+    """The run of a config in a folder: a new one, or the one that stands there, to be gone on with.
+
+    Raises:
+        InputError: (a ValueError) the folder holds a run with other settings, or something else.
+    """
+    if not (folder / "config.yaml").exists():
+        return Run.create(config, folder)
+    run = Run(folder)
+    # On other devices a run may go on.
+    if replace(run.config, compute=config.compute) != config:
+        raise InputError(f"{folder} holds a run with other settings; want a new folder, or remove it")
+    run.config = config
+    return run
+
+
+def epochs_of_runs(
+    config: RunConfig, folder: Path, *, fabric: Fabric, images: Split | None = None
+) -> Iterator[tuple[Run, EpochReport]]:
+    """Each epoch as it ends, with its run, of all trainings that the config's selection takes.
+
+    With selection validation these are one training a fold, in folders beside the run's own, and then the run
+    itself on all training classes, for as many epochs as were best on average. Otherwise the run alone. What
+    is finished in these folders is not repeated.
+
+    Args:
+        config: of the run; with `schedule.stop_after` the number of epochs is chosen already.
+        folder: of the run.
+        fabric: launched.
+        images: those of the config, where they are loaded already.
+
+    Raises:
+        InputError: (a ValueError) as `train` and `open_run` do.
+    """
+    images = images or load_data(config)
+    if config.evaluation.selection == "validation" and config.schedule.stop_after is None:
+        runs = []
+        for fold in range(config.evaluation.validation_folds):
+            run = _shared(fold_of(config, fold), fold_folder(folder, fold), fabric)
+            runs.append(run)
+            yield from _epochs(run, fabric, images)
+        chosen = best_epoch([run.reports() for run in runs], at_least=max(1, config.schedule.warmup_epochs))
+        config = replace(config, schedule=replace(config.schedule, stop_after=chosen))
+    yield from _epochs(_shared(config, folder, fabric), fabric, images)
+
+
+def fold_of(config: RunConfig, fold: int) -> RunConfig:
+    """The same run on all training classes but one fold, measured on that fold after every epoch.
+
+    Args:
+        config: of the run; its validation seed decides the folds.
+        fold: in 0..validation_folds-1.
+    """
+    evaluation = replace(
+        config.evaluation,
+        split="validation",
+        validation_fold=fold,
+        selection="last",
+        every_epochs=1,
+        kmeans_runs=0,
+    )
+    return replace(config, evaluation=evaluation)
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    """Where the training of one fold is, beside the run's folder."""
+    return folder.with_name(f"{folder.name}-fold{fold}")
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where the run of one seed is, in the folder of all."""
+    return folder / f"seed{seed}"
+
+
+def _shared(config: RunConfig, folder: Path, fabric: Fabric) -> Run:
+    on_first(fabric, lambda: open_run(config, folder).folder)
+    run = Run(folder)
+    run.config = config
+    return run
+
+
+def _epochs(run: Run, fabric: Fabric, images: Split) -> Iterator[tuple[Run, EpochReport]]:
+    for report in train(run, fabric=fabric, split=split_of(images, run.config)):
+        yield run, report
