@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from tuplet.config import DataConfig, EvaluationConfig
 from tuplet.data.images import EvaluationImages
-from tuplet.data.table import ImageTable
+from tuplet.data.table import ImageTable, Split
 from tuplet.data.transforms import eval_transform
 from tuplet.data.workers import prepare_worker
 from tuplet.embeddings import LabelledEmbeddings, with_shared_classes
@@ -117,6 +117,21 @@ def embed(
     _, embeddings = embed_part(network, table, config, fabric=fabric, num_workers=num_workers)
     together = gather(fabric, embeddings, interleave=True)[: len(table)]
     return EmbeddedSplit(table, together.cpu().numpy())
+
+
+def embed_split(
+    network: Callable[[UInt8[Tensor, "N 3 H W"]], Float[Tensor, "N D"]],
+    split: Split,
+    config: DataConfig,
+    *,
+    fabric: Fabric,
+    num_workers: int = 0,
+) -> tuple[EmbeddedSplit, EmbeddedSplit | None]:
+    """The test images of a split with their embeddings, and its gallery, where it has one; see `embed`."""
+    queries = embed(network, split.test, config, fabric=fabric, num_workers=num_workers)
+    if split.gallery is None:
+        return queries, None
+    return queries, embed(network, split.gallery, config, fabric=fabric, num_workers=num_workers)
 
 
 def embed_part(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tuplet.config import RunConfig
 from tuplet.data.table import ImageTable, Split
-from tuplet.evaluation import EvalReport, embed, embed_part, evaluate, report_scores
+from tuplet.evaluation import EvalReport, embed_part, embed_split, evaluate, report_scores
 from tuplet.metrics.clustering import clustering_metrics
 from tuplet.metrics.distributed import spread_retrieval_scores
 from tuplet.ranks import gather_on_first, on_first
@@ -40,13 +40,8 @@ def evaluate_split(
     """
     if fabric.world_size > 1:
         return _on_ranks(network, split, config, fabric, last)
-    queries, gallery = (
-        None
-        if table is None
-        else embed(network, table, config.data, fabric=fabric, num_workers=config.compute.num_workers)
-        for table in (split.test, split.gallery)
-    )
-    assert queries is not None
+    workers = config.compute.num_workers
+    queries, gallery = embed_split(network, split, config.data, fabric=fabric, num_workers=workers)
     return evaluate(queries, config.evaluation, clustering=last, gallery=gallery, intervals=last)
 
 

@@ -1,4 +1,4 @@
-"""The trainings behind a comparison of losses, each a run on disk: trials on validation classes, then seeds."""
+"""The trainings behind a comparison, each a run on disk: trials on validation classes, then seeds."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def train_loss(
             )
         except DivergedError:
             continue
-    config = chosen_config(protocol, name)
+    config = override(protocol.losses[name], best_trial(protocol, name).changes)
     for seed in range(protocol.num_seeds):
         yield from epochs_of_runs(
             replace(config, seed=seed), run_folder(protocol, name, seed), fabric=fabric, images=images
@@ -97,19 +97,20 @@ def trials(protocol: Protocol, name: LossName) -> list[Trial]:
     return tried
 
 
-def chosen_config(protocol: Protocol, name: LossName) -> RunConfig:
-    """The config of a loss with the settings that were best on the validation classes, the first of equals.
+def best_trial(protocol: Protocol, name: LossName) -> Trial:
+    """The trial of a loss that was best on the validation classes, the first of equals.
 
     Raises:
         InputError: (a ValueError) every trial diverged.
     """
-    tried = [trial for trial in trials(protocol, name) if trial.value is not None]
-    if not tried and protocol.num_trials > 1:
+    if protocol.num_trials == 1:
+        return Trial({}, None, 0.0)
+    finished = [(trial.value, trial) for trial in trials(protocol, name) if trial.value is not None]
+    if not finished:
         raise InputError(
             f"every trial of {name} diverged; want one that does not: lower optimizer.lr_backbone"
         )
-    best = max(tried, key=lambda trial: trial.value or 0.0, default=Trial({}, None, 0.0))
-    return override(protocol.losses[name], best.changes)
+    return max(finished, key=lambda one: one[0])[1]
 
 
 def finished_runs(protocol: Protocol, name: LossName) -> Sequence[Run]:

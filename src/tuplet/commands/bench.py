@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import shlex
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -51,6 +53,9 @@ def bench(arguments: list[str]) -> None:
     names = _losses(chosen.losses)
     _check(chosen)
     from tuplet.bench.cells import Protocol, train_loss
+    from tuplet.bench.result import result
+    from tuplet.bench.table import comparison_page
+    from tuplet.runs import write_atomically
     from tuplet.training import launch, load_data
 
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
@@ -66,6 +71,12 @@ def bench(arguments: list[str]) -> None:
                     current = run.folder
                     print(f"\n{run.folder}", flush=True)
                 print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+    found = result(protocol, fabric=fabric, images=images)
+    if fabric.is_global_zero:
+        page = comparison_page(protocol, found, command=shlex.join(["tuplet", "bench", *arguments]))
+        write_atomically(folder / "comparison.md", page.encode())
+        write_atomically(folder / "comparison.json", (json.dumps(asdict(found), indent=1) + "\n").encode())
+        print(f"\n{page}\nwritten to {folder}")
 
 
 def _losses(text: str) -> list[LossName]:

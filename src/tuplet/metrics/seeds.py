@@ -16,18 +16,18 @@ class SeedMean:
 
     Attributes:
         mean: over the values.
-        std: standard deviation of one value (n - 1); NaN for a single one.
-        low, high: t interval of the mean; NaN for a single value.
-        p_value: two-sided, of the hypothesis that the true mean is zero; NaN for a single value.
+        std: standard deviation of one value (n - 1); None for a single one.
+        low, high: t interval of the mean; None for a single value.
+        p_value: two-sided, of the hypothesis that the true mean is zero; None for a single value.
         values: one a seed.
         level: share of such intervals that hold the true mean, if the values are normal.
     """
 
     mean: float
-    std: float
-    low: float
-    high: float
-    p_value: float
+    std: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
     values: tuple[float, ...]
     level: float
 
@@ -41,12 +41,12 @@ def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
         values: one a seed, at least one.
         level: of the interval, in (0, 1).
 
-    Returns: NaN where one value says nothing; values that are all the same have an interval of no width and
+    Returns: None where one value says nothing; values that are all the same have an interval of no width and
         p 0, or 1 where they are all zero.
     """
     count, mean = len(values), float(np.mean(values))
     if count < 2:
-        return SeedMean(mean, math.nan, math.nan, math.nan, math.nan, tuple(values), level)
+        return SeedMean(mean, None, None, None, None, tuple(values), level)
     std = float(np.std(values, ddof=1))
     error = std / math.sqrt(count)
     half = float(student.ppf(0.5 + level / 2, count - 1)) * error
