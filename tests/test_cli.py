@@ -59,6 +59,14 @@ def test_help_answers_without_heavy_imports() -> None:
             ["train", "demo", "--loss.tua", "3"],
             "Unrecognized options: --loss.tua, 3, perhaps --loss.tau FLOAT",
         ),
+        (
+            ["train", "demo", "--loss", "contrastive"],
+            "'contrastive'; want one of hist, proxy-anchor",
+        ),
+        (["train", "demo", "--loss"], "--loss stands alone; want the name of a loss after it"),
+        (["train", "demo", "--seeds", "0"], "--seeds is 0; want 1 or more"),
+        (["train", "demo", "--loss.margin", "0.1"], "loss.margin is 0.1; want None, for hist has none of"),
+        (["train", "demo", "--loss=supcon", "--loss.class-fraction", "0.5"], "it is there for hist only"),
         (["train", "demo", "--loss.tau", "warm"], "could not convert string to float: 'warm'"),
         (["train", "demo", "--loss.tau", "-1"], "loss.tau is -1.0; want a number > 0"),
         (["train", "demo", "--loss.distance", "far"], "invalid choice 'far' for argument '--loss.distance'"),
@@ -121,6 +129,32 @@ def test_evaluate_agrees_with_the_last_epoch(run: Run, capsys: pytest.CaptureFix
     assert f"{100 * last.retrieval['recall_at_1']:.2f} %" in words
     assert "Recall@3" in words
     assert "Recall@8" not in words
+
+
+def test_several_seeds_of_a_rival_end_in_a_summary(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--loss=supcon", "--schedule.epochs", "2", "--evaluation.selection", "oracle"]
+    arguments = ["train", "--config", str(run.config_file), "--seeds", "2", "--to", str(tmp_path / "runs")]
+    said = says(capsys, *arguments, *options)
+    runs = [Run(tmp_path / "runs" / f"seed{seed}") for seed in (3, 4)]
+    assert [(one.config.seed, one.config.loss.name) for one in runs] == [(3, "supcon"), (4, "supcon")]
+    assert all(one.config.data.sampler == "per-class" for one in runs)
+    assert all(one.report_file.is_file() for one in runs)
+    best = [
+        max(report.evaluation.retrieval["recall_at_1"] for report in one.reports() if report.evaluation)
+        for one in runs
+    ]
+    page = (tmp_path / "runs" / "summary.md").read_text()
+    assert page in said
+    assert f"| Recall@1 | {50 * sum(first_recalls(runs)):.1f} | {50 * sum(best):.1f} | " in page
+    assert "Selection: oracle: epoch" in page
+    assert "Seeds 3, 4: mean, standard deviation and 95 % t interval over them." in page
+    assert "epoch 1/2" not in says(capsys, *arguments, *options)  # nothing is trained again
+
+
+def first_recalls(runs: list[Run]) -> list[float]:
+    return [one.reports()[0].evaluation.retrieval["recall_at_1"] for one in runs]  # type: ignore[union-attr]
 
 
 def test_report_and_resume_of_a_finished_run_change_no_weight(

@@ -143,7 +143,7 @@ def test_headline_says_what_was_trained_and_how_good_it_is(page: Page) -> None:
     assert "trained with the HIST loss on 12 images of 3 classes (birds)" in text
     assert "for 90 of 100 pictures the most similar other picture shows the same class" in text
     assert (
-        "Measured on the test split, after epoch 2 of 2 (selection: last epoch, never the best one)." in text
+        "Measured on the test split (selection: last epoch of 2)." in text
     )
 
 

@@ -29,6 +29,12 @@ def parse(kind: Callable[..., A], default: A, arguments: Sequence[str], program:
     return parsed
 
 
+def no_more(rest: Sequence[str], usage: str) -> None:
+    """Nothing; raises InputError where arguments are left over."""
+    if rest:
+        raise InputError(f"{rest[0]!r} is one argument too many; want {usage}")
+
+
 def _one_line(box: str) -> str:
     """What tyro's box says, without the box: the message, and the option that it thinks was meant."""
     sections: list[list[str]] = [[]]

@@ -23,6 +23,7 @@ from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.mistakes import retrieval_findings
 from tuplet.overrides import to_dict
 from tuplet.runs import EpochReport, write_atomically
+from tuplet.selection import select
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def write_report(content: ReportContent, path: Path) -> None:
 def _page(content: ReportContent, config_path: Path) -> dict[str, Any]:
     evaluations = [(e.epoch, e.evaluation) for e in content.epochs if e.evaluation is not None]
     before = next((report for epoch, report in evaluations if epoch == 0), None)
-    after_epoch, after = next(((epoch, r) for epoch, r in reversed(evaluations) if epoch > 0), (0, None))
+    chosen = select(content.config, content.epochs) if evaluations else None
+    after = chosen.evaluation if chosen is not None and chosen.epoch > 0 else None
     shown = after or before
     draw = {
         "losses": plots.loss_curves(content.epochs),
@@ -87,7 +89,9 @@ def _page(content: ReportContent, config_path: Path) -> dict[str, Any]:
         "before": before,
         "after": after,
         "shown": shown,
-        "after_epoch": after_epoch,
+        "after_epoch": chosen.epoch if chosen is not None else 0,
+        "label": chosen.label if chosen is not None else "",
+        "last_measured": max((epoch for epoch, _ in evaluations), default=0),
         "last_epoch": max((e.epoch for e in content.epochs), default=0),
         "headline": headline_metric(shown.retrieval) if shown else None,
         "metrics": list(shown.retrieval) if shown else [],

@@ -1,0 +1,222 @@
+"""`tuplet train` and `tuplet demo`: one run, or all the trainings behind one number."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import tyro
+
+from tuplet.arguments import parse
+from tuplet.commands.report import write_run_report
+from tuplet.config import ComputeConfig, LossName, RunConfig
+from tuplet.console import epoch_line, train_usage
+from tuplet.errors import InputError
+from tuplet.overrides import override
+from tuplet.recipes import RECIPES, recipe, with_loss
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from tuplet.data.table import Split
+    from tuplet.runs import Run
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a model, measure it after every epoch, and write its report.
+
+    --loss NAME takes another loss than hist, with its published settings and the batches that it needs.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    to: Path | None = None
+    """Folder of the new run; the default is runs/NAME-DATE-TIME."""
+    seeds: int = 1
+    """Runs, with seeds `seed`, `seed` + 1, ..., >= 1. Several go into folders below TO, beside a summary of
+    mean, standard deviation and interval; the same command with the same --to goes on with them."""
+
+
+@dataclass(frozen=True)
+class ResumeArguments:
+    """Go on with a run that was stopped, on other devices if need be."""
+
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+def demo(arguments: list[str]) -> None:
+    """Generate characters, train on some, search among others, write the report."""
+    chosen = parse(TrainArguments, TrainArguments(recipe("demo")), arguments, "tuplet demo")
+    run = _train(chosen, ["demo", *arguments])
+    if run is not None:
+        program = "tuplet" if shutil.which("tuplet") else sys.argv[0]
+        print(f"\nOpen {run.report_file} in a browser: curves, maps, and the worst mistakes as pictures.")
+        print("Try next, on your own pictures in folders PHOTOS/<class>/*:")
+        print(f"  {program} train folder --data.root PHOTOS")
+        print(f"  {program} train --help")
+
+
+def train(arguments: list[str]) -> None:
+    """Train by a recipe, by a config file, or go on with a run that was stopped."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(train_usage(RECIPES))
+        return
+    head, _, value = arguments[0].partition("=")
+    first, *rest = [head, *([value] if value else []), *arguments[1:]]
+    if first == "--resume":
+        _resume(_value_of(first, rest), rest[1:])
+        return
+    if first == "--config":
+        from tuplet.runs import read_config
+
+        file = _value_of(first, rest)
+        config, rest, program = read_config(Path(file)), rest[1:], f"tuplet train --config {file}"
+    elif first.startswith("-"):
+        raise InputError(
+            f"tuplet train starts with {first!r}; want RECIPE, --config FILE or --resume RUN first"
+        )
+    else:
+        config, program = recipe(first), f"tuplet train {first}"
+    config, rest = _with_loss(config, rest)
+    chosen = parse(TrainArguments, TrainArguments(config), rest, program)
+    if chosen.seeds < 1:
+        raise InputError(f"--seeds is {chosen.seeds}; want 1 or more")
+    _train(chosen, ["train", *arguments])
+
+
+def _with_loss(config: RunConfig, arguments: list[str]) -> tuple[RunConfig, list[str]]:
+    """The config with the loss that --loss names, and the arguments without it."""
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--loss":
+            rest = arguments[place + 1 :]
+            name = value if equals else _value_of(option, rest, "the name of a loss")
+            known: dict[str, LossName] = {one: one for one in get_args(LossName)}
+            if name not in known:
+                raise InputError(f"--loss is {name!r}; want one of {', '.join(known)}")
+            return with_loss(config, known[name]), [*arguments[:place], *rest[not equals :]]
+    return config, arguments
+
+
+def _train(chosen: TrainArguments, arguments: Sequence[str]) -> Run | None:
+    """Train what was asked for to its end; the run on the rank that prints, where there is but one."""
+    from tuplet.training import launch
+
+    config = chosen.config
+    fabric = launch(config)
+    # The run may be resumed from another folder.
+    paths = {"data.root": config.data.root, "model.weights": config.model.weights}
+    config = override(config, {name: path.absolute() for name, path in paths.items() if path is not None})
+    default = Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path(fabric.broadcast(chosen.to or default))
+    if chosen.seeds > 1 or config.evaluation.selection == "validation":
+        return _several(config, folder, chosen.seeds, fabric, arguments)
+    return _one(config, folder, fabric)
+
+
+def _one(config: RunConfig, folder: Path, fabric: Fabric) -> Run | None:
+    from tuplet.ranks import on_first
+    from tuplet.runs import Run
+    from tuplet.training import load_split
+
+    split = load_split(config)
+    new = not folder.exists()
+    on_first(fabric, lambda: Run.create(config, folder).folder)
+    run = Run(folder)
+    try:
+        return _finish(run, fabric, split)
+    except InputError:
+        if fabric.is_global_zero and not run.reports():
+            _remove(run.folder, whole=new)  # nothing was learnt, and the mended command may want the name
+        raise
+
+
+def _several(
+    config: RunConfig, folder: Path, seeds: int, fabric: Fabric, arguments: Sequence[str]
+) -> Run | None:
+    """The folds, if the selection wants them, and the run of each seed; then what they say together."""
+    from tuplet.data.splits import describe
+    from tuplet.experiment import epochs_of_runs, seed_folder
+    from tuplet.runs import Run, write_atomically
+    from tuplet.summary import summary_page
+    from tuplet.training import load_data, split_of
+
+    speaks = fabric.is_global_zero
+    images = load_data(config)
+    if speaks:
+        print(describe(images), flush=True)
+    folders = {
+        config.seed + number: seed_folder(folder, config.seed + number) if seeds > 1 else folder
+        for number in range(seeds)
+    }
+    shown = None
+    try:
+        for seed, where in folders.items():
+            for run, epoch in epochs_of_runs(replace(config, seed=seed), where, fabric=fabric, images=images):
+                if speaks and run.folder != shown:
+                    shown = run.folder
+                    print(f"\nrun       {run.folder}", flush=True)
+                if speaks:
+                    print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+    except KeyboardInterrupt:
+        if speaks:
+            print(f"\nstopped; the same command with --to {folder} goes on", file=sys.stderr)
+        sys.exit(130)
+    runs = [Run(where) for where in folders.values()]
+    for run in runs:
+        write_run_report(run, fabric, split_of(images, run.config))
+    if speaks and seeds > 1:
+        page = summary_page(config.name, runs, command=shlex.join(["tuplet", *arguments]))
+        write_atomically(folder / "summary.md", page.encode())
+        print(f"\n{page}\nsummary   {folder / 'summary.md'}")
+    return runs[0] if speaks and seeds == 1 else None
+
+
+def _remove(folder: Path, *, whole: bool) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    if whole:
+        folder.rmdir()
+
+
+def _resume(folder: str, arguments: list[str]) -> None:
+    from tuplet.runs import Run
+    from tuplet.training import launch, load_split
+
+    run = Run(folder)
+    defaults = ResumeArguments(run.config.compute)
+    chosen = parse(ResumeArguments, defaults, arguments, f"tuplet train --resume {folder}")
+    run.config = replace(run.config, compute=chosen.compute)
+    _finish(run, launch(run.config), load_split(run.config))
+
+
+def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
+    from tuplet.data.splits import describe
+    from tuplet.training import train as epochs
+
+    speaks = fabric.is_global_zero
+    if speaks:
+        print(describe(split, measured=run.config.evaluation.split))
+        print(f"run       {run.folder}\n", flush=True)
+    try:
+        for epoch in epochs(run, fabric=fabric, split=split):
+            if speaks:
+                print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+    except KeyboardInterrupt:
+        if speaks:
+            print(f"\nstopped; go on with: tuplet train --resume {run.folder}", file=sys.stderr)
+        sys.exit(130)
+    write_run_report(run, fabric, split)
+    return run if speaks else None
+
+
+def _value_of(option: str, rest: Sequence[str], wanted: str = "a path") -> str:
+    if not rest:
+        raise InputError(f"{option} stands alone; want {wanted} after it")
+    return rest[0]
