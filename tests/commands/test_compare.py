@@ -76,7 +76,8 @@ def test_two_runs_have_the_values_of_their_last_epochs(
         if one["metric"] in values[1]:
             assert one["b"] == pytest.approx(values[1][one["metric"]])
     assert (printed["num_queries"], printed["num_classes"], printed["exact"]) == (24, 4, True)
-    assert (printed["a"], printed["b"], printed["notes"]) == (str(a.folder), str(b.folder), [])
+    titles = [f"{run.folder}, last epoch of {run.config.schedule.epochs}" for run in (a, b)]
+    assert [printed["a"], printed["b"], printed["notes"]] == [*titles, []]
 
 
 def test_a_run_and_a_file_of_its_own_embeddings_do_not_differ(

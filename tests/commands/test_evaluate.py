@@ -73,7 +73,7 @@ def test_a_run_has_its_gallery_in_training_and_after(run: Run, capsys: pytest.Ca
     assert first.intervals is None
     assert middle.intervals is None
     printed = json.loads(says(capsys, run.folder, "--json"))
-    assert printed.pop("notes") == []
+    assert (printed.pop("notes"), printed.pop("model")) == ([], "last epoch of 2")
     assert EvalReport.from_dict(printed) == last
     assert last.intervals is not None
     words = says(capsys, run.folder)

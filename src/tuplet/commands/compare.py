@@ -91,6 +91,7 @@ def compare(arguments: list[str]) -> None:
     (a, b), first_rank = _embedded(paths, runs, chosen)
     notes = _notes(a, b)
     of_a, of_b = (_scores(side, like=a, most_before=max(recall_at), chosen=chosen) for side in (a, b))
+    titles = [_title(path, run) for path, run in zip(paths, runs, strict=True)]
     comparison = compare_scores(
         of_a,
         of_b,
@@ -104,10 +105,10 @@ def compare(arguments: list[str]) -> None:
     if first_rank and chosen.json:
         import json
 
-        models = {"a": paths[0], "b": paths[1], "distance": chosen.distance, "notes": notes}
+        models = {"a": titles[0], "b": titles[1], "distance": chosen.distance, "notes": notes}
         print(json.dumps(models | asdict(comparison), indent=2))
     elif first_rank:
-        print(comparison_table(comparison, *paths, notes=notes))
+        print(comparison_table(comparison, *titles, notes=notes))
 
 
 def comparison_table(comparison: Comparison, a: str, b: str, *, notes: Sequence[str] = ()) -> str:
@@ -165,6 +166,15 @@ def _limits(comparison: Comparison) -> list[str]:
         "A and B are one trained model each. All this speaks of these two models on classes like these, and",
         "not of how they were trained: another seed gives another model. For that, compare several seeds.",
     ]
+
+
+def _title(path: str, run: Run | None) -> str:
+    """Where a model is and, of a run, which epoch's."""
+    if run is None:
+        return path
+    from tuplet.selection import label_of_network
+
+    return f"{path}, {label_of_network(run.config, max((one.epoch for one in run.reports()), default=0))}"
 
 
 def _run(path: Path) -> Run | None:

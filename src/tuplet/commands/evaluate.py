@@ -199,7 +199,7 @@ def conclude(
         for part in parts
     ]
     if options.json:
-        trees = [_tree(report, part.notes) for report, part in zip(reports, parts, strict=True)]
+        trees = [_tree(report, part.notes, after) for report, part in zip(reports, parts, strict=True)]
         print(json.dumps(trees if len(trees) > 1 else trees[0], indent=2))
         return
     texts = [
@@ -211,5 +211,5 @@ def conclude(
         print(f"embeddings of {title}: {file}")
 
 
-def _tree(report: EvalReport, notes: Sequence[str]) -> dict[str, object]:
-    return {**dataclasses.asdict(report), "notes": list(notes)}
+def _tree(report: EvalReport, notes: Sequence[str], after: str) -> dict[str, object]:
+    return {**dataclasses.asdict(report), "model": after, "notes": list(notes)}
