@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, final, get_args
 
-import timm
 import torch
-from huggingface_hub import (
-    PyTorchModelHubMixin,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
-from huggingface_hub.constants import CONFIG_NAME, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from tuplet.config import BatchNormFreeze, Pooling
 from tuplet.errors import InputError
-from tuplet.models import convnet as convnet  # registers tuplet_convnet with timm
+from tuplet.models.backbones import create_backbone
 
 
 @final
@@ -87,7 +78,8 @@ class Embedder(
     `save_pretrained` and `from_pretrained` (safetensors and JSON, a folder or the Hugging Face hub).
 
     Args:
-        backbone: any timm model name, or tuplet_convnet.
+        backbone: any timm model name, bn_inception, or tuplet_convnet; a transformer takes any whole number
+            of patches.
         embedding_dim: width of the embeddings, D >= 1.
         pooling: avg, max, avg+max, gem, or token (transformers with a class token only).
         pretrained: start from pretrained weights: those in `weights`, or else the hub's.
@@ -130,7 +122,7 @@ class Embedder(
         if embedding_dim < 1:
             raise InputError(f"embedding_dim is {embedding_dim}; want 1 or more")
         self.freeze_batch_norm = freeze_batch_norm
-        self.backbone = _backbone(backbone, pretrained=pretrained, weights=weights)
+        self.backbone = create_backbone(backbone, pretrained=pretrained, weights=weights)
         prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         if pooling == "token" and prefix_tokens == 0:
             raise InputError(f"backbone {backbone} has no class token; want another pooling, perhaps avg")
@@ -160,6 +152,15 @@ class Embedder(
         Raises:
             InputError: (a ValueError) pixels of another type or shape.
         """
+        embeddings: Tensor = self.norm(self.embedding(self.pooled(pixels)))
+        return embeddings
+
+    def pooled(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N F"]:
+        """What the embedding layer is given: one pooled vector of the backbone's features an image.
+
+        Args:
+            pixels: as in `forward`.
+        """
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(
                 f"pixels are {pixels.dtype} of shape {list(pixels.shape)};"
@@ -168,8 +169,8 @@ class Embedder(
         features = self.backbone.forward_features((pixels - self.mean) / self.std)
         if features.ndim == 4 and not self.channels_last:
             features = features.permute(0, 2, 3, 1)
-        embeddings: Tensor = self.norm(self.embedding(self.pool(features)))
-        return embeddings
+        vectors: Tensor = self.pool(features)
+        return vectors
 
     def train(self, mode: bool = True) -> Embedder:
         """Switch between training and evaluation; frozen BatchNorms stay in evaluation."""
@@ -212,78 +213,3 @@ class Embedder(
         model = cls(**{**kwargs, "pretrained": False, "weights": None})
         load_model(model, file, strict=strict, device=map_location)
         return model.eval()
-
-
-def _backbone(name: str, *, pretrained: bool, weights: str | os.PathLike[str] | None) -> Any:
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3]
-        hint = f", perhaps {', '.join(near)}" if near else ""
-        raise InputError(f"backbone is {name!r}; want the name of a timm model{hint}")
-    if not pretrained or weights is not None:
-        model: Any = timm.create_model(name, pretrained=False)
-        if pretrained:
-            _load_weights(model, Path(weights or ""))
-    else:
-        model = _create_from_hub(name)
-    model.reset_classifier(0)
-    return model
-
-
-def _create_from_hub(name: str) -> nn.Module:
-    if not timm.is_model_pretrained(name):
-        raise InputError(
-            f"backbone {name} has no pretrained weights to fetch; want model.pretrained False to train from"
-            " scratch, or model.weights, a local file"
-        )
-    try:
-        _reach_hub(getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None))
-        model: nn.Module = timm.create_model(name, pretrained=True)
-    except Exception as error:  # the hub's client has changed its transport, and so its errors, twice
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the pretrained weights of {name} could not be fetched ({cause}); want a network connection,"
-            " or model.weights, a local file of them, or model.pretrained False"
-        ) from error
-    return model
-
-
-def _reach_hub(repository: str | None) -> None:
-    """Fail at once where a download is needed and cannot be; the hub's client would try for a minute."""
-    names = (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
-    if repository and not any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
-        with suppress(EntryNotFoundError):
-            get_hf_file_metadata(hf_hub_url(repository, CONFIG_NAME), timeout=10)
-
-
-def _load_weights(model: Any, path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"there is no weights file {path}; want a .safetensors or .pth file")
-    try:
-        found = timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # every format has its own way to be broken
-        raise InputError(f"{path} cannot be read as weights ({error}); want .safetensors or .pth") from error
-    classifiers = model.pretrained_cfg.get("classifier") or ()
-    heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
-    wanted = {key: value for key, value in model.state_dict().items() if not _below(key, heads)}
-    found = {key: value for key, value in found.items() if not _below(key, heads)}
-    # Checkpoints older than PyTorch 0.4.1 count no batches, and nothing depends on that count.
-    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in found if key not in wanted]
-    reshaped = [
-        f"{key} {list(found[key].shape)} for {list(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{len(keys)} keys {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if keys
-    ]
-    if problems:
-        architecture = model.pretrained_cfg.get("architecture", type(model).__name__)
-        raise InputError(f"{path} does not fit {architecture}: {'; '.join(problems)}; want its own weights")
-    model.load_state_dict(found, strict=False)
-
-
-def _below(key: str, modules: tuple[str, ...]) -> bool:
-    return any(key.startswith(f"{module}.") for module in modules)
