@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tuplet.metrics.names import headline_metric, metric_title
 
 if TYPE_CHECKING:
+    from tuplet.config import RunConfig
     from tuplet.evaluation import EvalReport
     from tuplet.runs import EpochReport
 
@@ -30,7 +31,7 @@ def usage(commands: Mapping[str, str]) -> str:
     )
 
 
-def train_usage(recipes: Mapping[str, Callable[[], object]]) -> str:
+def train_usage(recipes: Mapping[str, Callable[[], RunConfig]]) -> str:
     """What `tuplet train --help` prints, given the recipes."""
     return "\n".join(
         [
@@ -39,17 +40,33 @@ def train_usage(recipes: Mapping[str, Callable[[], object]]) -> str:
             "       tuplet train --resume RUN [--compute.field value ...]",
             "",
             "Recipes:",
-            *(f"  {line}" for line in recipe_lines(recipes)),
+            *recipe_lines(recipes),
             "",
             "tuplet train RECIPE --help lists every field.",
         ]
     )
 
 
-def recipe_lines(recipes: Mapping[str, Callable[[], object]]) -> list[str]:
-    """Each recipe's name and what it is for, a line each."""
+def recipe_lines(recipes: Mapping[str, Callable[[], RunConfig]]) -> list[str]:
+    """A table of recipes: what for, and below that, for each one, its name and what tells it from others."""
     width = max(map(len, recipes))
-    return [f"{name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in recipes.items()]
+    head = ("name", "data", "backbone", "tau", "alpha", "lambda_s", "epochs")
+    lines = [_recipe_row(width, *head)]
+    purpose = ""
+    for name, make in recipes.items():
+        before, purpose = purpose, (make.__doc__ or "").splitlines()[0]
+        if purpose != before:
+            lines += ["", purpose]
+        run = make()
+        backbone = run.model.backbone.split(".")[0]
+        numbers = (run.loss.tau, run.loss.alpha, run.loss.lambda_s, run.schedule.epochs)
+        lines.append(_recipe_row(width, name, run.data.source, backbone, *(f"{n:g}" for n in numbers)))
+    return lines
+
+
+def _recipe_row(width: int, name: str, data: str, backbone: str, *numbers: str) -> str:
+    tau, alpha, lambda_s, epochs = numbers
+    return f"  {name:<{width}}  {data:<6}  {backbone:<24}  {tau:>3}  {alpha:>5}  {lambda_s:>8}  {epochs:>6}"
 
 
 def epoch_line(report: EpochReport, epochs: int) -> str:

@@ -1,9 +1,11 @@
-"""Settings that work, as functions that return a `RunConfig`: change any field of one with `override`."""
+"""Settings as functions that return a `RunConfig`: change any field of one with `override`."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 from tuplet.config import (
     ComputeConfig,
@@ -16,6 +18,8 @@ from tuplet.config import (
     ScheduleConfig,
 )
 from tuplet.errors import InputError
+from tuplet.further_recipes import FURTHER_RECIPES
+from tuplet.paper_recipes import PAPER_RECIPES
 
 
 def demo() -> RunConfig:
@@ -80,17 +84,31 @@ def _small_network_optimizer() -> OptimizerConfig:
     return OptimizerConfig(lr_backbone=1e-3, lr_embedding=1e-3, lr_distributions=3e-2, lr_hgnn=1e-3)
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "omniglot": omniglot, "folder": folder}
+COMPARE_SAMPLES: tuple[LossName, ...] = ("multi-similarity", "triplet", "supcon")
+"""Losses of the samples of a batch alone: without two of a class they have nothing to learn from."""
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "omniglot": omniglot,
+    "folder": folder,
+    **PAPER_RECIPES,
+    **FURTHER_RECIPES,
+}
 
 
 def recipe(name: str) -> RunConfig:
     """The settings of one recipe.
 
     Raises:
-        InputError: (a ValueError) there is no such recipe; names those that there are.
+        InputError: (a ValueError) there is no such recipe; names those that are most like it.
     """
     if name not in RECIPES:
-        raise InputError(f"there is no recipe {name!r}; want one of {', '.join(RECIPES)}")
+        near = difflib.get_close_matches(name, RECIPES, cutoff=0.4)
+        hint = f", perhaps {', '.join(near)}" if near else ""
+        first = ", ".join(list(RECIPES)[:3])
+        raise InputError(
+            f"there is no recipe {name!r}; want one of {first}, ..., all listed by tuplet recipes{hint}"
+        )
     return RECIPES[name]()
 
 
@@ -98,15 +116,29 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
     """The same run with another loss, and with the batches that this loss needs.
 
     Args:
-        config: whose data, network and schedule stay.
+        config: whose data, network, schedule and settings of HIST stay.
         name: hist, or a rival, then with its published settings. Those that compare the samples of a batch
-            get several images of each class, as `data.images_per_class` says.
+            get `data.images_per_class` images of each class, where batches were random; or the number nearest
+            to it that divides the batch into two classes or more.
+
+    Raises:
+        InputError: no such loss, a batch that cannot be divided so, or a setting that is there for hist only.
     """
-    pairs = name in ("multi-similarity", "triplet", "supcon")
-    sampler = "per-class" if pairs else config.data.sampler
+    if name not in get_args(LossName):
+        raise InputError(f"loss.name is {name!r}; want one of {', '.join(get_args(LossName))}")
+    data = config.data
+    if name in COMPARE_SAMPLES and data.sampler == "random":
+        images = _images_per_class(data.batch_size, data.images_per_class, name)
+        data = replace(data, sampler="per-class", images_per_class=images)
     loss = replace(config.loss, name=name, margin=None, scale=None, positive_scale=None, num_centers=None)
-    return replace(
-        config,
-        loss=loss,
-        data=replace(config.data, sampler=sampler),
-    )
+    return replace(config, loss=loss, data=data)
+
+
+def _images_per_class(batch_size: int, wanted: int, name: LossName) -> int:
+    possible = [images for images in range(2, batch_size // 2 + 1) if batch_size % images == 0]
+    if not possible:
+        raise InputError(
+            f"data.batch_size is {batch_size}; want a product such as {batch_size + 4 - batch_size % 4}, for"
+            f" {name} compares several images of each of several classes"
+        )
+    return min(possible, key=lambda images: (abs(images - wanted), images))

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, final
-
-import numpy as np
-from jaxtyping import Int64, UInt8
-from torch import Tensor
+from typing import Literal
 
 from tuplet.data.class_folders import (
-    Classes,
     Progress,
     class_images,
     counted,
@@ -19,9 +13,9 @@ from tuplet.data.class_folders import (
     is_image,
     without_unreadable,
 )
-from tuplet.data.images import decode_image
+from tuplet.data.labelled_files import FileImages, split_of, table_of
 from tuplet.data.splits import halves
-from tuplet.data.table import ImageTable, Split
+from tuplet.data.table import Split
 from tuplet.errors import InputError
 
 _LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
@@ -29,36 +23,6 @@ _WANTED = (
     "want root/train/<class>/* and root/test/<class>/*, or train, query and gallery, or root/<class>/* to be"
     " split by class"
 )
-
-
-@final
-class FileImages(ImageTable):
-    """Images that are decoded from their files whenever they are asked for.
-
-    Attributes:
-        paths: file of each image.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[str],
-        labels: Int64[np.ndarray, " N"],
-        class_names: Sequence[str],
-        *,
-        min_side: int | None = None,
-    ) -> None:
-        """Args are those of `ImageTable` and `decode_image`."""
-        super().__init__(labels, class_names)
-        self.paths = tuple(paths)
-        self._min_side = min_side
-
-    def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
-        """RGB pixels of one file; raises UnreadableImageError where it cannot be decoded."""
-        return decode_image(Path(self.paths[index]), min_side=self._min_side)
-
-    def name(self, index: int) -> str:
-        """Path of one file."""
-        return self.paths[index]
 
 
 def load_folder(
@@ -105,11 +69,7 @@ def load_folder(
     if len(scanned) == 1:
         parts = halves(tuple(scanned[0]), train_fraction=train_fraction, seed=split_seed)
         scanned = [{name: scanned[0][name] for name in part} for part in parts]
-    train, test, *gallery = scanned
-    _require_enough(root, train, test, *gallery)
-    notes += _notes(train, test, *gallery)
-    queries, *searched = _tables([test, *gallery], min_side)
-    return Split(_table(train, min_side), queries, tuple(skipped), tuple(notes), *searched)
+    return split_of(root, scanned, min_side=min_side, skipped=skipped, notes=notes)
 
 
 def load_images(
@@ -150,7 +110,7 @@ def load_images(
         raise InputError(f"{folder} holds no images that can be read; {wanted}")
     if skipped:
         notes.append(f"{counted(len(skipped), 'image')} cannot be read, left out; the first: {skipped[0]}")
-    return _table(classes, min_side), tuple(notes)
+    return table_of(classes, min_side), tuple(notes)
 
 
 def _layout(root: Path, notes: list[str]) -> list[Path]:
@@ -184,59 +144,3 @@ def _sides(root: Path) -> list[str]:
     # A folder of this name with images right in it is a class, of vehicles for example.
     names = dict.fromkeys(side for layout in _LAYOUTS for side in layout)
     return [name for name in names if (root / name).is_dir() and entries(root / name)[0]]
-
-
-def _require_enough(root: Path, train: Classes, test: Classes, gallery: Classes | None = None) -> None:
-    if len(train) < 2:
-        raise InputError(
-            f"{counted(len(train), 'training class')} with images in {root}; want 2 or more, for the loss"
-            " tells classes apart: add class folders or raise data.train_fraction"
-        )
-    if gallery is not None:
-        if not test.keys() & gallery.keys():
-            raise InputError(
-                f"none of the {len(test)} query classes of {root} is among the {len(gallery)} of the gallery;"
-                " want one that is, for a query looks for images of its class there"
-            )
-    elif not any(len(images) > 1 for images in test.values()):
-        raise InputError(
-            f"none of the {len(test)} test classes of {root} has two images; want one that has, for a query"
-            " looks for another image of its class"
-        )
-
-
-def _notes(train: Classes, test: Classes, gallery: Classes | None = None) -> list[str]:
-    notes: list[str] = []
-    lonely = sum(len(images) == 1 for images in train.values())
-    if lonely:
-        notes.append(
-            f"{counted(lonely, 'training class')} with one image: nothing shows what varies within it"
-        )
-    if gallery is not None:
-        missing = len(test.keys() - gallery.keys())
-        if missing:
-            notes.append(
-                f"{counted(missing, 'query class')} without an image in the gallery: left out of Recall"
-            )
-        return notes
-    single = sum(len(images) == 1 for images in test.values())
-    if single:
-        notes.append(
-            f"{counted(single, 'test class')} with one image: no query can find it, left out of Recall"
-        )
-    if len(test) == 1:
-        notes.append("there is one test class: every neighbour is right, and every measure perfect")
-    return notes
-
-
-def _tables(parts: Sequence[Classes], min_side: int | None) -> list[FileImages]:
-    """Tables that number their classes alike, those without images in one of them included."""
-    names = sorted({name for part in parts for name in part})
-    return [_table({name: part.get(name, []) for name in names}, min_side) for part in parts]
-
-
-def _table(classes: Classes, min_side: int | None) -> FileImages:
-    sizes = [len(images) for images in classes.values()]
-    labels = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
-    paths = [path for images in classes.values() for path in images]
-    return FileImages(paths, labels, tuple(classes), min_side=min_side)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from tuplet.config import DataConfig
+from tuplet.data.labelled_files import FileImages
+from tuplet.data.loading import load
+from tuplet.data.table import Split
+from tuplet.data.tables import load_table
+from tuplet.errors import InputError
+
+ROWS = [(f"{label} s/{n}.png", label) for label in ("oak", "elm", "ash", "yew") for n in (2, 1)]
+
+
+def put(folder: Path, rows: list[tuple[str, ...]]) -> None:
+    for path, *_ in rows:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 5)).save(file)
+
+
+def listed(*rows: tuple[str, ...], heading: str = "path,label,split") -> str:
+    return "\n".join([heading, *(",".join(row) for row in rows)]) + "\n"
+
+
+def classes_of(split: Split) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return split.train.class_names, split.test.class_names
+
+
+def paths_of(table: object) -> list[str]:
+    assert isinstance(table, FileImages)
+    return [str(Path(path).parent.name + "/" + Path(path).name) for path in table.paths]
+
+
+def test_csv_split_by_class(tmp_path: Path) -> None:
+    put(tmp_path, ROWS)
+    file = tmp_path / "all.CSV"
+    text = "\ufeffName, Label ,PATH\r\n" + "".join(f'x,{label},"{path}"\r\n' for path, label in ROWS) + "\r\n"
+    file.write_bytes(text.encode())
+    split = load(DataConfig(source="table", root=file))
+    assert classes_of(split) == (("ash", "elm"), ("oak", "yew"))
+    assert paths_of(split.train) == ["ash s/2.png", "ash s/1.png", "elm s/2.png", "elm s/1.png"]
+    assert split.train.image(0).shape == (3, 5, 6)
+    assert classes_of(load_table(file, train_fraction=0.7)) == (("ash", "elm", "oak"), ("yew",))
+    assert len({load_table(file, split_seed=seed).train.class_names for seed in range(9)}) > 1
+
+
+def test_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    rows = [(f"{label}/{n}.png", label) for label in ("10", "9", "100", "2") for n in "12"]
+    put(tmp_path, rows)
+    (tmp_path / "t.csv").write_text(listed(*rows, heading="path,label"))
+    assert classes_of(load_table(tmp_path / "t.csv")) == (("2", "9"), ("10", "100"))
+    renamed = [(path, label.replace("9", "009")) for path, label in rows]
+    (tmp_path / "t.csv").write_text(listed(*renamed, heading="path,label"))
+    assert classes_of(load_table(tmp_path / "t.csv")) == (("009", "10"), ("100", "2"))
+
+
+def test_given_split(tmp_path: Path) -> None:
+    put(tmp_path, ROWS)
+    rows = [(path, label, "Train" if label in ("yew", "oak") else "test") for path, label in ROWS]
+    (tmp_path / "t.csv").write_text(listed(*rows))
+    split = load_table(tmp_path / "t.csv")
+    assert classes_of(split) == (("oak", "yew"), ("ash", "elm"))
+    assert split.gallery is None
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_queries_and_gallery(tmp_path: Path, kind: str) -> None:
+    put(tmp_path / "inner", ROWS)
+    parts = {
+        "oak": ("train", "train"),
+        "elm": ("train",) * 2,
+        "ash": ("query", "gallery"),
+        "yew": ("gallery",) * 2,
+    }
+    rows = [
+        (str(tmp_path / "inner" / path) if label == "ash" else f"inner/{path}", label, parts[label][at % 2])
+        for at, (path, label) in enumerate(ROWS)
+    ]
+    file = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        file.write_text(listed(*rows))
+    else:
+        columns = dict(zip(("path", "label", "split"), zip(*rows, strict=True), strict=True))
+        labels = pyarrow.array(columns["label"]).dictionary_encode()
+        table = {"path": columns["path"], "x": [1.0] * 8, "label": labels, "split": columns["split"]}
+        pyarrow.parquet.write_table(pyarrow.table(table), file)
+    split = load(DataConfig(source="table", root=file, cache="memory"))
+    assert split.train.class_names == ("elm", "oak")
+    assert split.gallery is not None
+    assert split.test.class_names == split.gallery.class_names == ("ash", "yew")
+    assert [split.test.name(0)] == [str(tmp_path / "inner" / "ash s" / "2.png")]
+    assert split.gallery.labels.tolist() == [0, 1, 1]
+
+
+def test_parquet_of_integers(tmp_path: Path) -> None:
+    rows = [(f"{label}/{n}.png", str(label)) for label in (3, 20, 1, 10) for n in "12"]
+    put(tmp_path, rows)
+    table = {"path": [path for path, _ in rows], "label": [int(label) for _, label in rows]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet")
+    assert classes_of(load_table(tmp_path / "t.parquet")) == (("1", "3"), ("10", "20"))
+
+
+def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
+    put(tmp_path, ROWS)
+    file = tmp_path / "t.csv"
+    file.write_text(listed(*ROWS, ("oak s/3.png", "oak"), ("gone/4.png", "elm"), heading="path,label"))
+    with pytest.raises(
+        InputError, match=r"^2 of the 10 images of .*t.csv are not on disk: .*4.png, .*oak s/3.png; w"
+    ):
+        load_table(file)
+    (tmp_path / "elm s" / "1.png").write_bytes(b"no image")
+    split = load(DataConfig(source="table", root=file, on_bad_image="skip"))
+    reasons = {Path(line.partition(": ")[0]).name: line.partition(": ")[2] for line in split.skipped}
+    assert reasons.pop("1.png").startswith("its content is no image")
+    assert reasons == dict.fromkeys(("3.png", "4.png"), "there is no such file")
+    assert len(split.train) + len(split.test) == 7
+    file.write_text(listed(("gone.png", "elm"), heading="path,label"))
+    with pytest.raises(
+        InputError, match=r"^no image of .*t.csv can be read, the first: .*gone.png: there is no"
+    ):
+        load_table(file, on_bad_image="skip")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has the columns none at all; want columns path and label"),
+        (
+            "file,label\na.png,x\n",
+            "t.csv: has the columns 'file', 'label'; want columns path and label, and split",
+        ),
+        ("path,label\n", "has no rows; want one an image"),
+        ("path,label\na.png,x\n\nb.png\n", "row 2 has no label; want one in every row"),
+        ("path,label\n,x\n", "row 1 has no path"),
+        ("path,label,split\na.png,x,\n", "row 1 has no split"),
+        (
+            "path,label,split\na.png,x,train\nb.png,x,val\n",
+            "row 2 has the split 'val'; want train and test, or",
+        ),
+        (
+            "path,label,split\na.png,x,train\nb.png,x,query\n",
+            "its splits are query, train; want train and test",
+        ),
+        ("path,label\na.png,x\nb.png,x\n./a.png,y\n", r"rows 1 and 3 both list ./a.png; want an image once"),
+        (
+            "path,label,split\na.png,x,train\nb.png,y,train\nc.png,y,test\n",
+            "train shares 1 class with another part, such as y; want none",
+        ),
+        (
+            "path,label,split\na.png,x,train\nb.png,y,train\nc.png,z,query\nd.png,x,gallery\n",
+            "train shares 1 class with another part, such as x",
+        ),
+    ],
+)
+def test_malformed(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        load_table(tmp_path / "t.csv")
+    assert str(tmp_path / "t.csv") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_table(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data.root is not given; want a .csv or .parquet file"):
+        load(DataConfig(source="table"))
+    with pytest.raises(InputError, match=r"is no table by its name; want a .csv or .parquet file"):
+        load_table(tmp_path)
+    with pytest.raises(InputError, match=r"t.csv: there is no such file"):
+        load_table(tmp_path / "t.csv")
+    (tmp_path / "t.parquet").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"t.parquet: cannot be read as Parquet \(.*\); want a whole"):
+        load_table(tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_bytes(b"path,label\n\xff,x\n")
+    with pytest.raises(InputError, match=r"t.csv: cannot be read as text .*; want UTF-8"):
+        load_table(tmp_path / "t.csv")
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["a", None], "label": [1, 2]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"t.parquet: row 2 has no path"):
+        load_table(tmp_path / "t.parquet")
