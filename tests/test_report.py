@@ -142,9 +142,19 @@ def test_headline_says_what_was_trained_and_how_good_it_is(page: Page) -> None:
     assert "Recall@1 on 106 classes never seen in training: 41.2 % before, 90.3 % after 2 epochs." in text
     assert "trained with the HIST loss on 12 images of 3 classes (birds)" in text
     assert "for 90 of 100 pictures the most similar other picture shows the same class" in text
-    assert (
-        "Measured on the test split (selection: last epoch of 2)." in text
-    )
+    assert "Measured on the test split (selection: last epoch of 2)." in text
+    assert "oracle" not in text.partition("Settings")[0]
+
+
+def test_an_oracles_number_is_called_so_wherever_it_leads(tmp_path: Path) -> None:
+    changes = {"schedule.epochs": 2, "evaluation.selection": "oracle", "loss.name": "supcon"}
+    epochs = [epoch(0, evaluation(0.412)), epoch(1, evaluation(0.903)), epoch(2, evaluation(0.8))]
+    text = written(tmp_path, config=override(RunConfig(), changes), epochs=epochs).text
+    assert "41.2 % before, 90.3 % after 1 epoch (oracle)." in text
+    assert "(selection: oracle: epoch 1 of 2, the best on the test classes themselves)" in text
+    assert "too good for classes that nobody chose by" in text
+    assert "are of the final model, that of epoch 2." in text
+    assert "trained with the supcon loss on" in text
 
 
 def test_tables_hold_the_numbers_given(page: Page) -> None:

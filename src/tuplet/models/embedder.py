@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final, get_args
 
@@ -52,7 +53,7 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
-An embedding network trained by tuplet with the HIST loss (Lim et al., CVPR 2022):
+An embedding network trained by tuplet:
 near embeddings (by cosine) mean similar images.
 
 ```python
@@ -139,6 +140,7 @@ class Embedder(
         if freeze_batch_norm == "full":
             for module in self._batch_norms():
                 module.requires_grad_(False)
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self.train()
 
     def forward(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
@@ -166,11 +168,17 @@ class Embedder(
                 f"pixels are {pixels.dtype} of shape {list(pixels.shape)};"
                 " want torch.uint8 [N, 3, H, W], RGB 0..255"
             )
-        features = self.backbone.forward_features((pixels - self.mean) / self.std)
+        compiled = self._compiled if self.training else None
+        features = (compiled or self.backbone.forward_features)((pixels - self.mean) / self.std)
         if features.ndim == 4 and not self.channels_last:
             features = features.permute(0, 2, 3, 1)
         vectors: Tensor = self.pool(features)
         return vectors
+
+    def compile_backbone(self) -> None:
+        """Nothing; in training, not in evaluation, the backbone then runs through torch.compile."""
+        # Not the module itself: its parameters keep their names.
+        self._compiled = torch.compile(self.backbone.forward_features, dynamic=False)
 
     def train(self, mode: bool = True) -> Embedder:
         """Switch between training and evaluation; frozen BatchNorms stay in evaluation."""
