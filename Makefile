@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 DATA ?= ../shared/data
 WEIGHTS ?= ../shared/weights
 
-.PHONY: demo test check bench bench-scale bench-evaluation docs clean help
+.PHONY: demo test check bench bench-scale bench-evaluation bench-throughput docs clean help
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,6 +37,10 @@ bench-scale: $(VENV)/.ready  ## what the loss costs against the number of classe
 
 bench-evaluation: $(VENV)/.ready  ## what retrieval and clustering metrics cost; about half an hour on two cores
 	$(RUN) benchmarks/evaluation.py --threads 2 --json docs/results/evaluation/cpu.json
+
+bench-throughput: $(VENV)/.ready  ## what a training step costs; about a quarter of an hour on two cores
+	$(RUN) benchmarks/train_step.py --threads 2 --json docs/results/train_step/cpu.json
+	$(RUN) benchmarks/throughput_page.py docs/results/train_step/cpu.json
 
 docs: $(VENV)/.ready  ## run the examples in docstrings
 	$(RUN) -m pytest --quiet --doctest-modules src

@@ -11,19 +11,17 @@ malloc returns what is freed at once, as in _loss_cell.py.
 
 from __future__ import annotations
 
-import resource
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import faiss
 import torch
 from torch import Tensor
 
+from _cell_process import Cell, Gauge, quartiles, returning_memory, send_outcome
 from _evaluation_data import Items, make_items, num_classes
 from _evaluation_methods import CLUSTERING, METHODS, Values
-from _loss_cell import _Gauge, _returning_memory, _status, available_bytes, quartiles
 
 FEW = 2_000
 """Embeddings that load what there is to load."""
@@ -55,20 +53,10 @@ class Request:
 
 def run(request: Request, connection: Connection) -> None:
     """Send what was measured, or why it could not be; the whole life of a cell's process."""
-    # A refused allocation ends this process alone; and if the system has to kill one, then this one.
-    limit = _status("VmData") + available_bytes("cpu")
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    Path("/proc/self/oom_score_adj").write_text("1000")
-    try:
-        outcome = measure(request)
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
-        outcome = {"status": "out of memory"}
-    connection.send(outcome)
+    send_outcome(measure, request, connection, device="cpu")
 
 
-def measure(request: Request) -> dict[str, object]:
+def measure(request: Request) -> Cell:
     """What was measured, as plain numbers."""
     if request.threads:
         torch.set_num_threads(request.threads)
@@ -78,8 +66,8 @@ def measure(request: Request) -> dict[str, object]:
     items = make_items(request.size, random=request.random, queries=request.queries)
     floor = Floor(items, clustering=request.method in CLUSTERING)
     before = floor.measure()
-    with _returning_memory():
-        gauge = _Gauge(torch.device("cpu"))
+    with returning_memory():
+        gauge = Gauge(torch.device("cpu"))
         first, values = _timed(request.method, items)
         extra = gauge.peak()
     rounds = [(before, first)] if first > SLOW else []

@@ -13,26 +13,19 @@ hide. On CUDA the same sum is made of torch.cuda.max_memory_allocated.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import resource
-import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from _cell_process import Cell, Gauge, quartiles, returning_memory, send_outcome
 from _loss_floor import Floor, FloorTime, synchronize
 from _loss_methods import HIST, KEEPING, WIDTH, build, default_value
 from tuplet.losses.memory import classes_in_chunk
 
-SPARE = 1 << 30
-"""Bytes that a cell leaves to others."""
 FEWEST_STEPS, MOST_STEPS = 3, 200
 SLOW = 5.0
 """Seconds from which on a first step is like any other, unless the loss keeps memory for the second."""
@@ -73,21 +66,10 @@ class Round:
 
 def run(request: Request, connection: Connection) -> None:
     """Send what was measured, or why it could not be; the whole life of a cell's process."""
-    if request.device == "cpu":
-        # A refused allocation ends this process alone; and if the system has to kill one, then this one.
-        limit = _status("VmData") + available_bytes("cpu")
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    try:
-        outcome = measure(request)
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
-        outcome = {"status": "out of memory"}
-    connection.send(outcome)
+    send_outcome(measure, request, connection, device=request.device)
 
 
-def measure(request: Request) -> dict[str, object]:
+def measure(request: Request) -> Cell:
     """What was measured, as plain numbers."""
     device = torch.device(request.device)
     if request.threads:
@@ -100,8 +82,8 @@ def measure(request: Request) -> dict[str, object]:
     _load(request, device)
     case = _Case(request.method, request, device)
     before = floor.measure()
-    with _returning_memory():
-        gauge = _Gauge(device)
+    with returning_memory():
+        gauge = Gauge(device)
         first, value = case.step()
         extra = gauge.peak() - case.gradient_bytes
     if request.method in HIST and request.method != "auto":
@@ -152,42 +134,6 @@ class _Case:
         """Give the gradients back."""
         self.embeddings.grad = None
         self.module.zero_grad(set_to_none=True)
-
-
-class _Gauge:
-    """Peak of the memory since it was made, above what was held then."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-            self.before = _status("VmRSS")
-
-    def peak(self) -> int:
-        """Bytes."""
-        cuda = self.device.type == "cuda"
-        return (torch.cuda.max_memory_allocated(self.device) if cuda else _status("VmHWM")) - self.before
-
-
-@contextlib.contextmanager
-def _returning_memory() -> Iterator[None]:
-    # glibc's numbers for mallopt; afterwards what glibc itself arrives at once large pieces have been freed.
-    trim_threshold, mmap_threshold, most = -1, -3, 1 << 25
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        yield
-        return
-    libc.malloc_trim(0)
-    libc.mallopt(mmap_threshold, 1 << 18)
-    libc.mallopt(trim_threshold, 1 << 18)
-    yield
-    libc.mallopt(mmap_threshold, most)
-    libc.mallopt(trim_threshold, 2 * most)
 
 
 def _load(request: Request, device: torch.device) -> None:
@@ -252,25 +198,6 @@ def _floor_alone(floor: Floor, request: Request) -> dict[str, object]:
         memory.append(floor.from_memory())
     result = {"status": "measured", "steps": len(floors), **_floors(floors)}
     return {**result, "products_from_memory_seconds": quartiles(memory)}
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return {"median": median, "q1": q1, "q3": q3}
-
-
-def available_bytes(device: str) -> int:
-    """Memory that a cell may take."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(torch.device(device))[0] - SPARE
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")) - SPARE
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def _bytes(tensors: list[Tensor]) -> int:

@@ -12,7 +12,6 @@ measured on `--queries` of them against all others, and the cells say so.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -24,11 +23,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from _cell_process import Cell, bytes_text, describe_machine, duration, run_cell
 from _evaluation_cell import Request, run
 from _evaluation_data import CUB, SOP
 from _evaluation_methods import CLUSTERING, METHODS, RETRIEVAL
-from loss_step import Arguments as StepArguments
-from loss_step import _environment, bytes_text, duration
 
 TITLES = {
     "tuplet": "tuplet retrieval_metrics",
@@ -44,8 +42,6 @@ SAME = 1e-6
 """Values of a metric that lie closer are the same."""
 MOST_FOR_SKLEARN = 10_000
 """Embeddings beyond which scikit-learn's clustering takes longer than all else together."""
-
-Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _report(arguments: Arguments) -> dict[str, Any]:
-    environment = _environment(StepArguments())
+    environment = describe_machine("cpu")
     command = environment.pop("command")
     settings = {**asdict(arguments), "json": str(arguments.json or "")}
     report = {"environment": environment, "commands": [command], "settings": settings, "cells": []}
@@ -126,20 +122,7 @@ def _measured(cell: Cell, arguments: Arguments) -> Cell:
     request = Request(
         **cell, threads=arguments.threads, seconds=arguments.seconds, least=max(1, arguments.least)
     )
-    # Each cell is forked from a process that has imported everything and computed nothing: clean and fast.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "_evaluation_cell"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=run, args=(request, sender))
-    process.start()
-    sender.close()
-    try:
-        outcome: Cell = receiver.recv()
-    except EOFError:
-        outcome = {}
-    process.join()
-    ends = {-9: "out of memory", 1: "failed: its error is above"}
-    return outcome or {"status": ends.get(process.exitcode or 0, f"failed: exit status {process.exitcode}")}
+    return run_cell(run, request, preload=["_evaluation_cell"])
 
 
 def _print(cells: list[Cell], environment: dict[str, Any]) -> None:

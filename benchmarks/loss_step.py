@@ -14,13 +14,10 @@ and parameters are random, labels drawn from all classes, D = h = 512, two layer
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from _loss_cell import Request, available_bytes, run
+from _cell_process import Cell, available_bytes, bytes_text, describe_machine, duration, run_cell
+from _loss_cell import Request, run
 from _loss_methods import METHODS, OTHERS, WIDTH, bytes_needed
-from tuplet.environment import describe_environment
 
 PAIRED_SECONDS = 1.5
 """Chunked steps no longer than this alternate with those of another loss."""
@@ -47,8 +44,6 @@ TITLES = {
 }
 FEWEST_TO_GO_BY = 5_000
 """Classes from which on a step takes time in proportion to them."""
-
-Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ def main(arguments: Arguments) -> None:
 
 
 def _report(arguments: Arguments) -> dict[str, Any]:
-    environment = _environment(arguments)
+    environment = describe_machine(arguments.device)
     command = environment.pop("command")
     report = {
         "environment": environment,
@@ -138,19 +133,6 @@ def _missing(cells: list[Cell], arguments: Arguments) -> list[Cell]:
     ]
 
 
-def _environment(arguments: Arguments) -> dict[str, Any]:
-    environment = describe_environment(torch.device(arguments.device), 1)
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "status", "--porcelain", "--", str(here), str(here.parent / "src")]
-    changes = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return {
-        **environment,
-        "commit": str(environment["commit"]).partition(" ")[0],
-        "dirty": bool(changes),
-        "pytorch-metric-learning": version("pytorch-metric-learning"),
-    }
-
-
 def _settings(arguments: Arguments) -> dict[str, Any]:
     return {"width": WIDTH, "dtype": "float32", **asdict(arguments), "json": str(arguments.json or "")}
 
@@ -177,24 +159,7 @@ def _measured(cell: Cell, before: list[Cell], arguments: Arguments) -> Cell:
         repeats=arguments.repeats,
         paired=paired,
     )
-    return _run(request)
-
-
-def _run(request: Request) -> Cell:
-    # Each cell is forked from a process that has imported everything and computed nothing: clean and fast.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "_loss_cell", "pytorch_metric_learning.losses"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=run, args=(request, sender))
-    process.start()
-    sender.close()
-    try:
-        outcome: Cell = receiver.recv()
-    except EOFError:
-        outcome = {}
-    process.join()
-    ends = {-9: "out of memory", 1: "failed: its error is above"}
-    return outcome or {"status": ends.get(process.exitcode or 0, f"failed: exit status {process.exitcode}")}
+    return run_cell(run, request, preload=["_loss_cell", "pytorch_metric_learning.losses"])
 
 
 def _expected_seconds(cell: Cell, before: list[Cell]) -> float:
@@ -256,19 +221,6 @@ def row(cell: Cell) -> tuple[str, ...]:
 def _spread(quartiles: dict[str, float]) -> str:
     low, high = duration(quartiles["q1"]), duration(quartiles["q3"])
     return f"{duration(quartiles['median'])} ({low} to {high})"
-
-
-def duration(seconds: float) -> str:
-    """A time with three digits and its unit."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def bytes_text(size: float) -> str:
-    """A size with three digits and its unit."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}"
-    return f"{size / 1e3:.3g} kB"
 
 
 if __name__ == "__main__":

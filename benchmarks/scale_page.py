@@ -17,9 +17,10 @@ from pathlib import Path
 import jinja2
 import tyro
 
+from _cell_process import bytes_text, duration
 from _scale_figure import draw
 from _scale_sums import device_seconds, fits, messages, rank_bytes
-from loss_step import bytes_text, duration, row
+from loss_step import row
 
 SECTIONS = {
     "optimizer": "When to use which optimizer",

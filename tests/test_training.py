@@ -344,9 +344,10 @@ def test_two_processes_learn_what_one_learns(tiny: RunConfig, tmp_path: Path) ->
 
 
 def test_an_image_size_that_the_backbone_cannot_take_is_said_at_once(tiny: RunConfig, tmp_path: Path) -> None:
-    run = Run.create(override(tiny, {"model.backbone": "vit_tiny_patch16_224"}), tmp_path / "run")
+    changes = {"model.backbone": "vit_tiny_patch16_224", "data.image_size": 20, "data.resize": 20}
+    run = Run.create(override(tiny, changes), tmp_path / "run")
     with pytest.raises(
-        InputError, match=r"vit_tiny_patch16_224 cannot take images of 16 x 16 .* its own 224"
+        InputError, match=r"vit_tiny_patch16_224 cannot take images of 20 x 20 .* its own 224"
     ):
         next(train(run))
 

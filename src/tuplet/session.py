@@ -32,6 +32,7 @@ from tuplet.rank_evaluation import evaluate_split
 from tuplet.ranks import first_of, mean, share, total
 from tuplet.runs import EpochReport, Run
 from tuplet.shards import loss_state, restore_loss
+from tuplet.speed import require_compiler
 
 
 class DivergedError(InputError):
@@ -81,6 +82,9 @@ class Session:
         self._embedder = Embedder(**dataclasses.asdict(model))
         self._embedder.to(memory_format=torch.channels_last)
         _try_one_image(self._embedder, config)
+        if config.compute.compile:
+            require_compiler(fabric.device)
+            self._embedder.compile_backbone()
         self._initial_weights = hash_weights(self._embedder.state_dict())
         self.loss = build_loss(config, split.train.num_classes)
         self.loss.to(fabric.device)

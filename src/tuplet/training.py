@@ -22,6 +22,7 @@ from tuplet.progress import track
 from tuplet.ranks import on_first
 from tuplet.runs import EpochReport, Run
 from tuplet.session import DivergedError, Session
+from tuplet.speed import keeping_memory
 
 __all__ = ["DivergedError", "launch", "load_data", "load_split", "split_of", "train"]
 
@@ -45,6 +46,7 @@ def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None)
     fabric = fabric or launch(config)
     with ExitStack() as stack:
         on_first(fabric, lambda: stack.enter_context(run.locked()))
+        stack.enter_context(keeping_memory(fabric.device))
         session = Session(run, split or load_split(config), fabric)
         finished = session.restore()
         if finished is None:
@@ -52,11 +54,20 @@ def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None)
             yield session.save(EpochReport(0, {}, evaluation, 0.0, seconds, 0.0, {}))
             finished = 0
         for epoch in range(finished + 1, config.schedule.last_epoch + 1):
-            yield session.save(_train_epoch(session, epoch))
+            yield session.save(train_epoch(session, epoch))
         session.finish()
 
 
-def _train_epoch(session: Session, epoch: int) -> EpochReport:
+def train_epoch(session: Session, epoch: int) -> EpochReport:
+    """What one epoch did: every batch forward, backward and a step, then the measuring.
+
+    Args:
+        session: as the epoch before left it.
+        epoch: 1..schedule.epochs.
+
+    Raises:
+        DivergedError: (a ValueError) a loss or a weight that is NaN or infinite.
+    """
     config, fabric = session.run.config, session.fabric
     network, loss, loader = session.network, session.loss, session.loader
     # Every epoch starts its own random stream, so that a resumed run needs no saved one.

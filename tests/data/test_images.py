@@ -30,7 +30,7 @@ GREYS = np.array([[0, 7, 128], [200, 254, 255]], dtype=np.uint8)
 def pixels_of(path: Path) -> np.ndarray:
     pixels = decode_image(path)
     assert pixels.dtype == torch.uint8
-    assert pixels.is_contiguous()
+    assert pixels.permute(1, 2, 0).is_contiguous()
     return pixels.permute(1, 2, 0).numpy()
 
 

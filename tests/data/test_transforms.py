@@ -143,3 +143,17 @@ def test_affine_angles_and_shifts_are_in_range() -> None:
     assert 0.25 < max(slopes) < 0.48
     assert -0.48 < min(slopes) < -0.25
     assert 4 < max(map(abs, shifts)) < 9
+
+
+@pytest.mark.parametrize("augmentation", ["crop-flip", "affine", "none"])
+def test_how_pixels_lie_in_memory_changes_nothing(augmentation: str) -> None:
+    # Decoded from a file, channels come last; where images are kept decoded, they come first.
+    config = DataConfig(image_size=24, resize=32, augmentation=augmentation)  # type: ignore[arg-type]
+    for seed, size in enumerate([(375, 500), (40, 33), (24, 24), (7, 90)]):
+        torch.manual_seed(seed)
+        last = torch.randint(0, 256, (*size, 3), dtype=torch.uint8).permute(2, 0, 1)
+        for transform in (train_transform(config), eval_transform(config)):
+            torch.manual_seed(seed)
+            out = transform(last)
+            torch.manual_seed(seed)
+            assert torch.equal(out, transform(last.contiguous()))

@@ -1,0 +1,154 @@
+"""What benchmarks share: a process for each cell, its memory, quartiles, the machine, numbers as words.
+
+A cell is one method at one size. Its process is forked from one that has imported everything and computed
+nothing, so that every cell starts clean and fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import multiprocessing
+import resource
+import statistics
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from tuplet.environment import describe_environment
+
+SPARE = 1 << 30
+"""Bytes that a cell leaves to others."""
+
+Cell = dict[str, Any]
+Request = TypeVar("Request")
+
+
+def run_cell(run: Callable[[Request, Connection], None], request: Request, *, preload: list[str]) -> Cell:
+    """What the cell's process sends, or a status that says how it ended.
+
+    Args:
+        run: the whole life of the process; calls `send_outcome`.
+        request: what to measure; picklable.
+        preload: modules to import before forking, beside the main one.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", *preload])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=run, args=(request, sender))
+    process.start()
+    sender.close()
+    try:
+        outcome: Cell = receiver.recv()
+    except EOFError:
+        outcome = {}
+    process.join()
+    ends = {-9: "out of memory", 1: "failed: its error is above"}
+    return outcome or {"status": ends.get(process.exitcode or 0, f"failed: exit status {process.exitcode}")}
+
+
+def send_outcome(
+    measure: Callable[[Request], Cell], request: Request, connection: Connection, *, device: str
+) -> None:
+    """Nothing; sends what was measured, or that it does not fit into memory."""
+    if device == "cpu":
+        # A refused allocation ends this process alone; and if the system has to kill one, then this one.
+        limit = _status("VmData") + available_bytes("cpu")
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    try:
+        outcome = measure(request)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        outcome = {"status": "out of memory"}
+    connection.send(outcome)
+
+
+class Gauge:
+    """Peak of the memory since it was made, above what was held then."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+            self.before = _status("VmRSS")
+
+    def peak(self) -> int:
+        """Bytes."""
+        cuda = self.device.type == "cuda"
+        return (torch.cuda.max_memory_allocated(self.device) if cuda else _status("VmHWM")) - self.before
+
+
+@contextlib.contextmanager
+def returning_memory() -> Iterator[None]:
+    """Within it malloc takes every larger piece from the system and returns it at once."""
+    # glibc's numbers for mallopt; afterwards what glibc itself arrives at once large pieces have been freed.
+    trim_threshold, mmap_threshold, most = -1, -3, 1 << 25
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        yield
+        return
+    libc.malloc_trim(0)
+    libc.mallopt(mmap_threshold, 1 << 18)
+    libc.mallopt(trim_threshold, 1 << 18)
+    yield
+    libc.mallopt(mmap_threshold, most)
+    libc.mallopt(trim_threshold, 2 * most)
+
+
+def available_bytes(device: str) -> int:
+    """Memory that a cell may take."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0] - SPARE
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")) - SPARE
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def describe_machine(device: str) -> Cell:
+    """The environment, its commit alone and whether files differ from it, and pytorch-metric-learning."""
+    environment = describe_environment(torch.device(device), 1)
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "status", "--porcelain", "--", str(here), str(here.parent / "src")]
+    changes = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return {
+        **environment,
+        "commit": str(environment["commit"]).partition(" ")[0],
+        "dirty": bool(changes),
+        "pytorch-metric-learning": version("pytorch-metric-learning"),
+    }
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits and its unit."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def bytes_text(size: float) -> str:
+    """A size with three digits and its unit."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size / 1e3:.3g} kB"
