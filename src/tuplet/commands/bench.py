@@ -14,9 +14,18 @@ from tuplet.arguments import parse
 from tuplet.config import LossName, RunConfig
 from tuplet.console import epoch_line
 from tuplet.errors import InputError
-from tuplet.recipes import RECIPES, recipe, with_loss
+from tuplet.recipes import recipe, with_loss
 
-USAGE = "tuplet bench RECIPE"
+_USAGE = f"""\
+usage: tuplet bench RECIPE [--losses NAME,NAME,...] [--trials N] [--seeds N] [--to FOLDER] [--field value ...]
+
+Trains several losses on the same images: settings of each are tried N times on validation classes, the best
+ones then trained with N seeds. Ends with one table: means, intervals, paired tests, the frozen backbone, cost.
+
+Losses: {", ".join(get_args(LossName))}.
+The same command goes on where it was stopped.
+
+tuplet recipes lists the recipes; tuplet bench RECIPE --help lists every field."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,12 @@ class BenchArguments:
 def bench(arguments: list[str]) -> None:
     """Train several losses under one protocol and write one table of them."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        arguments = [next(iter(RECIPES)), "--help"]
+        print(_USAGE)
+        return
     if arguments[0].startswith("-"):
-        raise InputError(f"tuplet bench starts with {arguments[0]!r}; want a recipe first: {USAGE}")
+        raise InputError(
+            f"tuplet bench starts with {arguments[0]!r}; want a recipe first: tuplet bench RECIPE"
+        )
     base = recipe(arguments[0])
     program = f"tuplet bench {arguments[0]}"
     chosen = parse(BenchArguments, BenchArguments(base), arguments[1:], program)
