@@ -20,7 +20,7 @@ _USAGE = f"""\
 usage: tuplet bench RECIPE [--losses NAME,NAME,...] [--trials N] [--seeds N] [--to FOLDER] [--field value ...]
 
 Trains several losses on the same images: settings of each are tried N times on validation classes, the best
-ones then trained with N seeds. Ends with one table: means, intervals, paired tests, the frozen backbone, cost.
+ones then trained with N seeds. Ends in one table: means, intervals, paired tests, the frozen backbone, cost.
 
 Losses: {", ".join(get_args(LossName))}.
 The same command goes on where it was stopped.
