@@ -11,8 +11,8 @@ from typing import Annotated, get_args
 import tyro
 
 from tuplet.arguments import parse
+from tuplet.commands.epochs import say_epochs
 from tuplet.config import LossName, RunConfig
-from tuplet.console import epoch_line
 from tuplet.errors import InputError
 from tuplet.recipes import recipe, with_loss
 
@@ -75,14 +75,10 @@ def bench(arguments: list[str]) -> None:
     protocol = Protocol(configs, chosen.trials, chosen.seeds, chosen.metric, folder)
     fabric = launch(chosen.config)
     images = load_data(chosen.config)
-    current = None
     for name in names:
-        for run, epoch in train_loss(protocol, name, fabric=fabric, images=images):
-            if fabric.is_global_zero:
-                if run.folder != current:
-                    current = run.folder
-                    print(f"\n{run.folder}", flush=True)
-                print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+        epochs = train_loss(protocol, name, fabric=fabric, images=images)
+        go_on = f"the same command with --to {folder} goes on"
+        say_epochs(epochs, speaks=fabric.is_global_zero, go_on=go_on)
     found = result(protocol, fabric=fabric, images=images)
     if fabric.is_global_zero:
         page = comparison_page(protocol, found, command=shlex.join(["tuplet", "bench", *arguments]))

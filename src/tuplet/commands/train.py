@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import tyro
 
 from tuplet.arguments import parse
+from tuplet.commands.epochs import say_epochs
 from tuplet.commands.report import write_run_report
 from tuplet.config import ComputeConfig, LossName, RunConfig
-from tuplet.console import epoch_line, train_usage
+from tuplet.console import train_usage
 from tuplet.errors import InputError
 from tuplet.overrides import override
 from tuplet.recipes import RECIPES, recipe, with_loss
@@ -155,19 +156,10 @@ def _several(
         config.seed + number: seed_folder(folder, config.seed + number) if seeds > 1 else folder
         for number in range(seeds)
     }
-    shown = None
-    try:
-        for seed, where in folders.items():
-            for run, epoch in epochs_of_runs(replace(config, seed=seed), where, fabric=fabric, images=images):
-                if speaks and run.folder != shown:
-                    shown = run.folder
-                    print(f"\nrun       {run.folder}", flush=True)
-                if speaks:
-                    print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
-    except KeyboardInterrupt:
-        if speaks:
-            print(f"\nstopped; the same command with --to {folder} goes on", file=sys.stderr)
-        sys.exit(130)
+    go_on = f"the same command with --to {folder} goes on"
+    for seed, where in folders.items():
+        epochs = epochs_of_runs(replace(config, seed=seed), where, fabric=fabric, images=images)
+        say_epochs(epochs, speaks=speaks, go_on=go_on)
     runs = [Run(where) for where in folders.values()]
     for run in runs:
         write_run_report(run, fabric, split_of(images, run.config))
@@ -204,14 +196,9 @@ def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
     if speaks:
         print(describe(split, measured=run.config.evaluation.split))
         print(f"run       {run.folder}\n", flush=True)
-    try:
-        for epoch in epochs(run, fabric=fabric, split=split):
-            if speaks:
-                print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
-    except KeyboardInterrupt:
-        if speaks:
-            print(f"\nstopped; go on with: tuplet train --resume {run.folder}", file=sys.stderr)
-        sys.exit(130)
+    trained = ((run, epoch) for epoch in epochs(run, fabric=fabric, split=split))
+    go_on = f"go on with: tuplet train --resume {run.folder}"
+    say_epochs(trained, speaks=speaks, go_on=go_on, told=run.folder)
     write_run_report(run, fabric, split)
     return run if speaks else None
 
