@@ -52,6 +52,12 @@ def override(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
     return from_dict(tree)
 
 
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same config with paths that hold in any working folder, for a run may be resumed from another."""
+    paths = {"data.root": config.data.root, "model.weights": config.model.weights}
+    return override(config, {name: path.absolute() for name, path in paths.items() if path is not None})
+
+
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The config as plain numbers, strings, lists and dictionaries, for YAML and JSON."""
     plain: dict[str, Any] = _adapter().dump_python(config, mode="json")

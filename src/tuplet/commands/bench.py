@@ -14,6 +14,7 @@ from tuplet.arguments import parse
 from tuplet.commands.epochs import say_epochs
 from tuplet.config import LossName, RunConfig
 from tuplet.errors import InputError
+from tuplet.overrides import with_absolute_paths
 from tuplet.recipes import recipe, with_loss
 
 _USAGE = f"""\
@@ -71,10 +72,11 @@ def bench(arguments: list[str]) -> None:
     from tuplet.training import launch, load_data
 
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
-    configs = {name: with_loss(chosen.config, name) for name in names}
+    config = with_absolute_paths(chosen.config)
+    configs = {name: with_loss(config, name) for name in names}
     protocol = Protocol(configs, chosen.trials, chosen.seeds, chosen.metric, folder)
-    fabric = launch(chosen.config)
-    images = load_data(chosen.config)
+    fabric = launch(config)
+    images = load_data(config)
     for name in names:
         epochs = train_loss(protocol, name, fabric=fabric, images=images)
         go_on = f"the same command with --to {folder} goes on"

@@ -19,7 +19,7 @@ from tuplet.commands.report import write_run_report
 from tuplet.config import ComputeConfig, LossName, RunConfig
 from tuplet.console import train_usage
 from tuplet.errors import InputError
-from tuplet.overrides import override
+from tuplet.overrides import with_absolute_paths
 from tuplet.recipes import RECIPES, recipe, with_loss
 
 if TYPE_CHECKING:
@@ -109,11 +109,8 @@ def _train(chosen: TrainArguments, arguments: Sequence[str]) -> Run | None:
     """Train what was asked for to its end; the run on the rank that prints, where there is but one."""
     from tuplet.training import launch
 
-    config = chosen.config
+    config = with_absolute_paths(chosen.config)
     fabric = launch(config)
-    # The run may be resumed from another folder.
-    paths = {"data.root": config.data.root, "model.weights": config.model.weights}
-    config = override(config, {name: path.absolute() for name, path in paths.items() if path is not None})
     default = Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(fabric.broadcast(chosen.to or default))
     if chosen.seeds > 1 or config.evaluation.selection == "validation":
