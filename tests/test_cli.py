@@ -234,9 +234,12 @@ def test_ctrl_c_says_how_to_go_on(tiny: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(write_config(override(tiny, {"compute.num_workers": 1})))
     command = [sys.executable, "-m", "tuplet.cli", "train", "--config", str(tmp_path / "config.yaml")]
     command += ["--to", str(tmp_path / "run"), "--schedule.epochs", "100000"]
+    # Tests that run in the background ignore Ctrl-C, and what they start would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     while "epoch      2/" not in process.stdout.readline():
         assert process.poll() is None
