@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,16 @@ def describe_environment(device: torch.device, num_ranks: int) -> dict[str, str 
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "ranks": num_ranks,
     }
+
+
+def short_commit(environment: Mapping[str, Any]) -> str:
+    """The first digits of a run's commit, as pages print it, and whether there were changes beside it.
+
+    Args:
+        environment: what `describe_environment` returned, or what is left of it.
+    """
+    commit, changes, _ = str(environment.get("commit", "")).partition(" with changes")
+    return (commit[:12] or "unknown") + changes
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:

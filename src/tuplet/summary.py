@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from tuplet.environment import short_commit
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport
 from tuplet.metrics.names import metric_title
@@ -54,7 +54,7 @@ def summary_page(title: str, runs: Sequence[Run], *, command: str) -> str:
         "",
         f"Training took {seconds.mean:.0f} s a seed (the longest {max(seconds.values):.0f} s), evaluation"
         f" apart. {environment['processor']}, {environment['cores']} cores, device {environment['device']};"
-        f" torch {environment['torch']}; commit {_commit(environment)}.",
+        f" torch {environment['torch']}; commit {short_commit(environment)}.",
         "",
         f"    {command}",
         "",
@@ -103,8 +103,3 @@ def _spread(value: SeedMean) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def _commit(environment: Mapping[str, Any]) -> str:
-    commit = str(environment["commit"])
-    return (commit[:12] or "unknown") + (" with changes" if commit.endswith("with changes") else "")

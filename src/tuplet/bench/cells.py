@@ -17,7 +17,7 @@ from tuplet.overrides import override
 from tuplet.runs import EpochReport, Run
 from tuplet.selection import select
 from tuplet.session import DivergedError
-from tuplet.spaces import draw
+from tuplet.spaces import draw, trial
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def best_trial(protocol: Protocol, name: LossName) -> Trial:
     """
     if protocol.num_trials == 1:
         return Trial({}, None, 0.0)
-    finished = [(trial.value, trial) for trial in trials(protocol, name) if trial.value is not None]
+    finished = [(one.value, one) for one in trials(protocol, name) if one.value is not None]
     if not finished:
         raise InputError(
             f"every trial of {name} diverged; want one that does not: lower optimizer.lr_backbone"
@@ -129,6 +129,6 @@ def _trial_folder(protocol: Protocol, name: LossName, number: int) -> Path:
 
 def _trial_config(protocol: Protocol, name: LossName, number: int) -> RunConfig:
     """One setting, on all training classes but one fold; measured on that fold, at the end."""
-    config = fold_of(override(protocol.losses[name], draw(protocol.losses[name], number)), fold=0)
+    config = fold_of(trial(protocol.losses[name], number), fold=0)
     evaluation = replace(config.evaluation, every_epochs=config.schedule.epochs)
     return replace(config, evaluation=evaluation)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tuplet.bench.cells import Protocol
 from tuplet.bench.result import BenchResult, Difference
+from tuplet.environment import short_commit
 from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.metrics.seeds import SeedMean
 
@@ -149,13 +150,7 @@ def _environment(result: BenchResult) -> list[str]:
     def every(name: str) -> str:
         return ", ".join(dict.fromkeys(str(one.get(name, "unknown")) for one in environments))
 
-    commits = ", ".join(
-        dict.fromkeys(
-            (str(one.get("commit", ""))[:12] or "unknown")
-            + (" with changes" if "with changes" in str(one.get("commit", "")) else "")
-            for one in environments
-        )
-    )
+    commits = ", ".join(dict.fromkeys(map(short_commit, environments)))
     return [
         f"Wall-clock time of training alone. {every('processor')}, {every('cores')} cores,"
         f" threads: {every('threads')}, device {every('device')}; torch {every('torch')}; commit {commits}."
