@@ -70,7 +70,7 @@ def test_help_answers_without_heavy_imports() -> None:
         (["train", "demo", "--loss.tau", "warm"], "could not convert string to float: 'warm'"),
         (["train", "demo", "--loss.tau", "-1"], "loss.tau is -1.0; want a number > 0"),
         (["train", "demo", "--loss.distance", "far"], "invalid choice 'far' for argument '--loss.distance'"),
-        (["train", "--loss.tau", "3"], "want RECIPE, --config FILE or --resume RUN first"),
+        (["train", "--loss.tau", "3"], "want RECIPE or --config FILE first"),
         (["train", "--config"], "--config stands alone; want a path after it"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["train", "--resume", "nowhere"], "there is no run in nowhere"),

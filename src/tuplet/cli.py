@@ -15,6 +15,7 @@ from tuplet.commands.data import data
 from tuplet.commands.evaluate import evaluate
 from tuplet.commands.report import report
 from tuplet.commands.train import demo, train
+from tuplet.commands.tune import tune
 from tuplet.console import recipe_lines, usage
 from tuplet.errors import InputError
 from tuplet.recipes import RECIPES, recipe
@@ -77,6 +78,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "evaluate": (evaluate, "measure a run, a saved model, or embeddings:  tuplet evaluate RUN|MODEL|FILE"),
     "compare": (compare, "how sure a difference is, on the same images:  tuplet compare A B"),
     "bench": (bench, "several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]"),
+    "tune": (tune, "search a recipe's settings:  tuplet tune RECIPE [--trials N]"),
     "report": (report, "write a run's report again:  tuplet report RUN"),
     "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "data": (data, "count images, or get a benchmark:  tuplet data describe|fetch ..."),

@@ -1,4 +1,4 @@
-"""The trainings behind a comparison, each a run on disk: trials on validation classes, then seeds."""
+"""The trainings behind a comparison, each a run on disk: a search on validation classes, then seeds."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
+from optuna.trial import TrialState
 
 from tuplet.config import LossName, RunConfig
 from tuplet.data.table import Split
 from tuplet.errors import InputError
-from tuplet.experiment import epochs_of_runs, fold_of, seed_folder
+from tuplet.experiment import epochs_of_runs, seed_folder
 from tuplet.overrides import override
 from tuplet.runs import EpochReport, Run
-from tuplet.selection import select
-from tuplet.session import DivergedError
-from tuplet.spaces import draw, trial
+from tuplet.tuning.samplers import SamplerName
+from tuplet.tuning.search import Search, open_study
+from tuplet.tuning.spaces import wide_space
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Protocol:
     Attributes:
         losses: the configs to compare, by loss, alike but for the loss and what it needs; the first is the
             one that the others are held against.
-        num_trials: settings tried for each loss on validation classes, >= 1; the first are the config's own.
+        num_trials: settings tried for each loss on validation classes, >= 1; the first are the config's own,
+            and 1 tries none.
         num_seeds: final trainings of each loss, >= 1.
         metric: of the validation classes, by which the settings are chosen: a name in `EvalReport.retrieval`.
         folder: where the runs are.
+        sampler: where the other settings come from; the spaces are `wide_space`.
     """
 
     losses: Mapping[LossName, RunConfig]
@@ -38,6 +41,7 @@ class Protocol:
     num_seeds: int
     metric: str
     folder: Path
+    sampler: SamplerName = "gp"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Trial:
     """One setting that was tried for a loss.
 
     Attributes:
-        changes: new values by dotted path.
+        changes: new values by dotted path; none for the config's own settings.
         value: the metric on the validation classes, in [0, 1]; None where the training diverged.
         seconds: of training.
     """
@@ -58,23 +62,13 @@ class Trial:
 def train_loss(
     protocol: Protocol, name: LossName, *, fabric: Fabric, images: Split
 ) -> Iterator[tuple[Run, EpochReport]]:
-    """Each epoch as it ends, with its run, of one loss's trials and then of its seeds.
+    """Each epoch as it ends, with its run, of one loss's seeds with the settings that its search found.
 
-    What is finished in the protocol's folder is not repeated. A trial that diverges has lost.
+    What is finished in the protocol's folder is not repeated.
 
     Raises:
         InputError: (a ValueError) as `train` does; every trial diverged.
     """
-    for number in range(protocol.num_trials if protocol.num_trials > 1 else 0):
-        try:
-            yield from epochs_of_runs(
-                _trial_config(protocol, name, number),
-                _trial_folder(protocol, name, number),
-                fabric=fabric,
-                images=images,
-            )
-        except DivergedError:
-            continue
     config = override(protocol.losses[name], best_trial(protocol, name).changes)
     for seed in range(protocol.num_seeds):
         yield from epochs_of_runs(
@@ -82,18 +76,30 @@ def train_loss(
         )
 
 
+def search_of(protocol: Protocol, name: LossName) -> Search:
+    """The search of one loss: its own settings first, then what the sampler draws from wide ranges."""
+    config = protocol.losses[name]
+    return Search(
+        config,
+        wide_space(config),
+        protocol.folder / name,
+        num_trials=protocol.num_trials,
+        metric=protocol.metric,
+        sampler=protocol.sampler,
+        study=f"bench-{name}",
+    )
+
+
 def trials(protocol: Protocol, name: LossName) -> list[Trial]:
     """The settings that were tried for a loss, in order; empty where there was nothing to choose."""
     if protocol.num_trials == 1:
         return []
     tried = []
-    for number in range(protocol.num_trials):
-        run = Run(_trial_folder(protocol, name, number))
-        reports = run.reports()
-        finished = bool(reports) and reports[-1].epoch == run.config.schedule.last_epoch
-        value = select(run.config, reports).evaluation.retrieval[protocol.metric] if finished else None
-        seconds = sum(report.train_seconds for report in reports)
-        tried.append(Trial(draw(protocol.losses[name], number), value, seconds))
+    for trial in open_study(search_of(protocol, name))[1].get_trials():
+        if trial.state == TrialState.COMPLETE:
+            changes = {} if "recipe" in trial.user_attrs else dict(trial.params)
+            value = None if "diverged" in trial.user_attrs else trial.value
+            tried.append(Trial(changes, value, trial.user_attrs["seconds"]))
     return tried
 
 
@@ -121,14 +127,3 @@ def finished_runs(protocol: Protocol, name: LossName) -> Sequence[Run]:
 def run_folder(protocol: Protocol, name: LossName, seed: int) -> Path:
     """Where the final training of a loss with one seed is."""
     return seed_folder(protocol.folder / name, seed)
-
-
-def _trial_folder(protocol: Protocol, name: LossName, number: int) -> Path:
-    return protocol.folder / name / f"trial{number}"
-
-
-def _trial_config(protocol: Protocol, name: LossName, number: int) -> RunConfig:
-    """One setting, on all training classes but one fold; measured on that fold, at the end."""
-    config = fold_of(trial(protocol.losses[name], number), fold=0)
-    evaluation = replace(config.evaluation, every_epochs=config.schedule.epochs)
-    return replace(config, evaluation=evaluation)

@@ -6,7 +6,7 @@ import json
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -18,10 +18,12 @@ from tuplet.overrides import with_absolute_paths
 from tuplet.recipes import recipe, with_loss
 
 _USAGE = f"""\
-usage: tuplet bench RECIPE [--losses NAME,NAME,...] [--trials N] [--seeds N] [--to FOLDER] [--field value ...]
+usage: tuplet bench RECIPE [--losses NAME,NAME,...] [--trials N] [--sampler gp|tpe|random]
+                    [--seeds N] [--to FOLDER] [--field value ...]
 
-Trains several losses on the same images: settings of each are tried N times on validation classes, the best
-ones then trained with N seeds. Ends in one table: means, intervals, paired tests, the frozen backbone, cost.
+Trains several losses on the same images: settings of each are searched with as many trials on validation
+classes, the best ones then trained with as many seeds. Ends in one table: means, intervals, paired
+tests, the frozen backbone, cost.
 
 Losses: {", ".join(get_args(LossName))}.
 The same command goes on where it was stopped.
@@ -43,8 +45,10 @@ class BenchArguments:
     seeds: int = 5
     """Final trainings of each loss, with seeds 0, 1, ..., >= 1."""
     trials: int = 8
-    """Settings tried for each loss on a fold of the training classes, >= 1; the first are the published ones,
-    the others drawn at random. 1 takes the published ones untried."""
+    """Settings tried for each loss on a fold of the training classes, >= 1; the first are the published ones.
+    1 takes the published ones untried."""
+    sampler: Literal["gp", "tpe", "random"] = "gp"
+    """Where the other settings come from, over the same ranges as those of tuplet tune --space wide."""
     metric: str = "recall_at_1"
     """By which the settings are chosen: recall_at_K, map_at_r or r_precision, on the validation classes."""
     to: Path | None = None
@@ -65,21 +69,24 @@ def bench(arguments: list[str]) -> None:
     chosen = parse(BenchArguments, BenchArguments(base), arguments[1:], program)
     names = _losses(chosen.losses)
     _check(chosen)
-    from tuplet.bench.cells import Protocol, train_loss
+    from tuplet.bench.cells import Protocol, search_of, train_loss
     from tuplet.bench.result import result
     from tuplet.bench.table import comparison_page
+    from tuplet.commands.trials import say_trials
     from tuplet.runs import write_atomically
     from tuplet.training import launch, load_data
 
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
     config = with_absolute_paths(chosen.config)
     configs = {name: with_loss(config, name) for name in names}
-    protocol = Protocol(configs, chosen.trials, chosen.seeds, chosen.metric, folder)
+    protocol = Protocol(configs, chosen.trials, chosen.seeds, chosen.metric, folder, chosen.sampler)
     fabric = launch(config)
     images = load_data(config)
+    go_on = f"the same command with --to {folder} goes on"
     for name in names:
+        if chosen.trials > 1:
+            say_trials(search_of(protocol, name), fabric=fabric, images=images, go_on=go_on)
         epochs = train_loss(protocol, name, fabric=fabric, images=images)
-        go_on = f"the same command with --to {folder} goes on"
         say_epochs(epochs, speaks=fabric.is_global_zero, go_on=go_on)
     found = result(protocol, fabric=fabric, images=images)
     if fabric.is_global_zero:

@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from tuplet.arguments import parse
+from tuplet.commands.base_config import base_config, value_of
 from tuplet.commands.epochs import say_epochs
 from tuplet.commands.report import write_run_report
-from tuplet.config import ComputeConfig, LossName, RunConfig
+from tuplet.config import ComputeConfig, RunConfig
 from tuplet.console import train_usage
 from tuplet.errors import InputError
 from tuplet.overrides import with_absolute_paths
-from tuplet.recipes import RECIPES, recipe, with_loss
+from tuplet.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -68,41 +69,16 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(train_usage(RECIPES))
         return
-    head, _, value = arguments[0].partition("=")
-    first, *rest = [head, *([value] if value else []), *arguments[1:]]
-    if first == "--resume":
-        _resume(_value_of(first, rest), rest[1:])
+    option, _, value = arguments[0].partition("=")
+    if option == "--resume":
+        rest = [*([value] if value else []), *arguments[1:]]
+        _resume(value_of(option, rest), rest[1:])
         return
-    if first == "--config":
-        from tuplet.runs import read_config
-
-        file = _value_of(first, rest)
-        config, rest, program = read_config(Path(file)), rest[1:], f"tuplet train --config {file}"
-    elif first.startswith("-"):
-        raise InputError(
-            f"tuplet train starts with {first!r}; want RECIPE, --config FILE or --resume RUN first"
-        )
-    else:
-        config, program = recipe(first), f"tuplet train {first}"
-    config, rest = _with_loss(config, rest)
+    config, rest, program = base_config(arguments, "tuplet train")
     chosen = parse(TrainArguments, TrainArguments(config), rest, program)
     if chosen.seeds < 1:
         raise InputError(f"--seeds is {chosen.seeds}; want 1 or more")
     _train(chosen, ["train", *arguments])
-
-
-def _with_loss(config: RunConfig, arguments: list[str]) -> tuple[RunConfig, list[str]]:
-    """The config with the loss that --loss names, and the arguments without it."""
-    for place, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option == "--loss":
-            rest = arguments[place + 1 :]
-            name = value if equals else _value_of(option, rest, "the name of a loss")
-            known: dict[str, LossName] = {one: one for one in get_args(LossName)}
-            if name not in known:
-                raise InputError(f"--loss is {name!r}; want one of {', '.join(known)}")
-            return with_loss(config, known[name]), [*arguments[:place], *rest[not equals :]]
-    return config, arguments
 
 
 def _train(chosen: TrainArguments, arguments: Sequence[str]) -> Run | None:
@@ -198,9 +174,3 @@ def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
     say_epochs(trained, speaks=speaks, go_on=go_on, told=run.folder)
     write_run_report(run, fabric, split)
     return run if speaks else None
-
-
-def _value_of(option: str, rest: Sequence[str], wanted: str = "a path") -> str:
-    if not rest:
-        raise InputError(f"{option} stands alone; want {wanted} after it")
-    return rest[0]

@@ -1,0 +1,285 @@
+"""One search: its trials are trainings, valued on validation classes, or as an oracle on the test classes."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+import optuna
+from lightning_fabric import Fabric
+from optuna.trial import FrozenTrial, TrialState
+
+from tuplet.config import RunConfig
+from tuplet.config.checks import require
+from tuplet.data.table import Split
+from tuplet.errors import InputError
+from tuplet.experiment import epochs_of_runs, fold_folder, fold_of
+from tuplet.overrides import override, to_dict
+from tuplet.runs import EpochReport, Run
+from tuplet.session import DivergedError
+from tuplet.training import load_data
+from tuplet.tuning.samplers import PrunerName, SamplerName, pruner_of, sampler_of
+from tuplet.tuning.space import Choice, Space, require_space, settings_in, suggest
+from tuplet.tuning.storage import Storage, sqlite_url, storage_errors
+from tuplet.tuning.workers import first_number, work
+
+Objective = Literal["validation", "oracle"]
+
+OnEpoch = Callable[[optuna.Trial, Run, EpochReport], None]
+
+
+@final
+@dataclass(frozen=True)
+class Search:
+    """What is searched, how, and where its trials are.
+
+    Attributes:
+        config: what a trial does not change.
+        space: what it does.
+        folder: of the trials' runs, and of what was found.
+        num_trials: in all, over all workers, >= 1.
+        objective: validation: the last epoch on validation classes, folds of the training classes; oracle:
+            the best epoch on the test classes themselves, as the study did it.
+        metric: a name in `EvalReport.retrieval`; larger is better.
+        num_folds: whose mean is a trial's value, 1..evaluation.validation_folds; validation only.
+        sampler: gp: Gaussian process (Bayesian optimisation), tpe: tree-structured Parzen estimators, random,
+            or grid: every combination of the lists.
+        pruner: what ends a poor trial early, by its epochs.
+        seed: of the sampler, >= 0.
+        storage: address of the database; None is an SQLite file in the folder.
+        study: its name there; None is the config's name and the objective.
+        heartbeat_seconds: between two signs of life of a worker, >= 1.
+
+    Raises:
+        InputError: (a ValueError) a field out of range, or a space that cannot be searched.
+    """
+
+    config: RunConfig
+    space: Space
+    folder: Path
+    num_trials: int = 60
+    objective: Objective = "validation"
+    metric: str = "recall_at_1"
+    num_folds: int = 1
+    sampler: SamplerName = "gp"
+    pruner: PrunerName = "none"
+    seed: int = 0
+    storage: str | None = None
+    study: str | None = None
+    heartbeat_seconds: int = 20
+
+    def __post_init__(self) -> None:
+        require_space(self.space, self.config)
+        evaluation = self.config.evaluation
+        require(self.num_trials >= 1, "--trials", self.num_trials, "1 or more")
+        require(self.seed >= 0, "--sampler-seed", self.seed, "0 or more")
+        require(self.heartbeat_seconds >= 1, "--heartbeat-seconds", self.heartbeat_seconds, "1 or more")
+        folds = evaluation.validation_folds
+        require(1 <= self.num_folds <= folds, "--folds", self.num_folds, f"1..{folds}")
+        if self.objective == "oracle":
+            require(self.num_folds == 1, "--folds", self.num_folds, "1: the oracle looks at the test classes")
+        metrics = [*(f"recall_at_{k}" for k in evaluation.recall_at), "map_at_r", "r_precision"]
+        require(self.metric in metrics, "--metric", self.metric, f"one of {', '.join(metrics)}")
+        if evaluation.split != "test":
+            raise InputError(
+                "evaluation.split is 'validation'; want test: the objective decides what is seen"
+            )
+        if self.sampler == "grid":
+            ranges = [path for path, values in self.space.items() if not isinstance(values, Choice)]
+            require(not ranges, "--sampler", "grid", f"lists for {', '.join(ranges)}, or another sampler")
+        if self.config.compute.devices != 1:
+            raise InputError(
+                f"compute.devices is {self.config.compute.devices}; want 1, and the command once a device"
+            )
+
+    @property
+    def wanted(self) -> int:
+        """Trials in all: of a grid no more than it has points."""
+        points = 1
+        for values in self.space.values():
+            points *= len(values.values) if isinstance(values, Choice) else self.num_trials
+        return min(self.num_trials, points) if self.sampler == "grid" else self.num_trials
+
+    def trial_folder(self, number: int) -> Path:
+        """Where the run of a trial is, or the first one's of several folds."""
+        return self.folder / "trials" / f"{number:04d}"
+
+
+def open_study(search: Search) -> tuple[Storage, optuna.Study]:
+    """The study of a search, and the storage that it is in: new, or as other workers have left it.
+
+    Raises:
+        InputError: (a ValueError) a storage that cannot be used, or one with another search of that name.
+    """
+    search.folder.mkdir(parents=True, exist_ok=True)
+    url = search.storage or sqlite_url(search.folder / "study.db")
+    storage = Storage(url, heartbeat_seconds=search.heartbeat_seconds)
+    name = search.study or f"{search.config.name}-{search.objective}"
+    with storage_errors(storage.name), storage.lock(name):
+        study = storage.study(name)
+        described = _description(search)
+        before = study.user_attrs.get("search")
+        if before is None:
+            study.set_user_attr("search", described)
+            start = settings_in(search.space, search.config)
+            if start is not None and search.sampler != "grid":
+                study.enqueue_trial(start, user_attrs={"recipe": True})
+        elif before != described:
+            differs = _first_difference(before, described)
+            raise InputError(
+                f"{storage.name} has a study {name!r} with another {differs}; want the same settings, another"
+                " --to, or another --study"
+            )
+    return storage, study
+
+
+def run_trials(
+    search: Search,
+    *,
+    fabric: Fabric,
+    images: Split,
+    on_epoch: OnEpoch = lambda trial, run, report: None,
+    waiting: Callable[[int], None] = lambda running: None,
+) -> Iterator[FrozenTrial]:
+    """Each trial that ended in this process, until the search has as many as it wants.
+
+    Any number of processes may do the same. A trial whose process was lost is tried again, by whichever is
+    next, and goes on in its folder where that is at hand.
+
+    Args:
+        search: whose study is opened, or gone on with.
+        fabric: launched; one rank.
+        images: all of the config's.
+        on_epoch: told of each epoch as it ends.
+        waiting: told of the number of trials that run elsewhere, when no other is left to begin.
+
+    Raises:
+        InputError: (a ValueError) as `open_study` and `train` do.
+    """
+    storage, study = open_study(search)
+
+    def prepare(study: optuna.Study, number: int) -> None:
+        study.sampler = sampler_of(search.sampler, search.space, seed=search.seed, number=number)
+        study.pruner = pruner_of(search.pruner, num_epochs=search.config.schedule.epochs * search.num_folds)
+
+    def job(trial: optuna.Trial) -> float:
+        return _trial_value(search, trial, fabric, images, on_epoch)
+
+    yield from work(storage, study, job, wanted=search.wanted, prepare=prepare, waiting=waiting)
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that have a value, the best first, the earliest of equals."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(complete, key=lambda trial: (-_value(trial), trial.number))
+
+
+def best_config(search: Search, trial: FrozenTrial) -> RunConfig:
+    """The search's config with a trial's settings."""
+    return override(search.config, dict(trial.params))
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None  # It is complete.
+    return trial.value
+
+
+def _trial_value(
+    search: Search, trial: optuna.Trial, fabric: Fabric, images: Split, on_epoch: OnEpoch
+) -> float:
+    """The mean over folds of the last epoch; or the best epoch on test classes."""
+    folder = search.trial_folder(first_number(trial))
+    for name, value in (("folder", str(folder)), ("host", socket.gethostname())):
+        trial.set_user_attr(name, value)
+    try:
+        config = override(search.config, suggest(trial, search.space))
+    except InputError as error:
+        trial.set_user_attr("impossible", str(error))
+        raise optuna.TrialPruned(str(error)) from error
+    if not _same_images(config, search.config):
+        images = load_data(config)
+    values: list[float] = []
+    seconds = 0.0
+    for fold in range(search.num_folds):
+        where = folder if fold == 0 else fold_folder(folder, fold)
+        try:
+            epochs = epochs_of_runs(_measured(search, config, fold), where, fabric=fabric, images=images)
+            for run, report in epochs:
+                on_epoch(trial, run, report)
+                _offer_to_pruner(search, trial, report, values)
+        except DivergedError as error:
+            # What it measured last, at first before any training, is what its settings are worth.
+            trial.set_user_attr("diverged", str(error))
+        reports = Run(where).reports()
+        seconds += sum(report.train_seconds for report in reports)
+        values.append(_score(search, reports))
+    trial.set_user_attr("seconds", round(seconds, 3))
+    return statistics.fmean(values)
+
+
+def _offer_to_pruner(
+    search: Search, trial: optuna.Trial, report: EpochReport, values: Sequence[float]
+) -> None:
+    """Nothing; raises TrialPruned where the mean so far is poor beside other trials at the same place."""
+    if report.evaluation is None or report.epoch == 0:
+        return
+    so_far = statistics.fmean([*values, report.evaluation.retrieval[search.metric]])
+    trial.report(so_far, len(values) * search.config.schedule.epochs + report.epoch)
+    if trial.should_prune():
+        raise optuna.TrialPruned
+
+
+def _score(search: Search, reports: Sequence[EpochReport]) -> float:
+    """What counts of a training: its last measurement, or as an oracle its best."""
+    scores = [one.evaluation.retrieval[search.metric] for one in reports if one.evaluation is not None]
+    return max(scores) if search.objective == "oracle" else scores[-1]
+
+
+def _measured(search: Search, config: RunConfig, fold: int) -> RunConfig:
+    """The config of a trial's training, measured as the objective wants it, and as often as need be."""
+    if search.objective == "oracle":
+        evaluation = replace(config.evaluation, selection="oracle", every_epochs=1, kmeans_runs=0)
+        return replace(config, evaluation=evaluation)
+    config = fold_of(config, fold)
+    every = config.schedule.epochs if search.pruner == "none" else 1
+    return replace(config, evaluation=replace(config.evaluation, every_epochs=every))
+
+
+def _same_images(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two configs read the same files into the same memory."""
+    batches = {
+        name: getattr(other.data, name)
+        for name in ("sampler", "batch_size", "images_per_class", "augmentation", "quarter_turns")
+    }
+    return replace(one.data, **batches) == other.data
+
+
+def _description(search: Search) -> dict[str, Any]:
+    """What all workers of a search must have alike; folders and devices may differ."""
+    config = to_dict(search.config)
+    del config["compute"]
+    config["data"].pop("root")
+    config["model"].pop("weights")
+    return {
+        "config": config,
+        "space": {path: str(values) for path, values in search.space.items()},
+        "objective": search.objective,
+        "metric": search.metric,
+        "folds": search.num_folds,
+        "sampler": search.sampler,
+        "pruner": search.pruner,
+        "seed": search.seed,
+    }
+
+
+def _first_difference(one: object, other: object, path: str = "") -> str:
+    """The path of the first thing in which two trees differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in {**one, **other}:
+            if one.get(key) != other.get(key):
+                return _first_difference(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+    return f"{path} ({one!r}, not {other!r})"
