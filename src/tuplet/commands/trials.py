@@ -16,14 +16,15 @@ from rich.table import Table
 from tuplet.data.table import Split
 from tuplet.metrics.names import metric_title
 from tuplet.runs import EpochReport, Run
+from tuplet.tuning.outcome import Outcome
 from tuplet.tuning.search import Search, finished_trials, open_study, run_trials
 from tuplet.tuning.wording import outcome, setting, value_text
 
 _SHOWN = 8
 
 
-def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> optuna.Study:
-    """The study when its trials have ended, each printed as it ends. Ctrl-C ends the process.
+def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> None:
+    """Nothing; the search's trials have then ended, each printed as it did. Ctrl-C ends the process.
 
     Args:
         search: opened, or gone on with.
@@ -48,7 +49,30 @@ def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> 
     except KeyboardInterrupt:
         print(f"\nstopped; the trial that ran is tried again: {go_on}", file=sys.stderr)
         sys.exit(130)
-    return study
+
+
+def say_outcome(search: Search, outcome: Outcome) -> None:
+    """Nothing; prints the best trials beside the recipe's own settings, and how to read them."""
+    oracle = search.objective == "oracle"
+    first, second = ("best epoch (oracle)", "last epoch") if oracle else ("validation", "test")
+    table = Table(title=f"{metric_title(search.metric)}, %", title_justify="left", box=None, pad_edge=False)
+    for column in ("trial", first, second, "gap", *(path.rsplit(".", 1)[-1] for path in search.space)):
+        table.add_column(column, justify="right")
+    rows = [(str(one.trial.number), one) for one in outcome.best]
+    if outcome.recipe is not None:
+        rows.append((f"recipe ({outcome.recipe.trial.number})", outcome.recipe))
+    for name, one in rows:
+        value = 100 * (one.trial.value or 0.0)
+        test = "elsewhere" if one.test is None else f"{100 * one.test:.1f}"
+        gap = "" if one.test is None else f"{value - 100 * one.test:+.1f}"
+        settings = (value_text(one.trial.params[path]) for path in search.space)
+        table.add_row(name, f"{value:.1f}", test, gap, *settings)
+    print()
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+    if oracle:
+        print("all on the test classes, on which the settings were chosen: new classes would show less")
+    else:
+        print("test classes chose nothing: they were measured when the search had ended")
 
 
 @final

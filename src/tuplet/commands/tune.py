@@ -83,17 +83,26 @@ def tune(arguments: list[str]) -> None:
     config, rest, program = base_config(arguments, "tuplet tune")
     chosen = parse(TuneArguments, TuneArguments(config), rest, program)
     search = _search(chosen)
-    from tuplet.commands.trials import say_trials
+    from tuplet.commands.trials import say_outcome, say_trials
     from tuplet.training import launch, load_data
-    from tuplet.tuning.outcome import write_outcome
+    from tuplet.tuning.outcome import outcome_of, write_outcome
+    from tuplet.tuning.report import write_search_report
+    from tuplet.tuning.search import open_study
 
     fabric = launch(search.config)
     images = load_data(search.config)
-    study = say_trials(
+    say_trials(
         search, fabric=fabric, images=images, go_on=f"the same command with --to {search.folder} goes on"
     )
+    storage, study = open_study(search)
+    outcome = outcome_of(search, study, fabric=fabric, images=images)
+    file = write_outcome(search, outcome)
     command = shlex.join(["tuplet", "tune", *arguments])
-    print(write_outcome(search, study, fabric=fabric, images=images, command=command))
+    write_search_report(search, study, outcome, storage=storage.name, command=command)
+    say_outcome(search, outcome)
+    print(f"\nrecipe    {file}")
+    print(f"report    {search.folder / 'report.html'}")
+    print(f"\nTry next, for a number with an interval:\n  tuplet train --config {file} --seeds 5")
 
 
 def _search(chosen: TuneArguments) -> Search:

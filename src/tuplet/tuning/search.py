@@ -173,19 +173,15 @@ def run_trials(
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that have a value, the best first, the earliest of equals."""
+    """The trials that came to their end and have a value, the best first, the earliest of equals."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(complete, key=lambda trial: (-_value(trial), trial.number))
+    whole = [(trial.value, trial) for trial in complete if not ended_early(trial) and trial.value is not None]
+    return [trial for _, trial in sorted(whole, key=lambda one: (-one[0], one[1].number))]
 
 
-def best_config(search: Search, trial: FrozenTrial) -> RunConfig:
-    """The search's config with a trial's settings."""
-    return override(search.config, dict(trial.params))
-
-
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None  # It is complete.
-    return trial.value
+def ended_early(trial: FrozenTrial) -> bool:
+    """Whether a pruner ended a trial, or its settings could not be used together."""
+    return trial.state == TrialState.PRUNED or "ended_early" in trial.user_attrs
 
 
 def _trial_value(
@@ -210,7 +206,9 @@ def _trial_value(
             epochs = epochs_of_runs(_measured(search, config, fold), where, fabric=fabric, images=images)
             for run, report in epochs:
                 on_epoch(trial, run, report)
-                _offer_to_pruner(search, trial, report, values)
+                so_far = _offer_to_pruner(search, trial, report, values)
+                if so_far is not None:
+                    return so_far
         except DivergedError as error:
             # What it measured last, at first before any training, is what its settings are worth.
             trial.set_user_attr("diverged", str(error))
@@ -223,14 +221,19 @@ def _trial_value(
 
 def _offer_to_pruner(
     search: Search, trial: optuna.Trial, report: EpochReport, values: Sequence[float]
-) -> None:
-    """Nothing; raises TrialPruned where the mean so far is poor beside other trials at the same place."""
+) -> float | None:
+    """None, where the trial may go on; else its value so far, for the Gaussian process to learn from."""
     if report.evaluation is None or report.epoch == 0:
-        return
+        return None
     so_far = statistics.fmean([*values, report.evaluation.retrieval[search.metric]])
     trial.report(so_far, len(values) * search.config.schedule.epochs + report.epoch)
-    if trial.should_prune():
+    if not trial.should_prune():
+        return None
+    trial.set_user_attr("ended_early", report.epoch)
+    if search.sampler != "gp":
         raise optuna.TrialPruned
+    # Optuna's Gaussian process overlooks pruned trials, and would propose the same poor settings for ever.
+    return so_far
 
 
 def _score(search: Search, reports: Sequence[EpochReport]) -> float:

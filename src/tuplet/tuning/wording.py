@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
+from tuplet.tuning.search import ended_early
 from tuplet.tuning.space import Value
 
 
@@ -23,6 +24,13 @@ def outcome(trial: FrozenTrial) -> str:
         return "diverged"
     if "impossible" in trial.user_attrs:
         return "impossible"
-    if trial.value is None or trial.state == TrialState.PRUNED:
-        return "ended early" if trial.state == TrialState.PRUNED else "failed"
+    if ended_early(trial):
+        return "ended early"
+    if trial.value is None:
+        return "failed"
     return f"{100 * trial.value:.2f} %"
+
+
+def percent(value: float) -> str:
+    """A score in [0, 1] as a percentage."""
+    return f"{100 * value:.1f} %"
