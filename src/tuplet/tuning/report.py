@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -12,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from optuna import visualization
 from optuna.exceptions import ExperimentalWarning
+from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
@@ -98,18 +100,26 @@ def _figures(search: Search, trials: Sequence[FrozenTrial]) -> list[dict[str, An
     measured = f"{metric_title(search.metric)}, %{' (oracle)' * (search.objective == 'oracle')}"
     study = _short_study(search, trials)
     wanted: list[tuple[str, str, Callable[..., Any]]] = [
-        ("History", "A point a trial; the line is the best so far.", visualization.plot_optimization_history),
+        (
+            "History",
+            "A point a trial; the line is the best so far.",
+            partial(visualization.plot_optimization_history, target_name=measured),
+        ),
         (
             "Importance",
             "How much of the difference between trials each setting explains over the whole space (fANOVA). A"
             " setting of no importance here may matter near the best.",
-            visualization.plot_param_importances,
+            partial(visualization.plot_param_importances, evaluator=FanovaImportanceEvaluator(seed=0)),
         ),
-        ("Slices", "A point a trial; darker ones came later.", visualization.plot_slice),
+        (
+            "Slices",
+            "A point a trial; darker ones came later.",
+            partial(visualization.plot_slice, target_name=measured),
+        ),
         (
             "Parallel coordinates",
             "A line a trial. Draw along an axis to keep the lines that pass there.",
-            visualization.plot_parallel_coordinate,
+            partial(visualization.plot_parallel_coordinate, target_name=measured),
         ),
     ]
     figures = []
@@ -117,8 +127,7 @@ def _figures(search: Search, trials: Sequence[FrozenTrial]) -> list[dict[str, An
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             try:
-                named = {} if title == "Importance" else {"target_name": measured}
-                figure = draw(study, **named)
+                figure = draw(study)
             except (ValueError, RuntimeError):  # Too few trials, or all with one value.
                 continue
         if not figure.data:

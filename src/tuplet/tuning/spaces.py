@@ -51,7 +51,8 @@ _OF_LOSS: dict[LossName, Space] = {
         "loss.scale": Range(8.0, 128.0, log=True),
         "optimizer.lr_proxies": _RATE,
     },
-    "proxy-nca": {"loss.scale": Range(1.0, 64.0, log=True), "optimizer.lr_proxies": _RATE},
+    # Beyond 20 times a squared distance of 4, pytorch-metric-learning's softmax underflows, and gives NaN.
+    "proxy-nca": {"loss.scale": Range(1.0, 20.0, log=True), "optimizer.lr_proxies": _RATE},
     "soft-triple": {
         "loss.margin": Range(0.005, 0.2, log=True),
         "loss.scale": Range(5.0, 80.0, log=True),

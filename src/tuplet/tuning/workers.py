@@ -107,12 +107,12 @@ def _one_trial(
         if taken:
             _try_again(storage, study, taken[0])
         raise
-    except ValueError as error:
-        # The worker was silent for too long, and the trial was given to another: its value is refused.
-        if raised and raised[0] is error:
-            raise
+    except Exception:
         if raised and not isinstance(raised[0], optuna.TrialPruned):
             raise raised[0] from None
+        # A worker that was silent for too long: its trial was given to another, and its value is refused.
+        if not taken or study.get_trials(deepcopy=False)[taken[0]].state != TrialState.FAIL:
+            raise
     return ended
 
 
