@@ -1,0 +1,227 @@
+"""The page of benchmarks/tuning.py: curves, gains and what an oracle overstates."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from tuplet.environment import short_commit
+from tuplet.metrics.seeds import SeedMean, seed_mean
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One search, and its best settings trained again.
+
+    Attributes:
+        objective: validation or oracle.
+        sampler: its name.
+        values: of its trials, in order, in [0, 1].
+        settings: the best trial's, by path.
+        test: what the best trial's own network measures on test classes, at its last epoch.
+        final: Recall@1 on test classes of trainings with the best settings and new seeds.
+        seconds: of training, all trials together.
+    """
+
+    objective: str
+    sampler: str
+    values: tuple[float, ...]
+    settings: dict[str, Any]
+    test: float
+    final: tuple[float, ...]
+    seconds: float
+
+    @property
+    def best_so_far(self) -> list[float]:
+        """The best value after each trial."""
+        return [float(value) for value in np.maximum.accumulate(self.values)]
+
+
+def page(
+    found: Sequence[SearchResult],
+    own: Sequence[float],
+    *,
+    space: Sequence[str],
+    label: str,
+    environment: Mapping[str, Any],
+    command: str,
+) -> str:
+    """The page as Markdown.
+
+    Args:
+        found: every search, the repeats of a kind one after the other.
+        own: Recall@1 on test classes of the recipe's own settings, a value a seed.
+        space: what was searched.
+        label: which epoch of the trainings after the searches counts.
+        environment: of the first of them.
+        command: that wrote the page.
+    """
+    honest = [one for one in found if one.objective == "validation"]
+    oracle = [one for one in found if one.objective == "oracle"]
+    trials = len(found[0].values)
+    samplers = list(dict.fromkeys(one.sampler for one in honest))
+    kinds = {sampler: [one for one in honest if one.sampler == sampler] for sampler in samplers}
+    repeats = len(next(iter(kinds.values())))
+    base = float(np.mean(own))
+    lines = [
+        "# What a search finds, and what it is worth",
+        "",
+        f"{len(found)} searches of {trials} trials each, {repeats} of a kind. Searched: {', '.join(space)}.",
+        "The first trial of each is the recipe itself; the random trials that a repeat begins with are the same"
+        " for all samplers.",
+        "",
+        "## On validation classes: the best Recall@1 so far, %",
+        "",
+        f"Mean over {repeats} searches (lowest to highest), one fold of the training classes, last epoch.",
+        "",
+        *_curve_table(kinds, trials),
+        "",
+        "![Best Recall@1 so far against trials](curves.svg)",
+        "",
+        "## What the search gained on test classes",
+        "",
+        f"The best settings of each search, trained again with {len(own)} seeds that no search has seen, on"
+        f" all training classes; {label}. The gain is over the recipe's own settings with the same seeds; the"
+        " interval is a 95 % t interval over searches, a search being one value, the mean of its seeds.",
+        "",
+        "| settings | Recall@1 on test classes | gain, points | 95 % |",
+        "| --- | ---: | ---: | --- |",
+        f"| the recipe's own | {100 * base:.1f} | | |",
+    ]
+    for sampler, searches in kinds.items():
+        lines.append(_gain_row(f"{sampler}, {len(searches)} searches", searches, own))
+    lines += [_gain_row(f"all {len(honest)} searches on validation classes", honest, own)]
+    lines += (
+        [_gain_row(f"oracle ({oracle[0].sampler}), {len(oracle)} searches", oracle, own)] if oracle else []
+    )
+    lines += [*_oracle(oracle, kinds), *_settings(found)]
+    cost = sum(one.seconds for one in found) / 3600
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Training of all trials: {cost:.1f} hours of {environment.get('processor')}, one thread each, with"
+            f" other work beside it; torch {environment.get('torch')}; commit {short_commit(environment)}.",
+            "",
+            f"    {command}",
+            "",
+        ]
+    )
+
+
+def _curve_table(kinds: Mapping[str, Sequence[SearchResult]], trials: int) -> list[str]:
+    places = [place for place in (1, 10, 20, 30, 40, 50, 60) if place <= trials]
+    rows = [
+        f"| after trial | {' | '.join(map(str, places))} |",
+        f"| --- |{' ---: |' * len(places)}",
+    ]
+    for sampler, searches in kinds.items():
+        curves_of = 100 * np.array([one.best_so_far for one in searches])
+        cells = [
+            f"{curves_of[:, place - 1].mean():.1f} ({curves_of[:, place - 1].min():.1f} to"
+            f" {curves_of[:, place - 1].max():.1f})"
+            for place in places
+        ]
+        rows.append(f"| {sampler} | {' | '.join(cells)} |")
+    return rows
+
+
+def _gain_row(title: str, searches: Sequence[SearchResult], own: Sequence[float]) -> str:
+    means = [float(np.mean(one.final)) for one in searches]
+    gain = seed_mean([float(np.mean(np.subtract(one.final, own))) for one in searches])
+    return f"| {title} | {100 * np.mean(means):.1f} | {100 * gain.mean:+.1f} | {_interval(gain)} |"
+
+
+def _oracle(oracle: Sequence[SearchResult], kinds: Mapping[str, Sequence[SearchResult]]) -> list[str]:
+    if not oracle:
+        return []
+    reported = [max(one.values) for one in oracle]
+    again = [float(np.mean(one.final)) for one in oracle]
+    overstated = seed_mean(np.subtract(reported, again).tolist())
+    lines = [
+        "",
+        "## How far the oracle overstates",
+        "",
+        "The oracle searches as the study did: on the test classes, the best epoch of each trial. What it"
+        " reports, and what its best settings measure when they are trained again with new seeds and the last"
+        " epoch counts:",
+        "",
+        "| search | reported | again, mean of seeds | overstated, points |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for number, (said, mean) in enumerate(zip(reported, again, strict=True)):
+        lines.append(
+            f"| oracle {number} | {100 * said:.1f} | {100 * mean:.1f} | {100 * (said - mean):+.1f} |"
+        )
+    lines.append(f"| mean | | | {100 * overstated.mean:+.1f} (95 %: {_interval(overstated)}) |")
+    same = kinds.get(oracle[0].sampler)
+    if same is not None:
+        paired = [
+            float(np.mean(one.final)) - float(np.mean(other.final))
+            for one, other in zip(oracle, same, strict=True)
+        ]
+        better = seed_mean(paired)
+        lines += [
+            "",
+            "Trained again, the oracle's settings against those of the honest searches by the same sampler:"
+            f" {100 * better.mean:+.1f} points (95 %: {_interval(better)}).",
+        ]
+    return lines
+
+
+def _settings(found: Sequence[SearchResult]) -> list[str]:
+    paths = list(found[0].settings)
+    rows = [
+        "",
+        "## The best settings of each search",
+        "",
+        f"| search | {' | '.join(path.split('.')[-1] for path in paths)} | its value | test, its network |"
+        " test, again |",
+        f"| --- |{' ---: |' * (len(paths) + 3)}",
+    ]
+    for one in found:
+        cells = [
+            f"{value:.3g}" if isinstance(value, float) else str(value) for value in one.settings.values()
+        ]
+        again = seed_mean(one.final)
+        spread = "" if again.std is None else f" ± {100 * again.std:.1f}"
+        rows.append(
+            f"| {one.objective}, {one.sampler} | {' | '.join(cells)} | {100 * max(one.values):.1f} |"
+            f" {100 * one.test:.1f} | {100 * again.mean:.1f}{spread} |"
+        )
+    return rows
+
+
+def _interval(value: SeedMean) -> str:
+    if value.low is None or value.high is None:
+        return ""
+    return f"{100 * value.low:+.1f} to {100 * value.high:+.1f}"
+
+
+def curves(found: Sequence[SearchResult]) -> str:
+    """Best Recall@1 on validation classes against trials, as SVG: a thin line a search, a thick one a mean."""
+    colours = {"gp": "#0072b2", "tpe": "#c24e00", "random": "#00805d"}
+    with mpl.rc_context({"svg.hashsalt": "tuplet", "svg.fonttype": "none", "font.size": 10}):
+        figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        honest = [one for one in found if one.objective == "validation"]
+        for sampler in dict.fromkeys(one.sampler for one in honest):
+            rows = 100 * np.array([one.best_so_far for one in honest if one.sampler == sampler])
+            trials = np.arange(1, rows.shape[1] + 1)
+            colour = colours.get(sampler, "#55606b")
+            for row in rows:
+                axes.step(trials, row, where="post", color=colour, alpha=0.3, linewidth=0.9)
+            axes.step(trials, rows.mean(axis=0), where="post", color=colour, linewidth=2.2, label=sampler)
+        axes.set_xlabel("trials")
+        axes.set_ylabel("best Recall@1 so far on validation classes, %")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower right")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

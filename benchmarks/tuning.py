@@ -1,0 +1,164 @@
+"""What a search finds and what it is worth: samplers on one budget, honest and oracle, trained again.
+
+    python benchmarks/tuning.py --to runs/tuning --recipe "omniglot --data.root PHOTOS --schedule.epochs 3"
+
+runs `tuplet tune` for every sampler and repeat and for the oracle, trains the best settings of each search
+and the recipe's own with seeds that no search has seen, and writes README.md, tuning.json and curves.svg into
+--results. What is finished in --to is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from _tuning_page import SearchResult, curves, page
+from tuplet.runs import Run, write_atomically
+from tuplet.selection import select
+
+SPACE = (
+    "loss.tau=2:64:log",
+    "loss.alpha=0.25:4:log",
+    "loss.lambda_s=0:3",
+    "data.batch_size=16,32,64,128",
+    "optimizer.lr_distributions=0.001:0.3:log",
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare samplers, and honest searches with the oracle's."""
+
+    recipe: str
+    """A recipe and its options, as one argument: "omniglot --data.root PHOTOS --schedule.epochs 3"."""
+    to: Path = Path("runs/tuning")
+    """Folder of the searches and of the trainings after them."""
+    results: Path = Path("docs/results/tuning")
+    """Where the page goes."""
+    samplers: str = "gp,tpe,random"
+    """Compared on validation classes."""
+    oracle: str = "gp"
+    """Sampler of the searches on test classes."""
+    space: tuple[str, ...] = SPACE
+    """What is searched."""
+    repeats: int = 3
+    """Searches of each kind, with sampler seeds 0, 1, ..."""
+    trials: int = 60
+    """Of each search."""
+    seeds: int = 3
+    """Trainings of each search's best settings, with seeds 1, 2, ...; the trials had seed 0."""
+    jobs: int = 2
+    """Processes at a time."""
+
+
+def main(arguments: Arguments) -> None:
+    """Search, train, and write the page."""
+    kinds = [("validation", sampler) for sampler in arguments.samplers.split(",")]
+    kinds.append(("oracle", arguments.oracle))
+    folders = {
+        (objective, sampler, repeat): arguments.to / f"{objective}-{sampler}-{repeat}"
+        for repeat in range(arguments.repeats)
+        for objective, sampler in kinds
+    }
+    searches = [
+        _tune(arguments, *which, folder)
+        for which, folder in folders.items()
+        if not (folder / "trials.json").exists()
+    ]
+    _all(searches, arguments.jobs)
+    recipe = ["train", *shlex.split(arguments.recipe)]
+    trainings = [
+        [*recipe, "--seed", str(seed), "--to", str(where)]
+        for seed, where in _finals(arguments, arguments.to / "recipe")
+        if not (where / "report.html").exists()
+    ]
+    for folder in folders.values():
+        trainings += [
+            ["train", "--config", str(folder / "best.yaml"), "--seed", str(seed), "--to", str(where)]
+            for seed, where in _finals(arguments, folder / "final")
+            if not (where / "report.html").exists()
+        ]
+    _all(trainings, arguments.jobs)
+
+    own = _scores(arguments, arguments.to / "recipe")
+    found = [
+        _result(arguments, objective, sampler, folder) for (objective, sampler, _), folder in folders.items()
+    ]
+    first = Run(next(where for _, where in _finals(arguments, arguments.to / "recipe")))
+    command = shlex.join(["python", "benchmarks/tuning.py", *sys.argv[1:]])
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    text = page(
+        found,
+        own,
+        space=arguments.space,
+        label=select(first.config, first.reports()).label,
+        environment=first.read_json(first.environment_file),
+        command=command,
+    )
+    content = {"recipe": own, "searches": [asdict(one) for one in found]}
+    write_atomically(arguments.results / "README.md", text.encode())
+    write_atomically(arguments.results / "tuning.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(arguments.results / "curves.svg", curves(found).encode())
+    print(text)
+
+
+def _tune(arguments: Arguments, objective: str, sampler: str, repeat: int, folder: Path) -> list[str]:
+    space = [part for one in arguments.space for part in ("--space", one)]
+    how = ["--objective", objective, "--sampler", sampler, "--sampler-seed", str(repeat)]
+    trials = ["--trials", str(arguments.trials), "--to", str(folder)]
+    return ["tune", *shlex.split(arguments.recipe), *space, *how, *trials]
+
+
+def _finals(arguments: Arguments, folder: Path) -> list[tuple[int, Path]]:
+    return [(seed, folder / f"seed{seed}") for seed in range(1, arguments.seeds + 1)]
+
+
+def _scores(arguments: Arguments, folder: Path) -> list[float]:
+    """Recall@1 on the test classes of each seed, by the recipe's own selection."""
+    scores = []
+    for _, where in _finals(arguments, folder):
+        run = Run(where)
+        scores.append(select(run.config, run.reports()).evaluation.retrieval["recall_at_1"])
+    return scores
+
+
+def _result(arguments: Arguments, objective: str, sampler: str, folder: Path) -> SearchResult:
+    rows: list[dict[str, Any]] = json.loads((folder / "trials.json").read_text())
+    best = max(rows, key=lambda row: (row["value"], -row["number"]))
+    return SearchResult(
+        objective,
+        sampler,
+        tuple(row["value"] for row in rows),
+        best["settings"],
+        best["test"],
+        tuple(_scores(arguments, folder / "final")),
+        sum(row.get("seconds", 0.0) for row in rows),
+    )
+
+
+def _all(commands: Sequence[list[str]], jobs: int) -> None:
+    def one(command: list[str]) -> None:
+        print("tuplet", *command, file=sys.stderr, flush=True)
+        called = [sys.executable, "-m", "tuplet.cli", *command]
+        said = subprocess.run(
+            called, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        if said.returncode != 0:
+            raise SystemExit(f"{shlex.join(called)}\n{said.stdout}{said.stderr}")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, commands))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
