@@ -73,8 +73,8 @@ def page(
         "# What a search finds, and what it is worth",
         "",
         f"{len(found)} searches of {trials} trials each, {repeats} of a kind. Searched: {', '.join(space)}.",
-        "The first trial of each is the recipe itself; the random trials that a repeat begins with are the same"
-        " for all samplers.",
+        "The first trial of each is the recipe itself; the random trials that a repeat begins with are the"
+        " same for all samplers.",
         "",
         "## On validation classes: the best Recall@1 so far, %",
         "",
@@ -106,8 +106,9 @@ def page(
         [
             *lines,
             "",
-            f"Training of all trials: {cost:.1f} hours of {environment.get('processor')}, one thread each, with"
-            f" other work beside it; torch {environment.get('torch')}; commit {short_commit(environment)}.",
+            f"Training of all trials: {cost:.1f} hours of {environment.get('processor')}, one thread each,"
+            f" with other work beside it; torch {environment.get('torch')}; commit"
+            f" {short_commit(environment)}.",
             "",
             f"    {command}",
             "",
@@ -205,7 +206,7 @@ def _interval(value: SeedMean) -> str:
 
 
 def curves(found: Sequence[SearchResult]) -> str:
-    """Best Recall@1 on validation classes against trials, as SVG: a thin line a search, a thick one a mean."""
+    """Best Recall@1 on validation classes against trials, as SVG; thin lines are searches."""
     colours = {"gp": "#0072b2", "tpe": "#c24e00", "random": "#00805d"}
     with mpl.rc_context({"svg.hashsalt": "tuplet", "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,13 @@ def test_ctrl_c_says_how_to_go_on(
     assert f"stopped; the trial that ran is tried again: the same command with --to {tmp_path}" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("command", ["tune", "bench"])
+def test_without_the_extra(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit):
+        main([command, "demo"])
+    assert "needs optuna, which is not installed; want pip install 'tuplet[tune]'" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import tyro
 
 from tuplet.arguments import parse
 from tuplet.commands.epochs import say_epochs
+from tuplet.commands.extras import require_extra
 from tuplet.config import LossName, RunConfig
 from tuplet.errors import InputError
 from tuplet.overrides import with_absolute_paths
@@ -69,6 +70,7 @@ def bench(arguments: list[str]) -> None:
     chosen = parse(BenchArguments, BenchArguments(base), arguments[1:], program)
     names = _losses(chosen.losses)
     _check(chosen)
+    require_extra("tune", "optuna", "psycopg")
     from tuplet.bench.cells import Protocol, search_of, train_loss
     from tuplet.bench.result import result
     from tuplet.bench.table import comparison_page

@@ -12,6 +12,7 @@ import tyro
 
 from tuplet.arguments import parse
 from tuplet.commands.base_config import base_config
+from tuplet.commands.extras import require_extra
 from tuplet.config import RunConfig
 from tuplet.overrides import with_absolute_paths
 
@@ -82,6 +83,7 @@ def tune(arguments: list[str]) -> None:
         return
     config, rest, program = base_config(arguments, "tuplet tune")
     chosen = parse(TuneArguments, TuneArguments(config), rest, program)
+    require_extra("tune", "optuna", "plotly", "psycopg")
     search = _search(chosen)
     from tuplet.commands.trials import say_outcome, say_trials
     from tuplet.training import launch, load_data
