@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_silent = ContextVar("silent", default=False)
 
 
 def track(items: Iterable[T], description: str) -> Iterator[T]:
@@ -17,7 +21,7 @@ def track(items: Iterable[T], description: str) -> Iterator[T]:
         items: what to go through.
         description: words before the bar.
     """
-    if not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
+    if _silent.get() or not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield from items
         return
     from rich.console import Console
@@ -25,3 +29,13 @@ def track(items: Iterable[T], description: str) -> Iterator[T]:
 
     total = len(items) if isinstance(items, Sized) else None
     yield from bar(items, description, total=total, console=Console(stderr=True), transient=True)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Draw no bars inside: something else is drawn on the terminal meanwhile."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)

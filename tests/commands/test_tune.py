@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
+from rich.console import Console
 
 from tuplet.cli import main
+from tuplet.commands.trials import LiveTable
+from tuplet.config import RunConfig
 from tuplet.runs import Run, read_config
+from tuplet.tuning.search import Search
+from tuplet.tuning.space import Range
 
 TINY = """
 --data.glyph-train-classes=8 --data.glyph-test-classes=4 --data.glyphs-per-class=6 --data.image-size=16
@@ -122,3 +129,21 @@ def test_without_the_extra(
     with pytest.raises(SystemExit):
         main([command, "demo"])
     assert "needs optuna, which is not installed; want pip install 'tuplet[tune]'" in capsys.readouterr().err
+
+
+def test_the_table_on_a_terminal(tiny: RunConfig, tmp_path: Path) -> None:
+    search = Search(tiny, {"loss.tau": Range(4.0, 64.0)}, tmp_path, num_trials=9)
+    study = optuna.create_study(direction="maximize")
+    distribution = {"loss.tau": optuna.distributions.FloatDistribution(4.0, 64.0)}
+    for value, tau in ((0.25, 8.0), (0.75, 16.0), (0.5, 32.0)):
+        trial = optuna.trial.create_trial(value=value, params={"loss.tau": tau}, distributions=distribution)
+        study.add_trial(trial)
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=100, color_system=None)
+    with LiveTable(search, study, console) as table:
+        table.ended(study.get_trials()[1])
+        table.waiting(2)
+    said = text.getvalue()
+    assert re.search(r"trial   1 +75.00 %  tau 16  \d+ s  best so far", said)
+    assert "3 of 9 trials; waiting for 2 trials of other workers" in said
+    assert re.findall(r"│ +(\d) │ +[\d.]+ % │ +(\d+) │", said)[-3:] == [("1", "16"), ("2", "32"), ("0", "8")]

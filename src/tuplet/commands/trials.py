@@ -9,12 +9,13 @@ from typing import Self, final
 import optuna
 from lightning_fabric import Fabric
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from tuplet.data.table import Split
 from tuplet.metrics.names import metric_title
+from tuplet.progress import without_bars
 from tuplet.runs import EpochReport, Run
 from tuplet.tuning.outcome import Outcome
 from tuplet.tuning.search import Search, finished_trials, open_study, run_trials
@@ -40,7 +41,7 @@ def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> 
     for path, values in search.space.items():
         print(f"          {path} = {values}")
     try:
-        with LiveTable(search, study) as table:
+        with without_bars(), LiveTable(search, study) as table:
             trials = run_trials(
                 search, fabric=fabric, images=images, on_epoch=table.epoch, waiting=table.waiting
             )
@@ -134,16 +135,16 @@ class LiveTable:
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         search = self._search
         trials = self._study.get_trials(deepcopy=False)
         ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
         flattering = " (oracle: test classes)" if search.objective == "oracle" else ""
-        title = f"{ended} of {search.wanted} trials{flattering}; {self._status}"
-        table = Table(title=title, title_justify="left")
+        said = f"{ended} of {search.wanted} trials{flattering}; {self._status}"
+        table = Table()
         for column in ("trial", metric_title(search.metric), *search.space):
             table.add_column(column.rsplit(".", 1)[-1], justify="right")
         for trial in finished_trials(self._study)[:_SHOWN]:
             values = (value_text(trial.params[path]) for path in search.space)
             table.add_row(str(trial.number), outcome(trial), *values)
-        return table
+        return Group(said, table)
