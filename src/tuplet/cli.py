@@ -12,8 +12,11 @@ from tuplet.arguments import no_more
 from tuplet.commands.bench import bench
 from tuplet.commands.compare import compare
 from tuplet.commands.data import data
+from tuplet.commands.duplicates import duplicates
 from tuplet.commands.evaluate import evaluate
+from tuplet.commands.index import index
 from tuplet.commands.report import report
+from tuplet.commands.search import search
 from tuplet.commands.train import demo, train
 from tuplet.commands.tune import tune
 from tuplet.console import recipe_lines, usage
@@ -80,6 +83,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "bench": (bench, "several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]"),
     "tune": (tune, "search a recipe's settings:  tuplet tune RECIPE [--trials N]"),
     "report": (report, "write a run's report again:  tuplet report RUN"),
+    "index": (index, "pictures into an index:  tuplet index PHOTOS --model RUN --index DIR"),
+    "search": (search, "what looks most like an image:  tuplet search IMAGE --index DIR"),
+    "duplicates": (duplicates, "what is in an index more than once:  tuplet duplicates DIR"),
     "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "data": (data, "count images, or get a benchmark:  tuplet data describe|fetch ..."),
 }

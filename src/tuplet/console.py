@@ -24,7 +24,7 @@ def usage(commands: Mapping[str, str]) -> str:
             "",
             "Labelled images in, an embedding model and an honest account of it out.",
             "",
-            *(f"  {name:<10}{text}" for name, text in commands.items()),
+            *(f"  {name:<12}{text}" for name, text in commands.items()),
             "",
             "tuplet COMMAND --help says more.",
         ]

@@ -24,9 +24,11 @@ USAGE = """\
 usage: tuplet evaluate RUN [--images FOLDER ...] [--data.* --evaluation.* --compute.* ...]
        tuplet evaluate MODEL --images FOLDER [--images FOLDER ...]
        tuplet evaluate FILE [--labels FILE] [--gallery FILE [--gallery-labels FILE]]
+       tuplet evaluate --index DIR
 
 RUN is a folder made by tuplet train, MODEL one written by save_pretrained, such as RUN/model, FILE holds
-embeddings: .npy (its labels in --labels: .npy, .txt or .csv), .npz or .parquet.
+embeddings: .npy (its labels in --labels: .npy, .txt or .csv), .npz or .parquet. DIR is an index that tuplet
+index made; what its approximate search loses is measured.
 
   --images FOLDER          measure all images of FOLDER/<class>/*; once for each split
   --gallery-images FOLDER  where those search, in place of themselves
@@ -107,6 +109,11 @@ def evaluate(arguments: list[str]) -> None:
     """Measure a run, a saved model or embeddings: Recall@K, R-precision, MAP@R, NMI, AMI, with intervals."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
+        return
+    if arguments[0].partition("=")[0] == "--index":
+        from tuplet.commands.evaluate_index import evaluate_index
+
+        evaluate_index(arguments)
         return
     if arguments[0].startswith("-"):
         raise InputError(f"tuplet evaluate starts with {arguments[0]!r}; want RUN, MODEL or FILE first")

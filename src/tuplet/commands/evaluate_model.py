@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
-from safetensors import SafetensorError
-
 from tuplet.arguments import parse
 from tuplet.commands.evaluate import Measured, ModelArguments, completed, conclude, saved_files
-from tuplet.config import DataConfig, RunConfig
+from tuplet.config import RunConfig
 from tuplet.data.folder import load_images
 from tuplet.data.table import ImageTable
 from tuplet.data.transforms import short_side
 from tuplet.embeddings import LabelledEmbeddings
 from tuplet.errors import InputError
 from tuplet.evaluation import embed
-from tuplet.models.embedder import Embedder
 from tuplet.progress import track
 from tuplet.runs import Run
 from tuplet.selection import label_of_network
+from tuplet.trained_model import TrainedModel, open_model
 from tuplet.training import launch, load_split
 
 Images: TypeAlias = tuple[ImageTable, tuple[str, ...]]
@@ -31,23 +28,6 @@ Images: TypeAlias = tuple[ImageTable, tuple[str, ...]]
 
 Split: TypeAlias = tuple[dict[str, Images], Images | None]
 """What is measured, by name, and what it searches: None: itself."""
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A trained network, and what is known of how it came about.
-
-    Attributes:
-        network: on the CPU, ready to embed.
-        config: how it wants its images.
-        run: the run that trained it; None where nobody knows.
-        has_images: whether the run's own images can be measured, which is so for a run's folder.
-    """
-
-    network: Embedder
-    config: RunConfig
-    run: Run | None
-    has_images: bool
 
 
 def evaluate_model(what: Path, rest: Sequence[str]) -> None:
@@ -60,7 +40,7 @@ def evaluate_model(what: Path, rest: Sequence[str]) -> None:
     Raises:
         InputError: neither of them is in the folder, or arguments or images cannot be used.
     """
-    model = _opened(what)
+    model = open_model(what)
     given = model.config
     defaults = ModelArguments(data=given.data, evaluation=given.evaluation, compute=given.compute)
     chosen = parse(ModelArguments, defaults, rest, f"tuplet evaluate {what}")
@@ -90,32 +70,6 @@ def evaluate_model(what: Path, rest: Sequence[str]) -> None:
         parts.append(Measured(name, embedded(table), searched, tuple(lines)))
     if fabric.is_global_zero:
         conclude(parts, options, files, _heading(model, config))
-
-
-def _opened(what: Path) -> _Model:
-    if (what / "config.yaml").is_file():
-        run = Run(what)
-        return _Model(run.embedder(), run.config, run, has_images=True)
-    if not ((what / CONFIG_NAME).is_file() and (what / SAFETENSORS_SINGLE_FILE).is_file()):
-        raise InputError(
-            f"{what} holds neither a run (config.yaml) nor a saved model ({CONFIG_NAME} and"
-            f" {SAFETENSORS_SINGLE_FILE}); want the folder of one of them, or a file of embeddings"
-        )
-    try:
-        network = Embedder.from_pretrained(str(what))
-    except InputError:
-        raise
-    except (TypeError, ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
-        raise InputError(
-            f"{what} cannot be read as a saved model ({' '.join(str(error).split())[:200]}); want a folder"
-            " that Embedder.save_pretrained wrote"
-        ) from None
-    above = what.resolve().parent
-    if (above / "config.yaml").is_file() and Run(above).model_folder == what.resolve():
-        return _Model(network, Run(above).config, Run(above), has_images=False)
-    side = int(network.backbone.pretrained_cfg["input_size"][-1])
-    data = DataConfig(image_size=side, resize=round(side * 256 / 224))
-    return _Model(network, RunConfig(data=data), None, has_images=False)
 
 
 def _own_images(config: RunConfig) -> Split:
@@ -161,7 +115,7 @@ def _not_unseen(run: Run | None, what: Path, table: ImageTable) -> list[str]:
     ]
 
 
-def _heading(model: _Model, config: RunConfig) -> str:
+def _heading(model: TrainedModel, config: RunConfig) -> str:
     """What the model had learnt, and how it saw images where no run says so."""
     if model.run is not None:
         last = max((epoch.epoch for epoch in model.run.reports()), default=0)

@@ -1,0 +1,142 @@
+"""Pictures that are in an index more than once: exact copies, and others that look nearly the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from tuplet.errors import InputError
+from tuplet.progress import track
+from tuplet.search.index import ImageIndex, IndexedPicture
+
+THRESHOLD = 0.95
+"""Cosine from which on two pictures count as near-duplicates; docs/search.md says how it was chosen."""
+_BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A picture of a group.
+
+    Attributes:
+        picture: which.
+        cosine: to the first of the group, in [-1, 1].
+        exact: whether its file has the very bytes of another of the group.
+    """
+
+    picture: IndexedPicture
+    cosine: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Pictures of which each is nearly the same as another of them.
+
+    Attributes:
+        pictures: two or more, by path.
+        exact: whether all of them are copies of one file.
+    """
+
+    pictures: tuple[Duplicate, ...]
+    exact: bool
+
+
+def find_duplicates(
+    index: ImageIndex,
+    *,
+    threshold: float = THRESHOLD,
+    where: str | None = None,
+    device: torch.device | str = "cpu",
+) -> list[DuplicateGroup]:
+    """Groups of near-duplicates and exact copies, the largest first.
+
+    Every pair is compared, a block at a time: the time grows with the square of the number of pictures, the
+    memory with the number itself. Two pictures of a group may be less alike than the threshold, where others
+    lie between them.
+
+    Args:
+        index: of any size.
+        threshold: cosine from which on two pictures belong together, in (0, 1].
+        where: an SQL condition; only pictures that meet it are compared.
+        device: where the products are computed.
+
+    Raises:
+        InputError: a threshold out of range, or a condition that cannot be used.
+    """
+    if not 0 < threshold <= 1:
+        raise InputError(f"threshold is {threshold}; want a cosine in (0, 1], such as {THRESHOLD}")
+    batches = list(index.vectors(where=where))
+    pictures = [picture for batch in batches for picture in batch.pictures]
+    if not pictures:
+        return []
+    vectors = np.concatenate([batch.vectors for batch in batches])
+    by_path = sorted(range(len(pictures)), key=lambda row: pictures[row].path)
+    pictures, vectors = [pictures[row] for row in by_path], vectors[by_path]
+    contents = np.unique([picture.content for picture in pictures], return_inverse=True)[1]
+    groups = similar_groups(torch.from_numpy(vectors).to(device), contents, threshold)
+    found = [_group([pictures[row] for row in rows], vectors[rows], contents[rows]) for rows in groups]
+    return sorted(found, key=lambda group: (-len(group.pictures), group.pictures[0].picture.path))
+
+
+def similar_groups(
+    vectors: Float32[Tensor, "N D"], contents: Int64[np.ndarray, " N"], threshold: float
+) -> list[Int64[np.ndarray, " n"]]:
+    """The connected components of two or more rows, where rows are joined by cosine or by equal content.
+
+    Args:
+        vectors: of unit length.
+        contents: number of each row's content.
+        threshold: cosine from which on two rows are joined.
+
+    Returns: ascending rows of each component.
+    """
+    # One row stands for all of its content: a thousand copies have half a million pairs.
+    _, first, of_content = np.unique(contents, return_index=True, return_inverse=True)
+    single = vectors[torch.from_numpy(first).to(vectors.device)]
+    component = np.arange(len(first))
+    for start in track(range(0, len(first), _BLOCK_ROWS), "comparing"):
+        similar = single[start : start + _BLOCK_ROWS] @ single[start:].T
+        # Rounding leaves the product of equal unit vectors a little below 1.
+        rows, columns = (similar >= threshold - 1e-6).nonzero(as_tuple=True)
+        later = columns > rows
+        a, b = (side[later].cpu().numpy() + start for side in (rows, columns))
+        if a.size:
+            component = _joined(component, a, b)
+    of_row = component[of_content]
+    order = np.argsort(of_row, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(of_row[order])) + 1)
+    return [part for part in parts if part.size > 1]
+
+
+def _joined(
+    component: Int64[np.ndarray, " N"], a: Int64[np.ndarray, " P"], b: Int64[np.ndarray, " P"]
+) -> Int64[np.ndarray, " N"]:
+    """The components after some more pairs of items were joined."""
+    ones = np.ones(len(a), dtype=np.int8)
+    shape = (len(component), len(component))
+    graph = coo_array((ones, (component[a], component[b])), shape=shape)
+    together: Int64[np.ndarray, " N"] = connected_components(graph, directed=False)[1].astype(np.int64)
+    joined: Int64[np.ndarray, " N"] = together[component]
+    return joined
+
+
+def _group(
+    pictures: Sequence[IndexedPicture],
+    vectors: Float32[np.ndarray, "n D"],
+    contents: Int64[np.ndarray, " n"],
+) -> DuplicateGroup:
+    cosines = np.clip(vectors @ vectors[0], -1.0, 1.0)
+    _, of_content, counts = np.unique(contents, return_inverse=True, return_counts=True)
+    members = [
+        Duplicate(picture, float(cosine), bool(copies > 1))
+        for picture, cosine, copies in zip(pictures, cosines, counts[of_content], strict=True)
+    ]
+    return DuplicateGroup(tuple(members), exact=len(counts) == 1)

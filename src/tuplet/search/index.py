@@ -1,0 +1,296 @@
+"""The index: one row a picture, its vector, and what was found about its file; searched by cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, final
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+from jaxtyping import Float32
+
+from tuplet.errors import InputError
+from tuplet.search.embedding import IndexedModel
+from tuplet.search.filters import all_of, any_of, quoted
+from tuplet.search.storage import Uri, errors_in_a_line, make_table, open_table
+
+VECTOR_INDEX = "vector_idx"
+"""LanceDB's name of the approximate index of the column `vector`."""
+LEAST_PROBES = 20
+"""Parts of the approximate index that every search looks into; more, where a condition leaves too little."""
+REFINE_FACTOR = 10
+"""So many times as many candidates as asked for are ranked by their true distance."""
+
+_MODEL_KEY = b"tuplet.model"
+_COLUMNS = ["id", "path", "label", "size", "modified", "content"]
+
+
+@dataclass(frozen=True)
+class IndexedPicture:
+    """What an index knows of a picture, but for its vector and thumbnail.
+
+    Attributes:
+        id: see `picture_id`; the same after indexing again.
+        path: absolute, where it was indexed.
+        label: name of its class; None where it has none.
+        size: of the file, bytes.
+        modified: when the file was, as far as the index knows.
+        content: hash of the file's bytes; equal for exact copies.
+    """
+
+    id: str
+    path: str
+    label: str | None
+    size: int
+    modified: datetime
+    content: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A picture that was found.
+
+    Attributes:
+        picture: which.
+        distance: 1 - cosine, in [0, 2], to the vector that was looked up.
+    """
+
+    picture: IndexedPicture
+    distance: float
+
+
+@dataclass(frozen=True)
+class VectorBatch:
+    """Some rows of an index.
+
+    Attributes:
+        pictures: which.
+        vectors: of unit length, `[n, D]`.
+    """
+
+    pictures: tuple[IndexedPicture, ...]
+    vectors: Float32[np.ndarray, "n D"]
+
+
+@final
+class ImageIndex:
+    """The pictures of an index, as they were when it was opened or last refreshed.
+
+    Many threads may search one index at the same time, and while another process writes it.
+
+    Args:
+        uri: a folder, or s3://bucket/path; see `open_table`.
+
+    Attributes:
+        uri: where it lies.
+        table: LanceDB's table (`lancedb.table.Table`).
+
+    Raises:
+        InputError: there is no index, or it cannot be read.
+    """
+
+    def __init__(self, uri: Uri) -> None:
+        table = open_table(uri)
+        if table is None:
+            raise InputError(
+                f"there is no index in {uri}; want one: tuplet index PHOTOS --model RUN --index {uri}"
+            )
+        self.uri = uri
+        self.table: Any = table
+        if _MODEL_KEY not in (table.schema.metadata or {}):
+            raise InputError(f"the table in {uri} is none of tuplet's; want an index that tuplet index made")
+
+    @classmethod
+    def create(cls, uri: Uri, model: IndexedModel) -> ImageIndex:
+        """An empty index in place of what there was; raises InputError where it cannot be written."""
+        make_table(uri, _schema(model))
+        return cls(uri)
+
+    @property
+    def model(self) -> IndexedModel:
+        """What made the vectors."""
+        return IndexedModel.from_json(self.table.schema.metadata[_MODEL_KEY])
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is read; every commit makes a new one."""
+        return int(self.table.version)
+
+    def refresh(self) -> None:
+        """Nothing; what others have written until now can be seen then."""
+        with errors_in_a_line(f"cannot read the index {self.uri}"):
+            self.table.checkout_latest()
+
+    def count(self, where: str | None = None) -> int:
+        """How many pictures there are.
+
+        Args:
+            where: an SQL condition on id, path, label, size, modified or content.
+
+        Raises:
+            InputError: a condition that cannot be used.
+        """
+        with self._reading(where):
+            return int(self.table.count_rows(all_of(where)))
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether there is an approximate index, so that a search need not look at every vector."""
+        return any(one.name == VECTOR_INDEX for one in self.table.list_indices())
+
+    def nearest(
+        self,
+        vector: Float32[np.ndarray, " D"],
+        top: int = 10,
+        *,
+        where: str | None = None,
+        exclude: Collection[str] = (),
+        exact: bool = False,
+    ) -> list[Neighbour]:
+        """The nearest pictures, nearest first, equally near ones by path.
+
+        Args:
+            vector: of unit length, of the index's model.
+            top: how many, >= 1; fewer come back where there are fewer.
+            where: an SQL condition, see `count`; only pictures that meet it are looked at.
+            exclude: ids of pictures to pass over.
+            exact: look at every vector even where there is an approximate index.
+
+        Raises:
+            InputError: a vector of another width, or a condition that cannot be used.
+        """
+        if vector.shape != (self.model.dim,):
+            raise InputError(
+                f"the vector has shape {list(vector.shape)}; want [{self.model.dim}], as in {self.uri}"
+            )
+        if top < 1:
+            raise InputError(f"top is {top}; want 1 or more")
+        others = f"NOT {any_of('id', exclude)}" if exclude else None
+        with self._reading(where):
+            search = self.table.search(vector).distance_type("cosine").limit(top)
+            search = search.minimum_nprobes(LEAST_PROBES).maximum_nprobes(0).refine_factor(REFINE_FACTOR)
+            condition = all_of(where, others)
+            if condition is not None:
+                search = search.where(condition)
+            if exact:
+                search = search.bypass_vector_index()
+            rows = search.select([*_COLUMNS, "_distance"]).to_arrow().to_pylist()
+        # Rounding takes the distance of a vector to itself below zero.
+        found = [Neighbour(_picture(row), max(0.0, row["_distance"])) for row in rows]
+        return sorted(found, key=lambda one: (one.distance, one.picture.path))
+
+    def row(self, picture: str) -> IndexedPicture:
+        """What is known of a picture, by its id; raises InputError where there is none of this id."""
+        return _picture(self._row(picture, _COLUMNS))
+
+    def thumbnail(self, picture: str) -> bytes:
+        """A small JPEG of a picture, by its id; raises InputError where there is none of this id."""
+        return bytes(self._row(picture, ["thumbnail"])["thumbnail"])
+
+    def thumbnails(self, pictures: Collection[str]) -> dict[str, bytes]:
+        """Small JPEGs by id, as far as there are such pictures."""
+        with self._reading():
+            search = self.table.search().where(any_of("id", pictures)).select(["id", "thumbnail"])
+            return {row["id"]: row["thumbnail"] for row in search.to_arrow().to_pylist()}
+
+    def vector(self, picture: str) -> Float32[np.ndarray, " D"]:
+        """The unit vector of a picture, by its id; raises InputError where there is none of this id."""
+        return np.asarray(self._row(picture, ["vector"])["vector"], dtype=np.float32)
+
+    def copies(self, content: str) -> list[IndexedPicture]:
+        """The pictures with this hash of their bytes, by path."""
+        with self._reading():
+            search = self.table.search().where(f"content = {quoted(content)}").select(_COLUMNS)
+            rows = search.to_arrow().to_pylist()
+        return sorted(map(_picture, rows), key=lambda one: one.path)
+
+    def labels(self) -> dict[str, int]:
+        """How many pictures each label has, by label; pictures without one are not counted."""
+        with self._reading():
+            column = self.table.search().select(["label"]).to_arrow()["label"]
+        counts = pyarrow.compute.value_counts(column.drop_null()).to_pylist()
+        return {one["values"]: one["counts"] for one in sorted(counts, key=lambda one: str(one["values"]))}
+
+    def pictures(self, where: str | None = None) -> Iterator[IndexedPicture]:
+        """Every picture, in no order, read in batches; `where` as in `count`."""
+        for batch in self._batches(_COLUMNS, where, None):
+            yield from map(_picture, batch.to_pylist())
+
+    def vectors(self, *, batch_size: int = 8192, where: str | None = None) -> Iterator[VectorBatch]:
+        """Every picture with its vector, in no order.
+
+        Args:
+            batch_size: rows at a time, at most.
+            where: as in `count`.
+        """
+        for batch in self._batches([*_COLUMNS, "vector"], where, batch_size):
+            flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
+            rows = batch.select(_COLUMNS).to_pylist()
+            yield VectorBatch(tuple(map(_picture, rows)), flat.reshape(len(rows), -1))
+
+    def sample(self, count: int, seed: int, *, labels: Collection[str] | None = None) -> VectorBatch:
+        """Some pictures drawn at random without repetition, by id; fewer where there are fewer.
+
+        Args:
+            count: >= 1.
+            seed: >= 0.
+            labels: draw among pictures with these only; None: among all.
+        """
+        ids = []
+        for batch in self._batches(["id", "label"], None, None):
+            names, of = batch["id"].to_pylist(), batch["label"].to_pylist()
+            ids += [one for one, label in zip(names, of, strict=True) if labels is None or label in labels]
+        ids.sort()
+        drawn = np.random.default_rng(seed).choice(len(ids), min(count, len(ids)), replace=False)
+        batches = list(self.vectors(where=any_of("id", {ids[place] for place in drawn})))
+        pictures = [picture for batch in batches for picture in batch.pictures]
+        together = np.concatenate([np.empty((0, self.model.dim), np.float32), *(b.vectors for b in batches)])
+        order = sorted(range(len(pictures)), key=lambda row: pictures[row].id)
+        return VectorBatch(tuple(pictures[row] for row in order), together[order])
+
+    def _row(self, picture: str, columns: list[str]) -> dict[str, Any]:
+        with self._reading():
+            rows = self.table.search().where(f"id = {quoted(picture)}").select(columns).limit(1).to_arrow()
+        if rows.num_rows == 0:
+            raise InputError(f"there is no picture {picture!r} in {self.uri}; want the id of one that is")
+        row: dict[str, Any] = rows.to_pylist()[0]
+        return row
+
+    def _batches(
+        self, columns: list[str], where: str | None, size: int | None
+    ) -> Iterator[pyarrow.RecordBatch]:
+        with self._reading(where):
+            search = self.table.search().select(columns)
+            condition = all_of(where)
+            if condition is not None:
+                search = search.where(condition)
+            yield from (batch for batch in search.to_batches(size) if batch.num_rows)
+
+    def _reading(self, where: str | None = None) -> Any:
+        if where is None:
+            return errors_in_a_line(f"cannot read the index {self.uri}")
+        wanted = f"want SQL on {', '.join(_COLUMNS)}, such as \"label = 'oak' AND size > 10000\""
+        return errors_in_a_line(f"the condition {where!r} cannot be used", wanted)
+
+
+def _schema(model: IndexedModel) -> pyarrow.Schema:
+    text = pyarrow.string()
+    columns = [
+        pyarrow.field("id", text, nullable=False),
+        pyarrow.field("path", text, nullable=False),
+        pyarrow.field("label", text),
+        pyarrow.field("size", pyarrow.int64(), nullable=False),
+        pyarrow.field("modified", pyarrow.timestamp("us", "UTC"), nullable=False),
+        pyarrow.field("content", text, nullable=False),
+        pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), model.dim), nullable=False),
+        pyarrow.field("thumbnail", pyarrow.binary(), nullable=False),
+    ]
+    return pyarrow.schema(columns, metadata={_MODEL_KEY: model.to_json().encode()})
+
+
+def _picture(row: dict[str, Any]) -> IndexedPicture:
+    modified = row["modified"].astimezone(UTC)
+    return IndexedPicture(row["id"], row["path"], row["label"], row["size"], modified, row["content"])

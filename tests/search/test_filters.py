@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_folder import index_of_vectors, unit
+
+from tuplet.search.filters import all_of, any_of, label_is, path_like
+from tuplet.search.index import ImageIndex
+
+NAMES = [
+    "plain",
+    "o'brien",
+    "two''quotes",
+    "back\\slash",
+    "per%cent",
+    "under_score",
+    "a[b]c",
+    "[!x]",
+    "sta*r",
+    "wh?t",
+    "dot.dot",
+    "dash-dash",
+    "hat^",
+    "new\nline",
+    "ümlaut",
+    "') OR ('1' = '1",
+    '"double"',
+    "tab\tand space",
+    "&&~~--",
+    "{2}(3)|$",
+]
+PATTERNS = [
+    *("*", "*a*", "?????", "[a-d]*", "[!a-d]*", "*[']*", "*[]]*", "*[!]]*", "*\\*", "*%*", "*_*", "*[[]*"),
+    *("[", "*[*", "*.*", "*^*", "*[\\]*", "*\n*", "*[&~]*", "*-", "*[-^]*", "*(*", "*{2}*", "*$", "*[?]*"),
+]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    vectors = unit(np.random.default_rng(0).standard_normal((len(NAMES), 4)))
+    paths = [f"/photos/{name}" for name in NAMES]
+    return index_of_vectors(tmp_path_factory.mktemp("filters") / "index", vectors, list(NAMES), paths)
+
+
+def names(index: ImageIndex, where: str | None) -> list[str]:
+    return sorted(Path(one.path).name for one in index.pictures(where))
+
+
+def test_a_label_is_only_itself(index: ImageIndex) -> None:
+    for name in NAMES:
+        assert names(index, label_is(name)) == [name]
+    assert names(index, label_is("nobody")) == []
+    assert names(index, any_of("label", NAMES[:6])) == sorted(NAMES[:6])
+    assert names(index, any_of("label", ())) == []
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, *NAMES])
+def test_patterns_are_those_of_the_shell(index: ImageIndex, pattern: str) -> None:
+    wanted = sorted(name for name in NAMES if fnmatchcase(name, pattern))
+    assert names(index, path_like(f"/photos/{pattern}")) == wanted
+    anywhere = sorted(name for name in NAMES if fnmatchcase(f"/photos/{name}", f"*/{pattern}"))
+    if not pattern.startswith("*"):
+        assert names(index, path_like(pattern)) == anywhere
+
+
+def test_conditions_together_keep_their_brackets(index: ImageIndex) -> None:
+    either = "label = 'plain' OR label = 'dot.dot'"
+    assert names(index, all_of(either, None, "label = 'plain'")) == ["plain"]
+    assert all_of(None, None) is None

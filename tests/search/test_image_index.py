@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_folder import add_vectors, index_of_vectors, unit
+
+from tuplet.errors import InputError
+from tuplet.metrics.retrieval import retrieval_metrics
+from tuplet.search.accuracy import measure_index
+from tuplet.search.approximate import build_approximate_index, keep_approximate_index, measure_recall
+from tuplet.search.index import VECTOR_INDEX, ImageIndex
+from tuplet.search.pictures import picture_id
+
+ROWS, DIM = 600, 16
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((30, DIM))
+    return unit(centres[np.arange(ROWS) % 30] + 0.4 * random.standard_normal((ROWS, DIM)))
+
+
+@pytest.fixture(scope="module")
+def labels() -> list[str | None]:
+    return [None if row % 7 == 0 else f"label {row % 30}" for row in range(ROWS)]
+
+
+@pytest.fixture(scope="module")
+def index(
+    vectors: np.ndarray, labels: list[str | None], tmp_path_factory: pytest.TempPathFactory
+) -> ImageIndex:
+    return index_of_vectors(tmp_path_factory.mktemp("image_index") / "index", vectors, labels)
+
+
+@pytest.fixture(scope="module")
+def approximate(
+    vectors: np.ndarray, labels: list[str | None], tmp_path_factory: pytest.TempPathFactory
+) -> ImageIndex:
+    index = index_of_vectors(tmp_path_factory.mktemp("image_index") / "index", vectors, labels)
+    keep_approximate_index(index, ROWS + 1)
+    assert not index.is_approximate
+    keep_approximate_index(index, ROWS)
+    assert index.is_approximate
+    return index
+
+
+def row_of(path: str) -> int:
+    return int(Path(path).stem)
+
+
+def test_nearest_are_those_of_all_products(index: ImageIndex, vectors: np.ndarray) -> None:
+    for row in range(0, ROWS, 97):
+        cosines = vectors.astype(np.float64) @ vectors[row]
+        found = index.nearest(vectors[row], 12)
+        assert [row_of(one.picture.path) for one in found] == np.argsort(-cosines)[:12].tolist()
+        assert np.allclose([one.distance for one in found], 1 - np.sort(cosines)[::-1][:12], atol=1e-5)
+        assert min(one.distance for one in found) >= 0
+        passed_over = {picture_id(f"/photos/{row:05d}.jpg")}
+        found = index.nearest(vectors[row], 5, where="size < 100 OR label = 'label 3'", exclude=passed_over)
+        allowed = np.array([(of < 100 or (of % 30 == 3 and of % 7 != 0)) and of != row for of in range(ROWS)])
+        wanted = np.argsort(np.where(allowed, -cosines, 9))[:5]
+        assert [row_of(one.picture.path) for one in found] == wanted.tolist()
+    assert len(index.nearest(vectors[0], 5000)) == ROWS
+
+
+def test_rows_by_id(index: ImageIndex, vectors: np.ndarray, labels: list[str | None]) -> None:
+    picture = index.row(picture_id("/photos/00031.jpg"))
+    assert (picture.path, picture.label, picture.size) == ("/photos/00031.jpg", labels[31], 31)
+    assert np.array_equal(index.vector(picture.id), vectors[31])
+    assert index.thumbnail(picture.id) == b"jpeg of /photos/00031.jpg"
+    assert index.thumbnails({picture.id, "nothing"}) == {picture.id: b"jpeg of /photos/00031.jpg"}
+    counted = {label: labels.count(label) for label in set(labels) if label is not None}
+    assert index.labels() == counted
+    batches = list(index.vectors(batch_size=100))
+    assert max(len(batch.pictures) for batch in batches) <= 100
+    found = {one.path: vector for batch in batches for one, vector in zip(*vars(batch).values(), strict=True)}
+    assert len(found) == ROWS
+    assert all(np.array_equal(vector, vectors[row_of(path)]) for path, vector in found.items())
+    drawn = index.sample(50, 1)
+    assert len({one.id for one in drawn.pictures}) == 50
+    assert all(
+        np.array_equal(v, vectors[row_of(p.path)]) for p, v in zip(drawn.pictures, drawn.vectors, strict=True)
+    )
+    assert [one.id for one in index.sample(50, 1).pictures] == [one.id for one in drawn.pictures]
+    assert {one.label for one in index.sample(900, 0, labels={"label 2"}).pictures} == {"label 2"}
+
+
+def test_the_approximate_index_is_measured_against_the_exact_search(
+    approximate: ImageIndex, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One part of a few bits a vector, and no second look: it cannot find everything.
+    measured = measure_recall(approximate, top=5, num_queries=100)
+    monkeypatch.setattr("tuplet.search.index.REFINE_FACTOR", 1)
+    rough = measure_recall(approximate, top=5, num_queries=100)
+    assert rough.recall < measured.recall <= 1
+    assert measured.recall > 0.9
+    # The same share, counted from the products.
+    shares = []
+    for picture in approximate.sample(100, 0).pictures:
+        row = row_of(picture.path)
+        cosines = vectors.astype(np.float64) @ vectors[row]
+        cosines[row] = -9
+        found = approximate.nearest(vectors[row], 6)
+        nearest = {row_of(one.picture.path) for one in found} - {row}
+        shares.append(len(set(np.argsort(-cosines)[:5].tolist()) & nearest) / 5)
+    assert abs(np.mean(shares) - rough.recall) < 0.011  # of 6 candidates, the image itself may be none
+
+
+@pytest.mark.parametrize("kind", ["ivf-rq", "ivf-sq", "ivf-pq", "hnsw-sq"])
+def test_every_kind_can_be_built_and_rows_added_later_are_found(
+    kind: str, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    index = index_of_vectors(tmp_path / "index", vectors)
+    build_approximate_index(index, kind)  # type: ignore[arg-type]
+    assert measure_recall(index, num_queries=20).recall > 0.8
+    new = unit(-vectors[:3])
+    add_vectors(index, new, None, ["/new/0.jpg", "/new/1.jpg", "/new/2.jpg"])
+    assert index.nearest(new[1], 1)[0].picture.path == "/new/1.jpg"
+    keep_approximate_index(index)
+    index.table.optimize()
+    assert index.table.index_stats(VECTOR_INDEX).num_unindexed_rows == 0
+    assert index.nearest(new[1], 1)[0].picture.path == "/new/1.jpg"
+
+
+def test_recall_by_labels_is_that_of_the_metrics(
+    index: ImageIndex, approximate: ImageIndex, vectors: np.ndarray, labels: list[str | None]
+) -> None:
+    # A picture without a label is found as well, and is right for nobody.
+    numbers = np.array([1000 + row if label is None else row % 30 for row, label in enumerate(labels)])
+    wanted = retrieval_metrics(vectors, numbers, recall_at=(1, 3, 20))
+    measured = measure_index(index, recall_at=(1, 3, 20), num_queries=10_000)
+    assert measured.approximate is None
+    assert measured.num_queries == measured.num_labelled == sum(label is not None for label in labels)
+    for k, value in measured.exact.recall_at.items():
+        assert value == pytest.approx(wanted[f"recall_at_{k}"], abs=1e-12)
+    assert 0.5 < measured.exact.recall_at[1] < 1
+    both = measure_index(approximate, recall_at=(1, 3, 20), num_queries=10_000)
+    assert both.exact.recall_at == measured.exact.recall_at
+    assert both.exact.neighbours == 1
+    assert both.approximate is not None
+    assert 0.9 < both.approximate.neighbours <= 1
+    drawn = measure_index(index, num_queries=50)
+    assert drawn.num_queries == 50
+
+
+def test_threads_search_while_rows_are_written(vectors: np.ndarray, tmp_path: Path) -> None:
+    writer = index_of_vectors(tmp_path / "index", vectors[:100])
+    reader = ImageIndex(str(tmp_path / "index"))
+    stop = threading.Event()
+
+    def search(seed: int) -> int:
+        searches = 0
+        while not stop.is_set() or searches == 0:
+            row = (seed + searches) % 100
+            assert row_of(reader.nearest(vectors[row], 1)[0].picture.path) == row
+            assert len(reader.thumbnail(picture_id(f"/photos/{row:05d}.jpg"))) > 0
+            if searches % 5 == 0:
+                reader.refresh()
+            searches += 1
+        return searches
+
+    with ThreadPoolExecutor(4) as pool:
+        searches = [pool.submit(search, 25 * seed) for seed in range(4)]
+        for start in range(100, 200, 20):
+            paths = [f"/photos/{row:05d}.jpg" for row in range(start, start + 20)]
+            add_vectors(writer, vectors[start : start + 20], None, paths)
+        stop.set()
+        assert all(one.result() > 0 for one in searches)
+    other = ImageIndex(str(tmp_path / "index"))
+    assert (other.count(), reader.refresh(), reader.count()) == (200, None, 200)
+    add_vectors(writer, vectors[200:201], None, ["/photos/00200.jpg"])
+    assert reader.count() == 200
+    reader.refresh()
+    assert reader.count() == 201
+    assert reader.version == writer.version
+
+
+def test_what_cannot_be_looked_up(index: ImageIndex, vectors: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no index in .*nowhere; want one: tuplet index"):
+        ImageIndex(str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+    for where in ("nothing = 1", "label = ", "size", "1 = 1; DROP TABLE pictures", "label LIKE 3) OR (1 = 1"):
+        with pytest.raises(
+            InputError, match=r"^the condition .* cannot be used \(.*\); want SQL on id, "
+        ) as error:
+            index.nearest(vectors[0], where=where)
+        assert "\n" not in str(error.value)
+        assert "cargo" not in str(error.value)
+        with pytest.raises(InputError, match="cannot be used"):
+            index.count(where)
+    with pytest.raises(InputError, match=r"vector has shape \[3\]; want \[16\]"):
+        index.nearest(vectors[0, :3])
+    with pytest.raises(InputError, match="top is 0; want 1 or more"):
+        index.nearest(vectors[0], 0)
+    for look in (index.row, index.thumbnail, index.vector):
+        with pytest.raises(InputError, match='there is no picture "o\'no"'):
+            look("o'no")
+    with pytest.raises(InputError, match="has no approximate index: every search is exact"):
+        measure_recall(index)
+    with pytest.raises(InputError, match="recall-at is 0"):
+        measure_index(index, recall_at=(0, 1))
+    unlabelled = index_of_vectors(tmp_path / "unlabelled", vectors[:4], ["a", "b", None, None])
+    with pytest.raises(InputError, match=r"no label in .* is that of two pictures"):
+        measure_index(unlabelled)
+    damaged = index_of_vectors(tmp_path / "damaged", vectors[:4])
+    for file in Path(damaged.uri, "pictures.lance", "_versions").iterdir():
+        file.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot open the index"):
+        ImageIndex(damaged.uri)

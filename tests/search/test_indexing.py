@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from picture_folder import draw, open_embedder, save_model
+from PIL import Image
+
+from tuplet.data.images import decode_image
+from tuplet.errors import InputError
+from tuplet.models.embedder import Embedder
+from tuplet.search.embedding import PictureEmbedder, mean_direction
+from tuplet.search.index import ImageIndex
+from tuplet.search.indexing import IndexingReport, index_pictures
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("indexing") / "model")
+
+
+@pytest.fixture(scope="module")
+def embedder(model: Path) -> PictureEmbedder:
+    return open_embedder(model)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return draw(tmp_path / "photos", range(3), range(4))
+
+
+def counts(report: IndexingReport) -> tuple[int, ...]:
+    return report.added, report.changed, report.touched, report.unchanged, report.dropped, report.others
+
+
+def embedded(monkeypatch: pytest.MonkeyPatch, embedder: PictureEmbedder) -> list[int]:
+    """Pictures of each batch that is embedded from now on."""
+    sizes: list[int] = []
+    honest = PictureEmbedder.embed
+
+    def counting(self: PictureEmbedder, pixels: torch.Tensor) -> np.ndarray:
+        sizes.append(len(pixels))
+        return honest(self, pixels)
+
+    monkeypatch.setattr(PictureEmbedder, "embed", counting)
+    return sizes
+
+
+def test_rows_are_what_lies_in_the_folders(
+    photos: Path, model: Path, embedder: PictureEmbedder, tmp_path: Path
+) -> None:
+    report = index_pictures(str(tmp_path / "index"), [photos], embedder, batch_size=5, num_workers=2)
+    assert counts(report) == (12, 0, 0, 0, 0, 0)
+    index = ImageIndex(str(tmp_path / "index"))
+    assert index.labels() == {"class 0": 4, "class 1": 4, "class 2": 4}
+    assert index.model.path == str(model)
+    network = Embedder.from_pretrained(str(model))
+    (batch,) = index.vectors()
+    assert {one.path for one in batch.pictures} == {str(file) for file in photos.rglob("*.png")}
+    for picture, vector in zip(batch.pictures, batch.vectors, strict=True):
+        file = Path(picture.path)
+        assert picture.label == file.parent.name
+        assert picture.size == file.stat().st_size
+        assert abs(picture.modified.timestamp() - file.stat().st_mtime) < 1e-5
+        # 24 pixels become 18, and of those the middle 16.
+        pixels = torch.nn.functional.interpolate(
+            decode_image(file)[None].float(), 18, mode="bilinear", antialias=True
+        )
+        with torch.inference_mode():
+            wanted = network(pixels[..., 1:17, 1:17].round().to(torch.uint8))[0].numpy()
+        assert vector @ wanted / np.linalg.norm(wanted) > 0.999
+        assert abs(np.linalg.norm(vector) - 1) < 1e-6
+        with Image.open(io.BytesIO(index.thumbnail(picture.id))) as thumbnail:
+            assert (thumbnail.format, thumbnail.size) == ("JPEG", (24, 24))
+
+
+def test_only_what_is_new_or_changed_is_embedded(
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "index")
+    index_pictures(uri, [photos], embedder)
+    index = ImageIndex(uri)
+    before = {one.path: one for one in index.pictures()}
+    sizes = embedded(monkeypatch, embedder)
+    assert counts(index_pictures(uri, [photos], embedder)) == (0, 0, 0, 12, 0, 0)
+    version = ImageIndex(uri).version
+    assert sizes == []
+
+    (photos / "class 0" / "0.png").unlink()
+    os.utime(photos / "class 0" / "1.png", (1, 1))
+    (photos / "class 0" / "2.png").write_bytes(b"no picture any more")
+    shutil.copyfile(photos / "class 1" / "0.png", photos / "class 1" / "1.png")
+    shutil.copyfile(photos / "class 1" / "0.png", photos / "class 1" / "new.png")
+    (photos / "class 2" / "gone.png").symlink_to("nowhere.png")
+    report = index_pictures(uri, [photos], embedder)
+    assert counts(report) == (1, 1, 1, 8, 2, 0)
+    assert sum(sizes) == 2
+    assert [line.split(": ")[0] for line in report.unreadable] == [
+        str(photos / "class 2" / "gone.png"),
+        str(photos / "class 0" / "2.png"),
+    ]
+    assert report.total == 11
+    assert index.version <= version
+    index.refresh()
+    after = {one.path: one for one in index.pictures()}
+    assert after.keys() - before.keys() == {str(photos / "class 1" / "new.png")}
+    assert all(after[path].id == before[path].id for path in after.keys() & before.keys())
+    touched = after[str(photos / "class 0" / "1.png")]
+    assert touched.modified.timestamp() == 1
+    assert touched.content == before[touched.path].content
+    same, copy = (after[str(photos / "class 1" / name)] for name in ("0.png", "1.png"))
+    assert same.content == copy.content
+    assert index.vector(same.id) @ index.vector(copy.id) > 1 - 1e-5
+    assert [one.path for one in index.copies(same.content)] == [
+        str(photos / "class 1" / name) for name in ("0.png", "1.png", "new.png")
+    ]
+    assert counts(index_pictures(uri, [photos], embedder)) == (0, 0, 0, 11, 0, 0)
+
+
+def test_folders_labels_and_what_only_drops(
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, other = str(tmp_path / "index"), draw(tmp_path / "other" / "inner", range(4, 5), range(2))
+    shutil.copyfile(photos / "class 0" / "0.png", other / "loose.png")
+    index_pictures(uri, [photos], embedder)
+    sizes = embedded(monkeypatch, embedder)
+    assert counts(index_pictures(uri, [other.parent], embedder)) == (3, 0, 0, 0, 0, 12)
+    index = ImageIndex(uri)
+    assert index.labels() == {"class 0": 4, "class 1": 4, "class 2": 4, "inner": 3}
+    assert counts(index_pictures(uri, [other], embedder, label_folder="last")) == (0, 0, 3, 0, 0, 12)
+    index.refresh()
+    assert index.labels() == {"class 0": 4, "class 1": 4, "class 2": 4, "class 4": 2}
+    assert index.count("label IS NULL") == 1
+    assert sum(sizes) == 3
+    # Both folders hold the same files, which are in the index once.
+    report = index_pictures(uri, [other, other.parent], embedder, only=True, label_folder="none")
+    assert counts(report) == (0, 0, 2, 1, 12, 0)
+    assert report.total == 3
+
+
+def test_another_model_is_refused_until_the_index_is_rebuilt(
+    photos: Path, model: Path, embedder: PictureEmbedder, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "index")
+    index_pictures(uri, [photos], embedder)
+    wider = open_embedder(save_model(tmp_path / "wider", dim=24))
+    with pytest.raises(InputError, match=r"made with another model, .*other weights .*--rebuild"):
+        index_pictures(uri, [photos], wider)
+    larger = PictureEmbedder.open(model, image_size=24, accelerator="cpu")
+    with pytest.raises(InputError, match="images seen at 24 pixels cut out of 28, not at 16 pixels"):
+        index_pictures(uri, [photos], larger)
+    moved = shutil.copytree(model, tmp_path / "moved")
+    assert counts(index_pictures(uri, [photos], open_embedder(moved))) == (0, 0, 0, 12, 0, 0)
+    assert counts(index_pictures(uri, [photos], wider, rebuild=True)) == (12, 0, 0, 0, 0, 0)
+    index = ImageIndex(uri)
+    assert (index.count(), index.model.dim) == (12, 24)
+    with pytest.raises(InputError, match=r"not the model that made the index: other weights"):
+        PictureEmbedder.of_index(index.model, folder=model, accelerator="cpu")
+    shutil.rmtree(tmp_path / "wider")
+    with pytest.raises(InputError, match=r"model .*wider is not there; want --model FOLDER"):
+        PictureEmbedder.of_index(index.model, accelerator="cpu")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from picture_folder import open_embedder
+from tuplet.search import embedding, indexing, writing
+writing.COMMIT_ROWS = 4
+honest, calls = embedding.PictureEmbedder.embed, []
+def embed(self, pixels):
+    calls.append(pixels)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return honest(self, pixels)
+embedding.PictureEmbedder.embed = embed
+photos, model, index = sys.argv[1:]
+indexing.index_pictures(index, [Path(photos)], open_embedder(Path(model)), batch_size=2)
+"""
+
+
+def test_a_killed_run_leaves_its_last_commit_and_the_next_goes_on(
+    photos: Path, model: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "index")
+    command = [sys.executable, "-c", KILLED, str(photos), str(model), uri]
+    folder = str(Path(__file__).parent)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": folder}, capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert ImageIndex(uri).count() == 4
+    sizes = embedded(monkeypatch, embedder)
+    assert counts(index_pictures(uri, [photos], embedder)) == (8, 0, 0, 4, 0, 0)
+    assert sum(sizes) == 8
+
+
+def test_rows_that_two_writers_left_twice_are_mended(
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "index")
+    index_pictures(uri, [photos], embedder)
+    index = ImageIndex(uri)
+    index.table.add(index.table.search().limit(3).to_arrow())
+    assert index.count() == 15
+    index_pictures(uri, [photos], embedder)
+    index.refresh()
+    assert (index.count(), len({one.id for one in index.pictures()})) == (12, 12)
+
+
+def test_names_that_are_no_text(photos: Path, embedder: PictureEmbedder, tmp_path: Path) -> None:
+    source = photos / "class 0" / "0.png"
+    names = [b"\xff.png", "ö 'quote\" \n; DROP.png".encode()]
+    for name in names:
+        (photos / os.fsdecode(name)).write_bytes(source.read_bytes())
+    index_pictures(str(tmp_path / "index"), [photos], embedder)
+    found = {one.path for one in ImageIndex(str(tmp_path / "index")).pictures("label IS NULL")}
+    assert found == {f"{photos}/\\xff.png", f"{photos}/ö 'quote\" \n; DROP.png"}
+    report = index_pictures(str(tmp_path / "index"), [photos], embedder)
+    assert counts(report) == (0, 0, 0, 14, 0, 0)
+    for name in names:
+        (photos / os.fsdecode(name)).unlink()
+    assert index_pictures(str(tmp_path / "index"), [photos], embedder).dropped == 2
+
+
+def test_what_cannot_be_indexed(photos: Path, embedder: PictureEmbedder, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    uri = str(tmp_path / "index")
+    for folder, message in (
+        ("empty", "holds no pictures"),
+        ("file", "is a file; want a folder"),
+        ("nowhere", "does not exist; want a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            index_pictures(uri, [tmp_path / folder], embedder)
+    assert not Path(uri).exists()
+    with pytest.raises(InputError, match="is a file; want a folder for the index"):
+        index_pictures(str(tmp_path / "file"), [photos], embedder)
+    with pytest.raises(InputError, match="photos holds other things, such as class 0; want a new folder"):
+        index_pictures(str(photos), [photos], embedder)
+    (tmp_path / "index").mkdir()
+    with (
+        FileLock(tmp_path / "index" / ".lock"),
+        pytest.raises(InputError, match="another process is writing the index"),
+    ):
+        index_pictures(uri, [photos], embedder)
+    index_pictures(uri, [photos], embedder)  # the lock is gone, the folder may be there already
+    with pytest.raises(InputError, match="cancel each other out"):
+        mean_direction(np.array([[1, 0], [-1, 0]], dtype=np.float32))
+    mean = mean_direction(np.array([[1, 0], [0, 1]], dtype=np.float32))
+    assert np.allclose(mean, np.sqrt(0.5))
