@@ -14,6 +14,7 @@ from tuplet.commands.compare import compare
 from tuplet.commands.data import data
 from tuplet.commands.duplicates import duplicates
 from tuplet.commands.evaluate import evaluate
+from tuplet.commands.export import export
 from tuplet.commands.index import index
 from tuplet.commands.report import report
 from tuplet.commands.search import search
@@ -83,6 +84,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "bench": (bench, "several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]"),
     "tune": (tune, "search a recipe's settings:  tuplet tune RECIPE [--trials N]"),
     "report": (report, "write a run's report again:  tuplet report RUN"),
+    "export": (export, "a trained network as a file for elsewhere:  tuplet export RUN --to onnx|torch|hub"),
     "index": (index, "pictures into an index:  tuplet index PHOTOS --model RUN --index DIR"),
     "search": (search, "what looks most like an image:  tuplet search IMAGE --index DIR"),
     "duplicates": (duplicates, "what is in an index more than once:  tuplet duplicates DIR"),

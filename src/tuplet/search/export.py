@@ -1,0 +1,249 @@
+"""A trained network as a file or folder that leaves tuplet: ONNX, torch.export, or ready for the hub.
+
+What goes in and comes out is what `Embedder` takes and gives. Nothing is kept that was not compared with it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
+from jaxtyping import UInt8
+from torch import Tensor
+
+from tuplet.config import DataConfig
+from tuplet.environment import hash_weights
+from tuplet.errors import InputError
+from tuplet.models.embedder import Embedder
+from tuplet.search.agreement import embeddings_by_batch, largest_difference, onnx_embedding
+from tuplet.search.preparation import PREPARATION_FILE, preparation
+
+OPSET = 18
+"""Of ONNX: the lowest that PyTorch's exporter writes without a conversion."""
+
+INFORMATION_FILE = "tuplet.json"
+"""Extra file in a .pt2 with what an .onnx has as metadata."""
+
+_MOST_BYTES = 2**31 - 2**24  # of a protobuf, with room for the graph
+_HUB_FILES = frozenset({CONFIG_NAME, SAFETENSORS_SINGLE_FILE, PREPARATION_FILE, "README.md"})
+
+
+def export_onnx(
+    network: Embedder,
+    file: Path,
+    pixels: UInt8[Tensor, "N 3 S S"],
+    *,
+    data: DataConfig,
+    facts: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> float:
+    """The largest difference between onnxruntime and PyTorch; `file` then holds the network as ONNX.
+
+    Its input `pixels` is uint8 [N, 3, S, S] with any N, its output `embeddings` float32 [N, D]; what else is
+    to be known is in its metadata, in keys that begin with "tuplet.".
+
+    Args:
+        network: on the CPU, in evaluation mode.
+        file: appears whole and compared, or not at all.
+        pixels: images to compare on, at least `max(BATCH_SIZES)`, of the size that the file will take.
+        data: how pictures were made such squares, for the metadata.
+        facts: more metadata.
+        overwrite: whether `file` may be there already.
+
+    Raises:
+        InputError: packages that are missing, a file that is there, a network too large for one file or that
+            cannot be exported, or one that differs by more than `TOLERANCE`.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not _installed(name)]
+    if missing:
+        raise InputError(
+            f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed;"
+            " want all of it: pip install 'tuplet[search]'"
+        )
+    num_bytes = sum(value.nbytes for value in network.state_dict().values())
+    if num_bytes > _MOST_BYTES:
+        raise InputError(
+            f"the weights have {num_bytes / 1e9:.1f} GB; want at most 2 GB for one ONNX file, or another"
+            " target: torch or hub"
+        )
+    wanted = embeddings_by_batch(network, pixels)
+    with _written_beside(file, overwrite) as partial:
+        with _exporting("ONNX"):
+            program = torch.onnx.export(
+                network,
+                (pixels[:2],),
+                input_names=["pixels"],
+                output_names=["embeddings"],
+                dynamic_shapes={"pixels": {0: "N"}},
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None
+        model = program.model
+        _without_traces(model)
+        model.producer_name, model.producer_version = "tuplet", version("tuplet")
+        known = information(network, data, facts)
+        model.metadata_props.update({f"tuplet.{key}": value for key, value in known.items()})
+        program.save(partial, external_data=False)
+        with _exporting("ONNX"):
+            embedding = onnx_embedding(partial)
+        return largest_difference(embedding, wanted, pixels)
+
+
+def export_torch(
+    network: Embedder,
+    file: Path,
+    pixels: UInt8[Tensor, "N 3 S S"],
+    *,
+    data: DataConfig,
+    facts: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> float:
+    """The largest difference from the network once `file`, a program of torch.export, is loaded again.
+
+    `torch.export.load(file).module()` is called like the network, with any number of images of one size, and
+    needs PyTorch alone. What else is to be known is in its extra file `INFORMATION_FILE`.
+
+    Args:
+        network: see `export_onnx`, as for the others.
+        file: ends in .pt2.
+        pixels: as there.
+        data: as there.
+        facts: as there.
+        overwrite: as there.
+
+    Raises:
+        InputError: what `export_onnx` raises, but for packages and size.
+    """
+    wanted = embeddings_by_batch(network, pixels)
+    with _written_beside(file, overwrite) as partial:
+        shapes = {"pixels": {0: torch.export.Dim("N", min=1)}}
+        with _exporting("torch.export"):
+            program = torch.export.export(network, (pixels[:2],), dynamic_shapes=shapes)
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # names files of this machine
+        known = json.dumps(information(network, data, facts), indent=2)
+        torch.export.save(program, partial, extra_files={INFORMATION_FILE: known})
+        return largest_difference(torch.export.load(partial).module(), wanted, pixels)
+
+
+def export_hub(
+    network: Embedder,
+    folder: Path,
+    pixels: UInt8[Tensor, "N 3 S S"],
+    *,
+    data: DataConfig,
+    card: str,
+    overwrite: bool = False,
+) -> float:
+    """The largest difference from the network once `folder` is loaded again with `Embedder.from_pretrained`.
+
+    The folder has weights as safetensors, config.json, `PREPARATION_FILE` and README.md, and nothing else.
+
+    Args:
+        network: see `export_onnx`.
+        folder: appears whole and compared, or not at all.
+        pixels: see `export_onnx`.
+        data: how pictures are made such squares.
+        card: README.md.
+        overwrite: whether the folder may hold such an export already; it may never hold anything else.
+
+    Raises:
+        InputError: a folder that is there and not empty, or a network that differs.
+    """
+    wanted = embeddings_by_batch(network, pixels)
+    with _written_beside(folder, overwrite) as partial:
+        partial.mkdir()
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        stated = json.dumps(preparation(data), indent=2)
+        (partial / PREPARATION_FILE).write_text(stated + "\n", encoding="utf-8")
+        network.save_pretrained(partial)
+        return largest_difference(Embedder.from_pretrained(str(partial)), wanted, pixels)
+
+
+def information(network: Embedder, data: DataConfig, facts: Mapping[str, str] | None) -> dict[str, str]:
+    """What goes into an export beside the network, by name; values are text, and JSON where they have parts.
+
+    Args:
+        network: whose weights are hashed as `hash_weights` does.
+        data: how pictures are prepared.
+        facts: more of it, first.
+    """
+    return {
+        **(facts or {}),
+        "architecture": str(network.backbone.pretrained_cfg["architecture"]),
+        "embedding": "[N, D] float32 as the LayerNorm gives them, not of length one; compare by cosine",
+        "preprocessing": json.dumps(preparation(data)),
+        "weights_sha256": hash_weights(network.state_dict()),
+    }
+
+
+def require_free(target: Path, overwrite: bool) -> None:
+    """Nothing; raises InputError where an export may not be written to a file or folder.
+
+    A folder is free where it is empty. With `overwrite` a file is, and a folder of an earlier export.
+    """
+    if target.is_dir():
+        others = sorted({path.name for path in target.iterdir()} - _HUB_FILES)
+        if others:
+            raise InputError(f"{target} is a folder that holds {others[0]}; want a name that is not taken")
+        taken = any(target.iterdir())
+    else:
+        taken = target.exists()
+    if taken and not overwrite:
+        raise InputError(f"{target} exists; want another --output, or --overwrite")
+
+
+@contextmanager
+def _written_beside(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A path of that name in a hidden folder beside; what is there at the end takes the target's place."""
+    require_free(target, overwrite)
+    target = target.resolve()  # a link stays one
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}.", suffix=".partial"
+    ) as beside:
+        partial = Path(beside, target.name)
+        yield partial
+        require_free(target, overwrite)  # it may have come into being meanwhile
+        if target.is_dir():
+            target.rename(Path(beside, "old"))
+        partial.replace(target)
+
+
+@contextmanager
+def _exporting(target: str) -> Iterator[None]:
+    """Nothing is printed meanwhile; what the exporter refuses becomes one line."""
+    said = io.StringIO()
+    try:
+        with torch.no_grad(), redirect_stdout(said), redirect_stderr(said):
+            yield
+    except Exception as error:  # each of the two exporters has many ways to refuse a network
+        lines = str(error).strip().splitlines() or [""]
+        raise InputError(
+            f"PyTorch {torch.__version__} cannot export this network to {target}"
+            f" ({type(error).__name__}: {lines[0][:200]}); want another backbone, or --to hub"
+        ) from error
+
+
+def _without_traces(model: Any) -> None:
+    """Takes the exporter's notes out of an ONNX model: they name files of this machine."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(model)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
