@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tuplet.arguments import no_more
 from tuplet.commands.bench import bench
+from tuplet.commands.claims import claims
 from tuplet.commands.compare import compare
 from tuplet.commands.data import data
 from tuplet.commands.duplicates import duplicates
@@ -83,12 +84,13 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "compare": (compare, "how sure a difference is, on the same images:  tuplet compare A B"),
     "bench": (bench, "several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]"),
     "tune": (tune, "search a recipe's settings:  tuplet tune RECIPE [--trials N]"),
+    "claims": (claims, "the study's claims on any data:  tuplet claims run 2 --on glyphs --budget 5m"),
     "report": (report, "write a run's report again:  tuplet report RUN"),
     "export": (export, "a trained network as a file for elsewhere:  tuplet export RUN --to onnx|torch|hub"),
+    "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "index": (index, "pictures into an index:  tuplet index PHOTOS --model RUN --index DIR"),
     "search": (search, "what looks most like an image:  tuplet search IMAGE --index DIR"),
     "duplicates": (duplicates, "what is in an index more than once:  tuplet duplicates DIR"),
-    "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "data": (data, "count images, or get a benchmark:  tuplet data describe|fetch ..."),
 }
 

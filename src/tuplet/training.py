@@ -13,7 +13,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from tuplet.config import RunConfig
+from tuplet.data.imbalance import long_tail
 from tuplet.data.loading import load
+from tuplet.data.noise import NoisyLabels
 from tuplet.data.splits import hold_out
 from tuplet.data.table import Split
 from tuplet.data.turned import QuarterTurns
@@ -148,7 +150,8 @@ def split_of(images: Split, config: RunConfig) -> Split:
     Args:
         images: of the config's data, as `load_data` gives them.
         config: with `evaluation.split` validation, a fold of the training classes takes the place of the test
-            images; with `data.quarter_turns`, training images are turned too.
+            images; with `data.imbalance` and `data.label_noise`, some of those that train are left out or
+            mislabelled, and never any other; with `data.quarter_turns`, training images are turned too.
 
     Raises:
         InputError: (a ValueError) too few training classes for the folds.
@@ -162,7 +165,30 @@ def split_of(images: Split, config: RunConfig) -> Split:
             seed=evaluation.validation_seed,
         )
         images = replace(images, train=train_part, test=validation, gallery=None)
+    images = _made_harder(images, config)
     return replace(images, train=QuarterTurns(images.train)) if config.data.quarter_turns else images
+
+
+def _made_harder(images: Split, config: RunConfig) -> Split:
+    """The same with fewer training images, then with wrong labels, as the config says; and notes of both."""
+    data, train_part, notes = config.data, images.train, list(images.notes)
+    if data.imbalance > 1:
+        seed = config.seed if data.imbalance_seed is None else data.imbalance_seed
+        train_part = long_tail(images.train, ratio=data.imbalance, seed=seed)
+        sizes = np.unique(train_part.labels, return_counts=True)[1]
+        notes.append(
+            f"data.imbalance = {data.imbalance:g} (seed {seed}) keeps {len(train_part):,} of"
+            f" {len(images.train):,} training images, {sizes.min()} to {sizes.max()} a class"
+        )
+    if data.label_noise > 0:
+        seed = config.seed if data.label_noise_seed is None else data.label_noise_seed
+        noisy = NoisyLabels(train_part, share=data.label_noise, seed=seed)
+        notes.append(
+            f"data.label_noise = {data.label_noise:g} (seed {seed}) gives {noisy.num_wrong:,} of"
+            f" {len(noisy):,} training images the label of another class"
+        )
+        train_part = noisy
+    return replace(images, train=train_part, notes=tuple(notes))
 
 
 def _seed(*parts: int) -> int:

@@ -6,7 +6,7 @@ run and the tuner all read these same fields (`overrides.py` changes, writes and
 
 from tuplet.config.data import Augmentation, DataConfig, Source
 from tuplet.config.evaluation import EvaluationConfig, Selection
-from tuplet.config.loss import Distance, Implementation, LossConfig, LossName
+from tuplet.config.loss import Distance, Implementation, LossConfig, LossName, Variance
 from tuplet.config.model import BatchNormFreeze, ModelConfig, Pooling
 from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
 from tuplet.config.run import ComputeConfig, RunConfig
@@ -28,4 +28,5 @@ __all__ = [
     "ScheduleConfig",
     "Selection",
     "Source",
+    "Variance",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -53,14 +54,25 @@ class DataConfig:
     """Images a step over all ranks, N, >= 2."""
     images_per_class: int = 4
     """Images a class in a batch, >= 1, dividing batch_size; sampler=per-class only."""
+    label_noise: float = 0.0
+    """Share of the training images, in [0, 1), whose label is replaced by that of another training class."""
+    label_noise_seed: int | None = None
+    """Which images, and which labels, >= 0; None: the run's seed."""
+    imbalance: float = 1.0
+    """Ratio of the shares that the fullest and the emptiest training class keep of their images, >= 1: a
+    long tail, in which every class keeps two images if it has them; 1 leaves the classes as they are."""
+    imbalance_seed: int | None = None
+    """Which classes and which images are kept, >= 0; None: the run's seed."""
 
     def __post_init__(self) -> None:
         require(0 < self.train_fraction < 1, "data.train_fraction", self.train_fraction, "a share in (0, 1)")
         for name in ("glyph_train_classes", "glyph_test_classes", "glyphs_per_class", "batch_size"):
             require(getattr(self, name) >= 2, f"data.{name}", getattr(self, name), "2 or more")
-        require(
-            self.split_seed is None or self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more"
-        )
+        for name in ("split_seed", "label_noise_seed", "imbalance_seed"):
+            seed = getattr(self, name)
+            require(seed is None or seed >= 0, f"data.{name}", seed, "0 or more")
+        require(0 <= self.label_noise < 1, "data.label_noise", self.label_noise, "a share in [0, 1)")
+        require(1 <= self.imbalance < inf, "data.imbalance", self.imbalance, "a finite ratio, 1 or more")
         require(self.image_size >= 8, "data.image_size", self.image_size, "8 pixels or more")
         require(
             self.resize >= self.image_size,

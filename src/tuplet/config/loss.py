@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from tuplet.config.checks import require
@@ -18,6 +19,7 @@ LossName = Literal[
     "supcon",
 ]
 Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
+Variance = Literal["learnt", "unit"]
 Implementation = Literal["auto", "chunked", "compiled", "plain"]
 
 
@@ -42,7 +44,10 @@ class LossConfig:
     tau: float = 32.0
     """Temperature of the distribution loss (Eq. 2), > 0."""
     alpha: float = 0.9
-    """Decay of the semantic tuplets per unit of distance (Eq. 3), > 0."""
+    """Decay of the semantic tuplets per unit of distance (Eq. 3), > 0; see `alpha_control`."""
+    alpha_control: bool = False
+    """Admit alpha <= 0, outside of the paper's range, as a control: with 0 every sample of the batch belongs
+    wholly to every tuplet, below 0 the more the farther it is."""
     lambda_s: float = 1.0
     """Weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 leaves the HGNN out."""
     hidden_dim: int = 512
@@ -51,6 +56,8 @@ class LossConfig:
     """Propagations L of the HGNN, >= 1."""
     distance: Distance = "mahalanobis"
     """Distance between a sample and a class distribution."""
+    variance: Variance = "learnt"
+    """Of the class distributions. unit: fixed at one, not trained; distance=mahalanobis only."""
     implementation: Implementation = "auto"
     """chunked: constant extra memory, for any number of classes; compiled: the same, fused by torch.compile;
     plain: the readable functions in order; auto: plain for few classes, where it is faster, else chunked."""
@@ -68,7 +75,18 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         require(self.tau > 0, "loss.tau", self.tau, "a number > 0")
-        require(self.alpha > 0, "loss.alpha", self.alpha, "a number > 0")
+        require(
+            self.alpha > 0 or (self.alpha_control and self.alpha > -inf),
+            "loss.alpha",
+            self.alpha,
+            "a number > 0; loss.alpha_control = True admits 0 and negative ones, as controls",
+        )
+        require(
+            self.variance == "learnt" or self.distance == "mahalanobis",
+            "loss.variance",
+            self.variance,
+            f"learnt, for loss.distance = {self.distance} has no variance",
+        )
         require(self.lambda_s >= 0, "loss.lambda_s", self.lambda_s, "a number >= 0")
         require(self.hidden_dim >= 1, "loss.hidden_dim", self.hidden_dim, "1 or more")
         require(self.num_layers >= 1, "loss.num_layers", self.num_layers, "1 or more")

@@ -55,6 +55,18 @@ def require_settings(*, sizes: dict[str, object], positive: dict[str, object], l
         raise InputError(f"lambda_s is {lambda_s!r}; want a finite number >= 0")
 
 
+def require_alpha(alpha: object, *, control: bool) -> None:
+    """Nothing.
+
+    Raises:
+        InputError: (a ValueError) an alpha that is no finite number, or, but for a control, not > 0.
+    """
+    least = float("-inf") if control else 0
+    if not (isinstance(alpha, int | float) and least < alpha < float("inf")):
+        wanted = "a finite number" if control else "a finite number > 0, or alpha_control=True"
+        raise InputError(f"alpha is {alpha!r}; want {wanted}")
+
+
 def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Nothing.
 

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tuplet.config import Distance, Implementation
+from tuplet.config import Distance, Implementation, Variance
 from tuplet.errors import InputError
-from tuplet.losses.checks import require_batch, require_choice, require_settings
+from tuplet.losses.checks import require_alpha, require_batch, require_choice, require_settings
 from tuplet.losses.class_head import class_head
 from tuplet.losses.class_sampling import draw_classes
 from tuplet.losses.class_scores import ClassScores, LinearScores, MahalanobisScores, PlainScores
@@ -138,9 +138,10 @@ def incidence_matrix(
     Args:
         distances: of each sample to each class, >= 0.
         labels: class of each sample, in 0..C-1.
-        alpha: decay per unit of distance, > 0.
+        alpha: decay per unit of distance, > 0; any finite number as a control.
 
-    Returns: 1 where the sample is of the class, else exp(-alpha d) in (0, 1]; columns by ascending class.
+    Returns: 1 where the sample is of the class, else exp(-alpha d) in (0, 1], or 1 and more where alpha <= 0;
+        columns by ascending class.
 
     Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
     """
@@ -188,11 +189,12 @@ class HISTLoss(MetricLoss):
         num_classes: training classes, C >= 1.
         embedding_dim: width of the embeddings, D >= 1.
         tau: temperature of the distribution loss (Eq. 2), > 0.
-        alpha: decay of the semantic tuplets (Eq. 3), > 0.
+        alpha: decay of the semantic tuplets (Eq. 3), > 0; any finite number with alpha_control.
         lambda_s: weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 skips the HGNN.
         hidden_dim: width of the hidden propagations, h >= 1.
         num_layers: propagations of the HGNN, L >= 1; the paper has 2.
         distance: between sample and class distribution: mahalanobis, euclidean, cosine or manhattan.
+        variance: learnt; or unit, for distance mahalanobis only: sigma2 is one and no parameter to learn.
         implementation: chunked holds nothing of the size of C but the parameters and their gradients; plain
             is the functions above in order, and holds several tensors of N x C and C x D; compiled is chunked
             with all that is done to each class alone fused by torch.compile; auto is plain where C D is below
@@ -202,6 +204,7 @@ class HISTLoss(MetricLoss):
             from the sums; eval() sums over all. Not with plain.
         sparse_gradients: with class_fraction < 1, gradients of the class parameters are sparse tensors of the
             rows summed over, for optimizers such as torch.optim.SparseAdam.
+        alpha_control: admit alpha <= 0, which is outside of the paper's range (Eq. 4 wants weights <= 1).
         shard: the classes whose parameters this rank keeps. Every rank must then be given the same batch, the
             gathered one (`gather_batch`), and have the same hidden weights: seed them alike. Not with plain.
 
@@ -229,9 +232,11 @@ class HISTLoss(MetricLoss):
         hidden_dim: int = 512,
         num_layers: int = 2,
         distance: Distance = "mahalanobis",
+        variance: Variance = "learnt",
         implementation: Implementation = "auto",
         class_fraction: float = 1.0,
         sparse_gradients: bool = False,
+        alpha_control: bool = False,
         shard: ClassShard | None = None,
     ) -> None:
         super().__init__()
@@ -242,12 +247,15 @@ class HISTLoss(MetricLoss):
                 "hidden_dim": hidden_dim,
                 "num_layers": num_layers,
             },
-            positive={"tau": tau, "alpha": alpha},
+            positive={"tau": tau},
             lambda_s=lambda_s,
         )
+        require_alpha(alpha, control=alpha_control)
         require_choice("distance", distance, get_args(Distance))
+        require_choice("variance", variance, get_args(Variance) if distance == "mahalanobis" else ("learnt",))
         require_choice("implementation", implementation, get_args(Implementation))
-        self.tau, self.alpha, self.lambda_s, self.distance = tau, alpha, lambda_s, distance
+        self.tau, self.alpha, self.lambda_s = tau, alpha, lambda_s
+        self.distance, self.variance = distance, variance
         if not (isinstance(class_fraction, int | float) and 0 < class_fraction <= 1):
             raise InputError(f"class_fraction is {class_fraction!r}; want a share in (0, 1]")
         if implementation == "plain" and (class_fraction < 1 or shard is not None):
@@ -267,6 +275,8 @@ class HISTLoss(MetricLoss):
         else:
             self.hgnn.keep_output_rows(rows)
             initialise_rows(shard, self.means, self.log_variances, *self.hgnn.output_parameters())
+        if variance == "unit":
+            nn.init.zeros_(self.log_variances.requires_grad_(False))
 
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> HISTTerms:
         """The loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`.
@@ -358,7 +368,7 @@ class HISTLoss(MetricLoss):
         )
 
     def parameter_groups(self, *, lr_distributions: float, lr_hgnn: float) -> list[dict[str, Any]]:
-        """Optimizer groups that hold every parameter of the loss once.
+        """Optimizer groups that hold every parameter of the loss once that learns.
 
         Args:
             lr_distributions: learning rate of means and log-variances, >= 0; 1e-2 to 1e-1 in the paper.
@@ -366,8 +376,9 @@ class HISTLoss(MetricLoss):
 
         Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
         """
+        distributions = [one for one in (self.means, self.log_variances) if one.requires_grad]
         return [
-            {"name": "distributions", "params": [self.means, self.log_variances], "lr": lr_distributions},
+            {"name": "distributions", "params": distributions, "lr": lr_distributions},
             {"name": "hgnn", "params": list(self.hgnn.parameters()), "lr": lr_hgnn},
         ]
 
