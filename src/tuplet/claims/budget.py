@@ -1,0 +1,204 @@
+"""A smaller study for a given time: fewer points, then fewer epochs, then fewer seeds."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast, final
+
+from lightning_fabric import Fabric
+
+from tuplet.claims.catalogue import base_of
+from tuplet.claims.claim import Axis, Base, Claim
+from tuplet.claims.contrast import Point
+from tuplet.claims.plan import Entry, Job, Plan, jobs_of
+from tuplet.claims.running import Images, run_folder, state_of
+from tuplet.config import RunConfig
+from tuplet.errors import InputError
+from tuplet.experiment import epochs_of_runs
+from tuplet.runs import EpochReport, Run
+
+LEAST_SEEDS = 2
+"""A single seed has no interval, and so no verdict."""
+
+SHORTEST = 3
+"""Trainings are shortened to no less than one part in so many of their epochs."""
+
+PILOT_EPOCHS = 2
+
+
+@final
+@dataclass(frozen=True)
+class Speed:
+    """What a training takes.
+
+    Attributes:
+        start_seconds: once a run: loading, the first measurement, saving.
+        epoch_seconds: training and measuring of one epoch.
+        images: training images of the run that was timed, by which other runs are scaled.
+    """
+
+    start_seconds: float
+    epoch_seconds: float
+    images: int
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of a time such as 45s, 30m, 2h or 1h30m.
+
+    Raises:
+        InputError: (a ValueError) no such time.
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    seconds = 0.0
+    if found is not None:
+        seconds = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+    if seconds <= 0:
+        raise InputError(f"--budget is {text!r}; want a time such as 45s, 30m, 2h or 1h30m")
+    return seconds
+
+
+def measure_speed(job: Job, folder: Path, *, fabric: Fabric, images: Images) -> Speed:
+    """What the first epochs of a run take; the run goes on from there when its turn comes.
+
+    Args:
+        job: the first of the study.
+        folder: of the study.
+        fabric: launched; one rank.
+        images: of the runs.
+    """
+    split = images.of(job.config)
+    began = time.perf_counter()
+    started, measured = 0.0, 0.0
+    where = run_folder(folder, job.key)
+    epochs = epochs_of_runs(job.config, where, fabric=fabric, images=split)
+    with closing(cast("Generator[tuple[Run, EpochReport]]", epochs)):
+        for _, report in epochs:
+            now = time.perf_counter()
+            if report.epoch == 0:
+                started, began = now - began, now
+            else:
+                measured, began = now - began, now
+            if report.epoch >= min(PILOT_EPOCHS, job.config.schedule.last_epoch):
+                break
+    # Clustering and saving at the end take about as long as the start.
+    return Speed(2 * started, measured, _images_of(job.config, len(split.train)))
+
+
+def fit(
+    plan: Plan, entries: Sequence[Entry], speeds: Mapping[Base, Speed], budget: float, folder: Path
+) -> list[Entry]:
+    """The entries as large as the time allows, each saying what it leaves out.
+
+    First points are left out, but for the ends of each axis, the published setting and those marked to be
+    kept; then the trainings get fewer epochs, down to a third; then there are fewer seeds, down to two.
+
+    Args:
+        plan: of the study.
+        entries: whole.
+        speeds: by the base of a claim.
+        budget: seconds.
+        folder: of the study; what is finished there costs nothing.
+
+    Raises:
+        InputError: (a ValueError) even the smallest study takes longer.
+    """
+
+    def seconds(some: Sequence[Entry]) -> float:
+        return sum(_job_seconds(one, speeds) for one in _jobs_by_base(plan, some, folder))
+
+    def shortened_to(share: float) -> float:
+        return seconds([_shorter(plan, one, share) for one in fewer])
+
+    if seconds(entries) <= budget:
+        return list(entries)
+    fewer = [thinned(plan.claims[one.key], one) for one in entries]
+    if seconds(fewer) <= budget:
+        return fewer
+    shortest = [_shorter(plan, one, 1 / SHORTEST) for one in fewer]
+    if seconds(shortest) <= budget:
+        shares = [1 / SHORTEST + step / 30 for step in range(20)]
+        longest = shares[bisect.bisect_right(shares, budget, key=shortened_to) - 1]
+        return [_shorter(plan, one, longest) for one in fewer]
+    for num_seeds in range(max(one.num_seeds for one in entries), LEAST_SEEDS - 1, -1):
+        few = [_with_seeds(one, num_seeds) for one in shortest]
+        if seconds(few) <= budget:
+            return few
+    needed = math.ceil(seconds([_with_seeds(one, LEAST_SEEDS) for one in shortest]) / 60)
+    raise InputError(
+        f"the smallest study takes about {needed} minutes here; want --budget {needed}m, fewer claims, or"
+        " shorter runs such as --schedule.epochs 5"
+    )
+
+
+def thinned(claim: Claim, entry: Entry) -> Entry:
+    """The entry with the ends of each axis, the published setting and what is marked to be kept."""
+    kept = [_kept_levels(axis, claim.published[place]) for place, axis in enumerate(claim.axes)]
+    points = tuple(point for point in entry.points if all(name in kept[i] for i, name in enumerate(point)))
+    if points == entry.points or claim.rule.among(points) is None:
+        return entry
+    left_out = [
+        ", ".join(level.name for level in axis.levels if level.name not in kept[place])
+        for place, axis in enumerate(claim.axes)
+    ]
+    words = "; ".join(part for part in left_out if part)
+    return replace(entry, points=points, left_out=(*entry.left_out, f"without {words}"))
+
+
+def _kept_levels(axis: Axis, published: str) -> set[str]:
+    ends = {axis.levels[0].name, axis.levels[-1].name, published}
+    return ends | {level.name for level in axis.levels if level.kept}
+
+
+def _shorter(plan: Plan, entry: Entry, share: float) -> Entry:
+    claim = plan.claims[entry.key]
+    base = base_of(claim, plan.base)
+    if "schedule.epochs" in claim.paths:
+        return entry  # its points say themselves how long they take
+    whole = base.schedule.epochs
+    epochs = max(base.schedule.warmup_epochs + 1, round(whole * share))
+    if epochs >= whole:
+        return entry
+    return replace(entry, epochs=epochs, left_out=(*entry.left_out, f"{epochs} epochs in place of {whole}"))
+
+
+def _with_seeds(entry: Entry, num_seeds: int) -> Entry:
+    if num_seeds >= entry.num_seeds:
+        return entry
+    words = f"{num_seeds} seeds in place of {entry.num_seeds}"
+    return replace(entry, num_seeds=num_seeds, left_out=(*entry.left_out, words))
+
+
+def _jobs_by_base(plan: Plan, entries: Sequence[Entry], folder: Path) -> list[tuple[Base, Job]]:
+    """What is still to be run, each once, with the base of the claim that wants it first."""
+    jobs: dict[str, tuple[Base, Job]] = {}
+    for entry in entries:
+        base = plan.claims[entry.key].base
+        for job in jobs_of(plan, [entry]):
+            if state_of(folder, job.key) not in ("finished", "failed"):
+                jobs.setdefault(job.key, (base, job))
+    return list(jobs.values())
+
+
+def _job_seconds(one: tuple[Base, Job], speeds: Mapping[Base, Speed]) -> float:
+    base, job = one
+    speed = speeds[base]
+    scale = _images_of(job.config, speed.images) / speed.images
+    return speed.start_seconds + job.config.schedule.last_epoch * speed.epoch_seconds * scale
+
+
+def _images_of(config: RunConfig, otherwise: int) -> int:
+    """Training images of a run, where its config tells."""
+    data = config.data
+    return data.glyph_train_classes * data.glyphs_per_class if data.source == "glyphs" else otherwise
+
+
+def first_point(claim: Claim, entry: Entry) -> Point:
+    """The point that is timed: the published one."""
+    return claim.published if claim.published in entry.points else entry.points[0]

@@ -1,0 +1,60 @@
+"""The report of a study as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tuplet.claims.claim import METRIC_TITLES
+from tuplet.claims.figures import claim_figures
+from tuplet.claims.markdown import HOW_TO_READ
+from tuplet.claims.report import OF_STUDY, Section, StudyReport
+
+
+def study_page(report: StudyReport) -> str:
+    """The report as HTML that needs no other file and no network; equal content gives equal bytes.
+
+    Args:
+        report: what it says.
+    """
+    environment = Environment(
+        loader=PackageLoader("tuplet"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("claims.html").render(
+        report=report,
+        sections=[_section(one) for one in report.sections],
+        maps={name: {**one, "svg": Markup(one["svg"])} for name, one in report.maps.items()},
+        how_to_read=HOW_TO_READ,
+        of_study=OF_STUDY,
+        run=sum(section.verdict != "not run" for section in report.sections),
+    )
+
+
+_KINDS = {"holds": "holds", "does not hold": "fails", "undecided": "open", "not run": "missing"}
+
+
+def _section(section: Section) -> dict[str, Any]:
+    claim = section.result.claim
+    return {
+        "claim": claim,
+        "rule": section.result.rule,
+        "verdict": section.verdict,
+        "badge": section.verdict if section.verdict in _KINDS else "no verdict",
+        "kind": _KINDS.get(section.verdict, "missing"),
+        "metric": METRIC_TITLES[claim.metric],
+        "unit": section.unit,
+        "rows": section.rows,
+        "settings": section.settings,
+        "evidence": section.evidence,
+        "failed": section.failed,
+        "has_study": any(row.study for row in section.rows),
+        "figures": [
+            {"svg": Markup(one.svg), "caption": one.caption} for one in claim_figures(section.result)
+        ],
+    }

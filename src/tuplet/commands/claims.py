@@ -1,0 +1,324 @@
+"""`tuplet claims`: the study's claims, run again on any data, with a verdict on each."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from tuplet.arguments import no_more, parse
+from tuplet.commands.extras import require_extra
+from tuplet.config import RunConfig
+from tuplet.errors import InputError
+from tuplet.overrides import with_absolute_paths
+from tuplet.recipes import recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from tuplet.claims.claim import Claim
+    from tuplet.claims.plan import Entry, Job, Plan
+    from tuplet.claims.running import Images
+    from tuplet.runs import EpochReport, Run
+
+_USAGE = """\
+usage: tuplet claims list
+       tuplet claims run CLAIM,CLAIM,...|all --on RECIPE|glyphs [--seeds N] [--budget 30m] [--to FOLDER]
+                         [--storage ADDRESS] [--field value ...]
+       tuplet claims status [FOLDER]
+       tuplet claims report [FOLDER]
+
+Runs the claims of the study on the HIST loss, and what it left open, on any data; each claim's rule stands
+before its runs. Ends in one report: figures, the study's numbers beside yours, verdicts with intervals.
+
+  tuplet claims run 2 --on glyphs --budget 5m        generated characters: no files are needed
+  tuplet claims run 1,3,noise --on folder --data.root PHOTOS --seeds 5
+  tuplet claims run all --on cars-resnet50 --data.root data/cars
+
+The same command goes on where it was stopped, and several at once share its runs. Runs that exist are used
+again, between claims too. tuplet claims run 1 --on RECIPE --help lists every field."""
+
+
+@dataclass(frozen=True)
+class ClaimsArguments:
+    """Run claims of the study on any data. Ends with TO/report.html and TO/report.md."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    seeds: int = 5
+    """Trainings of each point, with seeds `seed`, `seed` + 1, ..., >= 1; a verdict wants two or more."""
+    budget: str | None = None
+    """Time for what is left to run, such as 45s, 30m, 2h or 1h30m: fewer points, then fewer epochs, then
+    fewer seeds, by the speed of the first run. What is left out is said."""
+    storage: str | None = None
+    """Address of the queue's database, postgresql://USER@HOST/DATABASE for workers on many machines that
+    share TO; the default is an SQLite file, TO/queue.db."""
+    to: Path | None = None
+    """Folder of the plan, the runs and the report; the default is runs/claims-NAME."""
+
+
+def claims(arguments: list[str]) -> None:
+    """Run claims, say how far they are, or write their report."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return
+    actions = {"run": _run, "status": _status, "report": _report, "list": _list}
+    if arguments[0] not in actions:
+        raise InputError(f"tuplet claims {arguments[0]!r} is unknown; want one of {', '.join(actions)}")
+    actions[arguments[0]](arguments[1:])
+
+
+def _run(arguments: list[str]) -> None:
+    which, on, rest = _which_and_on(arguments)
+    program = f"tuplet claims run {which} --on {on}"
+    chosen = parse(ClaimsArguments, ClaimsArguments(_base(on)), rest, program)
+    _check(chosen)
+    require_extra("tune", "optuna", "psycopg")
+    from tuplet.claims.catalogue import chosen_claims
+    from tuplet.claims.plan import jobs_of, read_plan
+    from tuplet.claims.running import Images
+    from tuplet.training import launch
+
+    base = with_absolute_paths(chosen.config)
+    some = chosen_claims(which, base)
+    if any("loss.name" in one.paths for one in some):
+        require_extra("baselines", "pytorch_metric_learning")
+    folder = chosen.to or Path("runs") / f"claims-{base.name}"
+    fabric, images = launch(base), Images()
+    command = shlex.join(["tuplet", "claims", "run", *arguments])
+    try:
+        entries = _planned(some, chosen, base, folder, command, fabric=fabric, images=images)
+        plan = read_plan(folder)
+        assert plan is not None  # it was just written
+        _work(plan, jobs_of(plan, entries), folder, chosen.storage, fabric=fabric, images=images)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    print(_write_report(plan, folder))
+
+
+def _planned(
+    some: Sequence[Claim],
+    chosen: ClaimsArguments,
+    base: RunConfig,
+    folder: Path,
+    command: str,
+    *,
+    fabric: Fabric,
+    images: Images,
+) -> list[Entry]:
+    """What is to be run of the claims, written into the folder's plan; as they were planned before."""
+    from filelock import FileLock
+
+    from tuplet.claims.plan import jobs_of, plan_for, whole, write_plan
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".plan.lock"):
+        plan = plan_for(folder, base)
+        entries = [whole(claim, chosen.seeds) for claim in some]
+        if command in plan.commands and all(claim.key in plan.entries for claim in some):
+            entries = [plan.entries[claim.key] for claim in some]
+        elif chosen.budget is not None:
+            jobs_of(plan, entries)  # what cannot be run is said before anything is
+            entries = _within_budget(plan, entries, chosen.budget, folder, fabric=fabric, images=images)
+        plan = plan.including(entries, command)
+        jobs = jobs_of(plan, entries)
+        write_plan(plan, folder)
+    _say_plan(entries, jobs, folder)
+    return entries
+
+
+def _within_budget(
+    plan: Plan, entries: Sequence[Entry], budget: str, folder: Path, *, fabric: Fabric, images: Images
+) -> list[Entry]:
+    """The entries as large as the budget allows, after the first run's speed."""
+    from tuplet.claims.budget import first_point, fit, measure_speed, parse_budget
+    from tuplet.claims.plan import Job, jobs_of, run_key
+    from tuplet.claims.running import run_folder
+
+    began, seconds = time.monotonic(), parse_budget(budget)
+    speeds, pilots = {}, []
+    for entry in entries:
+        claim = plan.claims[entry.key]
+        if claim.base not in speeds:
+            config = plan.config(entry, first_point(claim, entry), plan.base.seed)
+            pilot = Job(run_key(config), config, f"claim {claim.key}")
+            print(f"timing    {pilot.title} at its published setting", flush=True)
+            speeds[claim.base] = measure_speed(pilot, folder, fabric=fabric, images=images)
+            pilots.append(pilot)
+    left = seconds - (time.monotonic() - began)
+    fitting = fit(plan, entries, speeds, left, folder)
+    wanted = {job.key for job in jobs_of(plan, fitting)}
+    for pilot in pilots:
+        if pilot.key not in wanted:  # its epochs are fewer now
+            shutil.rmtree(run_folder(folder, pilot.key), ignore_errors=True)
+    return fitting
+
+
+def _work(
+    plan: Plan, jobs: Sequence[Job], folder: Path, storage: str | None, *, fabric: Fabric, images: Images
+) -> None:
+    """Run what is not finished, then measure what needs several runs; a line for whatever happens."""
+    from tuplet.claims.measures import measure
+    from tuplet.claims.running import run_folder, run_jobs
+    from tuplet.console import epoch_line
+
+    def on_job(job: Job, left: int) -> None:
+        print(f"\nrun       {run_folder(folder, job.key)}\n{job.title} ({left} to go)", flush=True)
+
+    def on_epoch(run: Run, epoch: EpochReport) -> None:
+        print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+
+    run_jobs(
+        jobs,
+        folder,
+        fabric=fabric,
+        images=images,
+        storage_url=storage,
+        on_job=on_job,
+        on_epoch=on_epoch,
+        on_failure=lambda job, error: print(f"failed    {job.title}: {error}", flush=True),
+        waiting=lambda running: print(f"\nwaiting for {running} runs of other workers", flush=True),
+    )
+    for what in measure(plan, folder, fabric=fabric, images=images):
+        print(f"measuring {what}", flush=True)
+
+
+def _status(arguments: list[str]) -> None:
+    plan, folder = _existing(arguments, "status")
+    from tuplet.claims.plan import jobs_of
+    from tuplet.claims.running import failure_file, failure_of, state_of
+
+    failed = []
+    print(f"{folder}: claims on {plan.base.name}\n")
+    for claim in plan.claims.values():
+        entry = plan.entries.get(claim.key)
+        states = []
+        for job in jobs_of(plan, [entry]) if entry is not None else []:
+            states.append(state_of(folder, job.key))
+            if states[-1] == "failed":
+                failed.append(job)
+        told = [
+            f"{states.count(one)} {one}"
+            for one in ("finished", "begun", "not run", "failed")
+            if one in states
+        ]
+        print(f"  {claim.key:<10}  {claim.title:<26}  {', '.join(told) or 'not planned'}")
+        for line in entry.left_out if entry is not None else ():
+            print(f"  {'':<10}  left out: {line}")
+    for job in {job.key: job for job in failed}.values():
+        print(f"\n{job.title} failed: {failure_of(folder, job.key)}")
+        print(f"  to try it again, remove {failure_file(folder, job.key)}")
+
+
+def _report(arguments: list[str]) -> None:
+    plan, folder = _existing(arguments, "report")
+    print(_write_report(plan, folder))
+
+
+def _list(arguments: list[str]) -> None:
+    no_more(arguments, "tuplet claims list")
+    from tuplet.claims.catalogue import claims_of, glyphs
+
+    for claim in claims_of(glyphs()).values():
+        print(f"{claim.key:<10}  {claim.statement}")
+        print(f"{'':<10}  {len(claim.points)} points; the study: {claim.found or 'did not look'}")
+
+
+def _write_report(plan: Plan, folder: Path) -> str:
+    """Write the report; what is to be printed: each verdict and where the report is."""
+    from tuplet.claims.markdown import study_markdown
+    from tuplet.claims.page import study_page
+    from tuplet.claims.report import study_report
+    from tuplet.runs import write_atomically
+
+    report = study_report(plan, folder)
+    files = [folder / "report.md", folder / "report.html"]
+    for file, text in zip(files, (study_markdown(report), study_page(report)), strict=True):
+        write_atomically(file, text.encode("utf-8", errors="replace"))
+    lines = [""]
+    for section in report.sections:
+        if section.verdict != "not run":
+            lines.append(f"claim {section.result.claim.key}: {section.verdict}")
+            lines += [f"  {line}" for line in section.evidence]
+    return "\n".join([*lines, "", *(f"report    {file}" for file in files)])
+
+
+def _say_plan(entries: Sequence[Entry], jobs: Sequence[Job], folder: Path) -> None:
+    from tuplet.claims.running import state_of
+
+    states = [state_of(folder, job.key) for job in jobs]
+    print(f"{len(jobs)} runs for {len(entries)} claims, {states.count('finished')} of them finished before")
+    for entry in entries:
+        print(f"claim {entry.key}: {entry.rule}")
+        for line in entry.left_out:
+            print(f"  for the budget: {line}")
+    sys.stdout.flush()
+
+
+def _existing(arguments: Sequence[str], action: str) -> tuple[Plan, Path]:
+    """The study in the folder that is named, or in the only one below runs/."""
+    require_extra("tune", "optuna", "psycopg")
+    from tuplet.claims.plan import PLAN_FILE, read_plan
+
+    named = [one for one in arguments if one != "--to"]
+    no_more(named[1:], f"tuplet claims {action} [FOLDER]")
+    found = [Path(named[0])] if named else [file.parent for file in Path("runs").glob(f"*/{PLAN_FILE}")]
+    if len(found) != 1:
+        names = ", ".join(map(str, sorted(found)[:4])) or "none"
+        raise InputError(f"runs/ holds these studies: {names}; want one: tuplet claims {action} FOLDER")
+    plan = read_plan(found[0])
+    if plan is None:
+        raise InputError(f"there is no study in {found[0]}; want a folder that tuplet claims run has made")
+    return plan, found[0]
+
+
+def _which_and_on(arguments: Sequence[str]) -> tuple[str, str, list[str]]:
+    """The claims, the base, and the other arguments."""
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("tuplet claims run stands alone; want the claims first: all, or some such as 1,3")
+    which, *rest = arguments
+    for place, argument in enumerate(rest):
+        option, equals, value = argument.partition("=")
+        if option == "--on":
+            behind = rest[place + 1 :]
+            if not equals and not behind:
+                break
+            return which, value if equals else behind[0], [*rest[:place], *behind[not equals :]]
+    raise InputError("--on is not given; want --on glyphs, --on RECIPE (tuplet recipes) or --on CONFIG.yaml")
+
+
+def _base(on: str) -> RunConfig:
+    if on == "glyphs":
+        from tuplet.claims.catalogue import glyphs
+
+        return glyphs()
+    if on.endswith((".yaml", ".yml")):
+        from tuplet.runs import read_config
+
+        return read_config(Path(on))
+    return recipe(on)
+
+
+def _check(chosen: ClaimsArguments) -> None:
+    from tuplet.claims.budget import parse_budget
+
+    config = chosen.config
+    if chosen.seeds < 1:
+        raise InputError(f"--seeds is {chosen.seeds}; want 1 or more")
+    if chosen.budget is not None:
+        parse_budget(chosen.budget)
+    if config.compute.devices != 1:
+        raise InputError(
+            f"compute.devices is {config.compute.devices}; want 1, and the command once a device"
+        )
+    if config.loss.name != "hist":
+        raise InputError(f"loss.name is {config.loss.name!r}; want hist: the claims are about it")
+    if 1 not in config.evaluation.recall_at:
+        raise InputError(f"evaluation.recall_at is {config.evaluation.recall_at}; want 1 among them")

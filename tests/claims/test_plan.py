@@ -1,0 +1,163 @@
+"""Which trainings a study has, what they are called, and what a budget leaves of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fabricated import fabricate_entry
+
+from tuplet.claims.budget import Speed, fit, parse_budget, thinned
+from tuplet.claims.catalogue import claims_of, glyphs
+from tuplet.claims.plan import Plan, jobs_of, plan_for, read_plan, run_key, shortened, whole, write_plan
+from tuplet.config import ComputeConfig, RunConfig
+from tuplet.errors import InputError
+from tuplet.overrides import override
+from tuplet.recipes import recipe
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan(override(glyphs(), {"schedule.epochs": 9}))
+
+
+def test_a_key_is_of_the_settings_and_not_of_devices_or_names() -> None:
+    base = glyphs()
+    assert run_key(base) == run_key(replace(base, name="other", compute=ComputeConfig(num_workers=0)))
+    changed = [
+        override(base, {path: value})
+        for path, value in [
+            ("seed", 1),
+            ("loss.tau", 17),
+            ("data.label_noise", 0.1),
+            ("schedule.epochs", 9),
+            ("loss.alpha", 0.9),
+            ("data.root", "photos"),
+        ]
+    ]
+    keys = [run_key(one) for one in [base, *changed]]
+    assert len(set(keys)) == len(keys)
+
+
+def test_keys_are_pinned() -> None:
+    # Those of studies on disk: a new field with its default must not change them.
+    assert run_key(RunConfig()) == PINNED[0]
+    assert run_key(recipe("cars-resnet50")) == PINNED[1]
+
+
+PINNED = (hashlib.sha256(b"{}").hexdigest()[:16], "403563f6eac5fc10")
+
+
+def test_jobs_are_shared_between_claims_and_come_seed_by_seed(plan: Plan) -> None:
+    claims = plan.claims
+    entries = [whole(claims[key], 2) for key in ("2", "hgnn")]
+    jobs = jobs_of(plan, entries)
+    # L = 2 is the base, and so is the point with the HGNN.
+    assert len(jobs) == 2 * (5 + 1)
+    assert [job.config.seed for job in jobs] == [0] * 6 + [1] * 6
+    assert len({job.key for job in jobs}) == len(jobs)
+    for job in jobs:
+        assert job.key == run_key(job.config)
+    assert jobs[0].title == "claim 2: L = 1, seed 0"
+
+
+def test_a_base_that_is_one_of_the_points_twice_is_refused() -> None:
+    base = override(glyphs(), {"loss.lambda_s": 0.0})
+    plan = Plan(base)
+    with pytest.raises(InputError, match="claim hgnn would compare a run with itself on this base"):
+        jobs_of(plan, [whole(plan.claims["hgnn"], 2)])
+
+
+def test_plans_survive_the_disk(tmp_path: Path, plan: Plan) -> None:
+    assert read_plan(tmp_path) is None
+    entries = [replace(whole(plan.claims["4"], 3), epochs=4, left_out=("4 epochs in place of 9",))]
+    planned = plan.including(entries, "tuplet claims run 4")
+    write_plan(planned, tmp_path)
+    assert read_plan(tmp_path) == planned
+    assert plan_for(tmp_path, plan.base) == planned
+    with pytest.raises(InputError, match="has a study on other settings"):
+        plan_for(tmp_path, override(plan.base, {"loss.tau": 5}))
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match="is damaged"):
+        read_plan(tmp_path)
+
+
+def test_shortened_runs_keep_their_shape() -> None:
+    base = recipe("cars-resnet50")  # 50 epochs, steps of 10, one of warm-up
+    short = shortened(base, 20)
+    assert (short.schedule.epochs, short.schedule.step_epochs, short.schedule.warmup_epochs) == (20, 4, 1)
+    assert replace(short, schedule=base.schedule) == base
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("45s", 45), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1h5s", 3605)]
+)
+def test_budgets(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "0m", "m", "-5m", "5 minutes", "30m1h"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match="want a time such as 45s"):
+        parse_budget(text)
+
+
+def test_a_thin_grid_has_ends_and_published_setting() -> None:
+    claims = claims_of(glyphs())
+    kept = {key: thinned(claims[key], whole(claims[key], 3)).points for key in claims}
+    assert kept["1"] == (("N = 8",), ("N = 32",), ("N = 128",))
+    assert kept["2"] == (("L = 1",), ("L = 2",), ("L = 5",))
+    assert kept["3"] == (("alpha = -1",), ("alpha = 0",), ("alpha = 1",), ("alpha = 4",))
+    assert len(kept["4"]) == 2 * 3
+    assert ("tau = 32", "lambda_s = 1") in kept["4"]
+    for key, points in kept.items():
+        assert claims[key].published in points
+        assert claims[key].rule.among(points) is not None
+
+
+def seconds_of(plan: Plan, entries, speed: Speed) -> float:
+    jobs = {job.key: job for job in jobs_of(plan, entries)}
+    return sum(
+        speed.start_seconds + speed.epoch_seconds * job.config.schedule.epochs for job in jobs.values()
+    )
+
+
+def test_a_budget_takes_points_then_epochs_then_seeds(tmp_path: Path, plan: Plan) -> None:
+    speed = Speed(1.0, 2.0, 720)  # 19 s a run of 9 epochs
+    entries = [whole(plan.claims["2"], 5)]
+    seen = []
+    for budget in (19 * 25, 19 * 25 - 1, 19 * 15, 19 * 15 - 1, 15 * (1 + 2 * 3), 15 * 7 - 1, 6 * 7):
+        (fitting,) = fit(plan, entries, {"on": speed}, budget, tmp_path)
+        assert seconds_of(plan, [fitting], speed) <= budget
+        seen.append((len(fitting.points), fitting.epochs, fitting.num_seeds))
+    assert seen == [
+        (5, None, 5),
+        (3, None, 5),
+        (3, None, 5),
+        (3, 8, 5),
+        (3, 3, 5),
+        (3, 3, 4),
+        (3, 3, 2),
+    ]
+    assert fitting.left_out == ("without L = 3, L = 4", "3 epochs in place of 9", "2 seeds in place of 5")
+    with pytest.raises(InputError, match="the smallest study takes about 1 minutes here; want --budget 1m"):
+        fit(plan, entries, {"on": speed}, 6 * 7 - 1, tmp_path)
+
+
+def test_what_is_finished_costs_nothing(tmp_path: Path, plan: Plan) -> None:
+    entry = whole(plan.claims["hgnn"], 2)
+    speed = Speed(0.0, 1.0, 720)
+    with pytest.raises(InputError, match="the smallest study takes"):
+        fit(plan, [entry], {"on": speed}, 1, tmp_path)
+    fabricate_entry(tmp_path, plan, entry, lambda point, seed: 0.5)
+    assert fit(plan, [entry], {"on": speed}, 1, tmp_path) == [entry]
+
+
+def test_points_that_set_their_own_epochs_are_not_shortened(tmp_path: Path, plan: Plan) -> None:
+    entry = whole(plan.claims["classes"], 3)
+    speed = {"glyphs": Speed(0.0, 1.0, 80_000)}
+    (fitting,) = fit(plan, [entry], speed, 15.0, tmp_path)
+    assert fitting.epochs is None
+    assert "epochs" not in " ".join(fitting.left_out)
