@@ -110,6 +110,10 @@ def test_an_oracle_takes_the_best_epoch_on_test_classes(
     outcome = outcome_of(search, open_study(search)[1], fabric=fabric, images=images)
     best = retrieval(search.trial_folder(outcome.best[0].trial.number))
     assert outcome.best[0].test == best[-1][1]
+    assert outcome.config.name == "tiny-oracle"
+    text = write_outcome(search, outcome).read_text()
+    assert text.startswith("# Trial ")
+    assert "on the test classes themselves: an oracle.\n" in text
 
 
 def test_the_mean_over_folds(config: RunConfig, fabric: Fabric, images: Split, tmp_path: Path) -> None:

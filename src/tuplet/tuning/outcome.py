@@ -46,7 +46,7 @@ class Outcome:
         trials: all that ended, in the order of their numbers.
         best: the best few, the best first.
         recipe: the recipe's own settings, where they were tried.
-        config: the search's config with the best trial's settings.
+        config: the search's config with the best trial's settings; of an oracle under a name that says so.
     """
 
     trials: tuple[FrozenTrial, ...]
@@ -77,11 +77,13 @@ def outcome_of(search: Search, study: optuna.Study, *, fabric: Fabric, images: S
     tested = {
         number: Tested(trial, _test_score(search, trial, fabric, images)) for number, trial in wanted.items()
     }
+    # Whatever is trained with settings of an oracle carries its name.
+    name = {"name": f"{search.config.name}-oracle"} if search.objective == "oracle" else {}
     return Outcome(
         tuple(ended),
         tuple(tested[trial.number] for trial in best),
         tested[recipe.number] if recipe else None,
-        override(search.config, dict(best[0].params)),
+        override(search.config, {**best[0].params, **name}),
     )
 
 
@@ -98,6 +100,7 @@ def write_outcome(search: Search, outcome: Outcome) -> Path:
     rows = [
         {
             "number": trial.number,
+            "objective": search.objective,
             "value": trial.value,
             "test": tested.get(trial.number),
             "settings": trial.params,
@@ -106,8 +109,11 @@ def write_outcome(search: Search, outcome: Outcome) -> Path:
         for trial in outcome.trials
     ]
     file = search.folder / "best.yaml"
+    best = outcome.best[0].trial
+    where = "the test classes themselves: an oracle" if search.objective == "oracle" else "validation classes"
+    head = f"# Trial {best.number}, the best of {len(outcome.trials)} by {search.metric} on {where}.\n"
     write_atomically(search.folder / "trials.json", (json.dumps(rows, indent=1) + "\n").encode())
-    write_atomically(file, write_config(outcome.config).encode())
+    write_atomically(file, (head + write_config(outcome.config)).encode())
     return file
 
 
