@@ -42,7 +42,7 @@ def claim_figures(result: ClaimResult) -> list[ClaimFigure]:
     axes, title = result.claim.axes, METRIC_TITLES[result.claim.metric]
     spread = "Mean over seeds, with its 95 % interval where there are several."
     if len(axes) == 2 and all(axis.numeric for axis in axes):
-        ours = {point: _shown(result, cell).mean for point, cell in cells.items()}
+        ours = {point: round(_shown(result, cell).mean, 1) for point, cell in cells.items()}
         maps = [ClaimFigure(_heat_map(title, axes, ours), f"Ours: {title}, mean over seeds.")]
         if result.study:
             theirs = {point: 100 * value for point, value in result.study.items()}
@@ -74,6 +74,11 @@ def _shown(result: ClaimResult, cell: Cell) -> _Shown:
     return _Shown(factor * mean.mean, factor * (mean.mean - low), factor * (high - mean.mean))
 
 
+def printed_share(percent: float) -> str:
+    """A percentage with one digit behind the point, or two where the study prints two."""
+    return f"{percent:.2f}".removesuffix("0")
+
+
 def interval(mean: SeedMean, *, most: float = 1.0) -> tuple[float, float]:
     """The ends of the t interval, as far as the scale goes; the mean itself for a single seed."""
     if mean.low is None or mean.high is None:
@@ -90,8 +95,11 @@ def _curves(result: ClaimResult, cells: Mapping[Point, Cell], title: str) -> str
     def draw(axes: Axes) -> None:
         for i, name in enumerate(names):
             points = [(level, (level, name) if name else (level,)) for level in places]
+            aside = 0.06 * (i - (len(names) - 1) / 2)  # so that no interval hides another
             rows = [
-                (places[level], _shown(result, cells[point])) for level, point in points if point in cells
+                (places[level] + aside, _shown(result, cells[point]))
+                for level, point in points
+                if point in cells
             ]
             if rows:
                 _line(axes, rows, i, name)
@@ -108,7 +116,7 @@ def _curves(result: ClaimResult, cells: Mapping[Point, Cell], title: str) -> str
     return _figure(f"{title} by {first.title}", draw)
 
 
-def _line(axes: Axes, rows: Sequence[tuple[int, _Shown]], i: int, name: str) -> None:
+def _line(axes: Axes, rows: Sequence[tuple[float, _Shown]], i: int, name: str) -> None:
     color, dashes = SERIES[i % len(SERIES)], _DASHES[i % len(_DASHES)]
     x = [place for place, _ in rows]
     means = [one.mean for _, one in rows]
@@ -151,10 +159,10 @@ def _heat_map(title: str, both: Sequence[Axis], values: Mapping[Point, float]) -
                 if value is None:
                     axes.text(x, y, "–", ha="center", va="center", color=_INK)
                     continue
-                shade = 0.08 + 0.52 * ((value - low) / (high - low) if high > low else 0.5)
+                shade = 0.06 + 0.38 * ((value - low) / (high - low) if high > low else 0.5)
                 square = Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, facecolor=SERIES[0], alpha=shade, lw=0)
                 axes.add_patch(square)
-                axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=_INK, weight="bold")
+                axes.text(x, y, printed_share(value), ha="center", va="center", color=_INK, weight="bold")
         axes.set_xlim(-0.55, len(across) - 0.45)
         axes.set_ylim(-0.55, len(down) - 0.45)
         axes.set_xticks(range(len(across)), [level.label for level in across])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from tuplet.claims.contrast import Point, point_title
-from tuplet.claims.figures import interval
+from tuplet.claims.figures import interval, printed_share
 from tuplet.claims.measures import mapped_run, maps_file, read_frozen, read_measure
 from tuplet.claims.plan import Plan
 from tuplet.claims.published import TABLE_3, TABLE_3_COLUMNS, TABLE_7, study_cell
@@ -174,7 +174,7 @@ def _row(result: ClaimResult, cell: Cell) -> Row:
     planned = len(cell.runs) + len(cell.unfinished) + len(cell.failed)
     return Row(
         point_title(cell.point),
-        "" if study is None else f"{100 * study:.1f}",
+        "" if study is None else printed_share(100 * study),
         "not run" if mean is None else spread(mean, factor),
         "" if mean is None or mean.low is None else _ends(mean, factor),
         f"{len(cell.runs)} of {planned}",

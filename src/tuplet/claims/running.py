@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, cast, final
 
 import optuna
 from lightning_fabric import Fabric
@@ -141,8 +142,10 @@ def run_jobs(
         try:
             where = run_folder(folder, job.key)
             epochs = epochs_of_runs(job.config, where, fabric=fabric, images=images.of(job.config))
-            for run, report in epochs:
-                on_epoch(run, report)
+            # Closed whatever is raised, or the run would stay locked as long as the error is kept.
+            with closing(cast("Generator[tuple[Run, EpochReport]]", epochs)):
+                for run, report in epochs:
+                    on_epoch(run, report)
         except InputError as error:
             record_failure(folder, job, str(error), lasting=isinstance(error, DivergedError))
             on_failure(job, str(error))
