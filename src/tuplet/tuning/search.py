@@ -18,7 +18,7 @@ from tuplet.config.checks import require
 from tuplet.data.table import Split
 from tuplet.errors import InputError
 from tuplet.experiment import epochs_of_runs, fold_folder, fold_of
-from tuplet.overrides import override, to_dict
+from tuplet.overrides import from_dict, override, to_dict
 from tuplet.runs import EpochReport, Run
 from tuplet.session import DivergedError
 from tuplet.training import load_data
@@ -128,8 +128,8 @@ def open_study(search: Search) -> tuple[Storage, optuna.Study]:
             start = settings_in(search.space, search.config)
             if start is not None and search.sampler != "grid":
                 study.enqueue_trial(start, user_attrs={"recipe": True})
-        elif before != described:
-            differs = _first_difference(before, described)
+        elif _with_new_fields(before) != described:
+            differs = _first_difference(_with_new_fields(before), described)
             raise InputError(
                 f"{storage.name} has a study {name!r} with another {differs}; want the same settings, another"
                 " --to, or another --study"
@@ -263,12 +263,8 @@ def _same_images(one: RunConfig, other: RunConfig) -> bool:
 
 def _description(search: Search) -> dict[str, Any]:
     """What all workers of a search must have alike; folders and devices may differ."""
-    config = to_dict(search.config)
-    del config["compute"]
-    config["data"].pop("root")
-    config["model"].pop("weights")
     return {
-        "config": config,
+        "config": _shared_settings(search.config),
         "space": {path: str(values) for path, values in search.space.items()},
         "objective": search.objective,
         "metric": search.metric,
@@ -277,6 +273,19 @@ def _description(search: Search) -> dict[str, Any]:
         "pruner": search.pruner,
         "seed": search.seed,
     }
+
+
+def _with_new_fields(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A description as it would be written today: fields that its version did not know have their defaults."""
+    return {**described, "config": _shared_settings(from_dict(described["config"]))}
+
+
+def _shared_settings(config: RunConfig) -> dict[str, Any]:
+    tree = to_dict(config)
+    del tree["compute"]
+    tree["data"].pop("root")
+    tree["model"].pop("weights")
+    return tree
 
 
 def _first_difference(one: object, other: object, path: str = "") -> str:
