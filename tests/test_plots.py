@@ -193,7 +193,7 @@ def luminance(color: str) -> float:
 
 
 def test_page_colours_stand_out_in_both_modes() -> None:
-    template = Path(plots.__file__).with_name("templates") / "report.html"
+    template = Path(plots.__file__).with_name("templates") / "style.css"
     modes = re.findall(r":root \{(.*?)\}", template.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(modes) == 2
     for mode in modes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import final
 
 from lightning_fabric import Fabric
 
-from tuplet.config import RunConfig
+from tuplet.config import DataConfig, RunConfig
 from tuplet.data.table import Split
 from tuplet.errors import InputError
 from tuplet.ranks import on_first
@@ -101,3 +102,45 @@ def _shared(config: RunConfig, folder: Path, fabric: Fabric) -> Run:
 def _epochs(run: Run, fabric: Fabric, images: Split) -> Iterator[tuple[Run, EpochReport]]:
     for report in train(run, fabric=fabric, split=split_of(images, run.config)):
         yield run, report
+
+
+@final
+class Images:
+    """The images of the config that was asked for last, so that runs on the same ones decode them once.
+
+    Args:
+        config: whose images are loaded already; None where none are.
+        images: those, all of them.
+    """
+
+    def __init__(self, config: RunConfig | None = None, images: Split | None = None) -> None:
+        self._data = None if config is None else _read_from(config)
+        self._images = images
+
+    def of(self, config: RunConfig) -> Split:
+        """All images of a run; what only decides how they become batches does not matter.
+
+        Raises:
+            InputError: (a ValueError) as `load_data` does.
+        """
+        data = _read_from(config)
+        if self._images is None or data != self._data:
+            self._images = None  # the old ones go before the new ones come
+            self._data, self._images = data, load_data(config)
+        return self._images
+
+
+def _read_from(config: RunConfig) -> DataConfig:
+    """The settings that decide what is read, the others at their defaults."""
+    return replace(
+        config.data,
+        batch_size=DataConfig.batch_size,
+        sampler=DataConfig.sampler,
+        images_per_class=DataConfig.images_per_class,
+        augmentation=DataConfig.augmentation,
+        label_noise=DataConfig.label_noise,
+        label_noise_seed=DataConfig.label_noise_seed,
+        imbalance=DataConfig.imbalance,
+        imbalance_seed=DataConfig.imbalance_seed,
+        quarter_turns=DataConfig.quarter_turns,
+    )

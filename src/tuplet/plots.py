@@ -29,13 +29,13 @@ from tuplet.runs import EpochReport
 SERIES = ("#0072b2", "#c24e00", "#00805d", "#a8468a", "#8a6100", "#5b4fc4", "#c0304a", "#55606b")
 """Okabe and Ito's colours, darkened to 3:1 or more on white; a page gives each its dark twin."""
 
-_INK, _GRID = "#4c535b", "#dcdfe3"
+INK, GRID = "#4c535b", "#dcdfe3"
 _VARIABLES = {color: f"var(--series-{i + 1}, {color})" for i, color in enumerate(SERIES)} | {
-    _INK: f"var(--plot-ink, {_INK})",
-    _GRID: f"var(--plot-grid, {_GRID})",
+    INK: f"var(--plot-ink, {INK})",
+    GRID: f"var(--plot-grid, {GRID})",
 }
-_DASHES = ("-", "--", "-.", ":")
-_WIDTH, _HEIGHT = 380, 235  # points, 72 an inch
+DASHES = ("-", "--", "-.", ":")
+WIDTH, HEIGHT = 380, 235  # points, 72 an inch
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def _line_chart(y_label: str, lines: Mapping[str, _Line], *, log: bool = False) 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": y_label, "font.size": 11.5})
-        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained")
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.subplots()
         for i, (label, points) in enumerate(lines.items()):
-            _line(axes, label, points, SERIES[i % len(SERIES)], _DASHES[i % len(_DASHES)], log)
+            _line(axes, label, points, SERIES[i % len(SERIES)], DASHES[i % len(DASHES)], log)
         values = [value for points in lines.values() for _, value in points if math.isfinite(value)]
         if log and max(values, default=0) > 0:
             axes.set_yscale("log")
@@ -103,17 +103,17 @@ def _line_chart(y_label: str, lines: Mapping[str, _Line], *, log: bool = False) 
             _label_last(axes, next(iter(lines.values()))[-1])
         else:
             columns = 2 if len(lines) == 4 else 3
-            figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=_INK)
-        axes.set_xlabel("Epoch", color=_INK)
-        axes.set_ylabel(y_label, color=_INK)
+            figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
+        axes.set_xlabel("Epoch", color=INK)
+        axes.set_ylabel(y_label, color=INK)
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
-        axes.tick_params(which="both", length=0, colors=_INK)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.tick_params(which="both", length=0, colors=INK)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color(_GRID)
-        return _inline_svg(figure, f"Line chart: {y_label} by epoch")
+        axes.spines["bottom"].set_color(GRID)
+        return inline_svg(figure, f"Line chart: {y_label} by epoch")
 
 
 def _line(axes: Axes, label: str, points: _Line, color: str, dashes: str, log: bool) -> None:
@@ -131,7 +131,13 @@ def _label_last(axes: Axes, point: tuple[int, float]) -> None:
         text.set(color=SERIES[0], weight="bold")
 
 
-def _inline_svg(figure: Figure, description: str) -> str:
+def inline_svg(figure: Figure, description: str) -> str:
+    """A figure as SVG to stand in a page, its colours those of the page.
+
+    Args:
+        figure: drawn with `SERIES`, `INK` and `GRID`.
+        description: for those who cannot see it.
+    """
     figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
     body = re.split("<svg[^>]*>", buffer.getvalue())[1]
     # Its style would be the whole page's.
@@ -141,7 +147,7 @@ def _inline_svg(figure: Figure, description: str) -> str:
     for color, variable in _VARIABLES.items():
         body = body.replace(color, variable)
     body = re.sub(r"\s*\n\s*", " ", body).replace("> <", "><").strip()
-    return _svg_open(_WIDTH, _HEIGHT, description) + body
+    return _svg_open(WIDTH, HEIGHT, description) + body
 
 
 def _svg_open(width: int, height: int, description: str) -> str:

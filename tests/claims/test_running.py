@@ -10,8 +10,9 @@ import pytest
 
 from tuplet.claims.measures import seed_pairs, shared_neighbours
 from tuplet.claims.plan import Job, run_key
-from tuplet.claims.running import Images, failure_file, failure_of, run_folder, run_jobs, state_of
+from tuplet.claims.running import failure_file, failure_of, run_folder, run_jobs, state_of
 from tuplet.config import RunConfig
+from tuplet.experiment import Images
 from tuplet.overrides import override
 from tuplet.runs import Run
 from tuplet.training import launch

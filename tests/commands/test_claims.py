@@ -80,7 +80,7 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     import numpy as np
 
     from tuplet.claims.measures import _write_agreement, agreement_file
-    from tuplet.claims.running import Images
+    from tuplet.experiment import Images
 
     runs = sorted(
         (Run(one.parent) for one in folder.glob("runs/*/config.yaml")), key=lambda one: one.config.seed

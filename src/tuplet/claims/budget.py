@@ -18,10 +18,10 @@ from tuplet.claims.catalogue import base_of
 from tuplet.claims.claim import Axis, Base, Claim
 from tuplet.claims.contrast import Point
 from tuplet.claims.plan import Entry, Job, Plan, jobs_of
-from tuplet.claims.running import Images, run_folder, state_of
+from tuplet.claims.running import run_folder, state_of
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
-from tuplet.experiment import epochs_of_runs
+from tuplet.experiment import Images, epochs_of_runs
 from tuplet.runs import EpochReport, Run
 
 LEAST_SEEDS = 2

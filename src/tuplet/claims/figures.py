@@ -16,7 +16,7 @@ from tuplet.claims.claim import METRIC_TITLES, Axis, Level
 from tuplet.claims.contrast import Point
 from tuplet.claims.results import Cell, ClaimResult
 from tuplet.metrics.seeds import SeedMean
-from tuplet.plots import _DASHES, _GRID, _HEIGHT, _INK, _WIDTH, SERIES, _inline_svg
+from tuplet.plots import DASHES, GRID, HEIGHT, INK, SERIES, WIDTH, inline_svg
 
 _STUDY_COLOR = SERIES[7]
 
@@ -107,17 +107,17 @@ def _curves(result: ClaimResult, cells: Mapping[Point, Cell], title: str) -> str
             if study:
                 axes.plot(*zip(*study, strict=True), "x", color=_STUDY_COLOR, markersize=7, label="the study")
         axes.set_xticks(range(len(places)), [level.label for level in _present(first, cells)])
-        axes.set_xlabel(first.title, color=_INK)
-        axes.set_ylabel(_unit(title), color=_INK)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.set_xlabel(first.title, color=INK)
+        axes.set_ylabel(_unit(title), color=INK)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
         if others or result.study:
-            axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=_INK)
+            axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=INK)
 
     return _figure(f"{title} by {first.title}", draw)
 
 
 def _line(axes: Axes, rows: Sequence[tuple[float, _Shown]], i: int, name: str) -> None:
-    color, dashes = SERIES[i % len(SERIES)], _DASHES[i % len(_DASHES)]
+    color, dashes = SERIES[i % len(SERIES)], DASHES[i % len(DASHES)]
     x = [place for place, _ in rows]
     means = [one.mean for _, one in rows]
     bars = [[one.below for _, one in rows], [one.above for _, one in rows]]
@@ -141,8 +141,8 @@ def _dots(result: ClaimResult, cells: Mapping[Point, Cell], title: str) -> str:
         axes.set_yticks(range(len(levels)), [level.label for level in levels])
         axes.invert_yaxis()
         axes.margins(y=0.12)
-        axes.set_xlabel(_unit(title), color=_INK)
-        axes.grid(axis="x", color=_GRID, linewidth=0.8)
+        axes.set_xlabel(_unit(title), color=INK)
+        axes.grid(axis="x", color=GRID, linewidth=0.8)
 
     return _figure(f"{title} by {axis.title}", draw)
 
@@ -157,18 +157,18 @@ def _heat_map(title: str, both: Sequence[Axis], values: Mapping[Point, float]) -
             for y, row in enumerate(down):
                 value = values.get((column.name, row.name))
                 if value is None:
-                    axes.text(x, y, "–", ha="center", va="center", color=_INK)
+                    axes.text(x, y, "–", ha="center", va="center", color=INK)
                     continue
                 shade = 0.06 + 0.38 * ((value - low) / (high - low) if high > low else 0.5)
                 square = Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, facecolor=SERIES[0], alpha=shade, lw=0)
                 axes.add_patch(square)
-                axes.text(x, y, printed_share(value), ha="center", va="center", color=_INK, weight="bold")
+                axes.text(x, y, printed_share(value), ha="center", va="center", color=INK, weight="bold")
         axes.set_xlim(-0.55, len(across) - 0.45)
         axes.set_ylim(-0.55, len(down) - 0.45)
         axes.set_xticks(range(len(across)), [level.label for level in across])
         axes.set_yticks(range(len(down)), [level.label for level in down])
-        axes.set_xlabel(both[0].title, color=_INK)
-        axes.set_ylabel(both[1].title, color=_INK)
+        axes.set_xlabel(both[0].title, color=INK)
+        axes.set_ylabel(both[1].title, color=INK)
 
     return _figure(f"{title} by {both[0].title} and {both[1].title}", draw)
 
@@ -177,13 +177,13 @@ def _figure(description: str, draw: Callable[[Axes], None]) -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": description, "font.size": 11.5})
-        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained")
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.subplots()
         draw(axes)
-        axes.tick_params(which="both", length=0, colors=_INK)
+        axes.tick_params(which="both", length=0, colors=INK)
         for side in ("top", "right", "left", "bottom"):
             axes.spines[side].set_visible(False)
-        return _inline_svg(figure, description)
+        return inline_svg(figure, description)
 
 
 def _present(axis: Axis, cells: Mapping[Point, Cell]) -> list[Level]:

@@ -15,9 +15,10 @@ from lightning_fabric import Fabric
 from tuplet import plots
 from tuplet.bench.result import frozen_backbone
 from tuplet.claims.plan import Plan, run_key
-from tuplet.claims.running import Images, run_folder, state_of
+from tuplet.claims.running import run_folder, state_of
 from tuplet.config import RunConfig
 from tuplet.evaluation import EmbeddedSplit, EvalReport, embed
+from tuplet.experiment import Images
 from tuplet.metrics.retrieval import nearest_neighbours
 from tuplet.runs import Run, write_atomically
 from tuplet.training import split_of

@@ -7,21 +7,19 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, final
+from typing import Any, Literal, TypeAlias, cast
 
 import optuna
 from lightning_fabric import Fabric
 from optuna.trial import TrialState
 
 from tuplet.claims.plan import Job
-from tuplet.config import ComputeConfig, DataConfig, RunConfig
-from tuplet.data.table import Split
+from tuplet.config import ComputeConfig
 from tuplet.errors import InputError
-from tuplet.experiment import epochs_of_runs
+from tuplet.experiment import Images, epochs_of_runs
 from tuplet.overrides import from_dict, to_dict
 from tuplet.runs import EpochReport, Run, write_atomically
 from tuplet.session import DivergedError
-from tuplet.training import load_data
 from tuplet.tuning.storage import Storage, sqlite_url, storage_errors
 from tuplet.tuning.workers import work
 
@@ -57,37 +55,6 @@ def failure_of(folder: Path, key: str) -> str:
     """Why a run failed, in a line."""
     tree: dict[str, Any] = json.loads(failure_file(folder, key).read_text())
     return str(tree["error"])
-
-
-@final
-class Images:
-    """The images of the config that was asked for last, so that runs on the same ones decode them once."""
-
-    def __init__(self) -> None:
-        self._data: DataConfig | None = None
-        self._images: Split | None = None
-
-    def of(self, config: RunConfig) -> Split:
-        """All images of a run; what only decides how they become batches does not matter.
-
-        Raises:
-            InputError: (a ValueError) as `load_data` does.
-        """
-        data = replace(
-            config.data,
-            batch_size=DataConfig.batch_size,
-            sampler=DataConfig.sampler,
-            images_per_class=DataConfig.images_per_class,
-            label_noise=0.0,
-            label_noise_seed=None,
-            imbalance=1.0,
-            imbalance_seed=None,
-            quarter_turns=False,
-        )
-        if self._images is None or data != self._data:
-            self._images = None  # the old ones go before the new ones come
-            self._data, self._images = data, load_data(config)
-        return self._images
 
 
 def run_jobs(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tuplet.claims.claim import Claim
     from tuplet.claims.plan import Entry, Job, Plan
-    from tuplet.claims.running import Images
+    from tuplet.experiment import Images
     from tuplet.runs import EpochReport, Run
 
 _USAGE = """\
@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> None:
     require_extra("tune", "optuna", "psycopg")
     from tuplet.claims.catalogue import chosen_claims
     from tuplet.claims.plan import jobs_of, read_plan
-    from tuplet.claims.running import Images
+    from tuplet.experiment import Images
     from tuplet.training import launch
 
     base = with_absolute_paths(chosen.config)

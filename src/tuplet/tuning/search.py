@@ -17,11 +17,10 @@ from tuplet.config import RunConfig
 from tuplet.config.checks import require
 from tuplet.data.table import Split
 from tuplet.errors import InputError
-from tuplet.experiment import epochs_of_runs, fold_folder, fold_of
+from tuplet.experiment import Images, epochs_of_runs, fold_folder, fold_of
 from tuplet.overrides import from_dict, override, to_dict
 from tuplet.runs import EpochReport, Run
 from tuplet.session import DivergedError
-from tuplet.training import load_data
 from tuplet.tuning.samplers import PrunerName, SamplerName, pruner_of, sampler_of
 from tuplet.tuning.space import Choice, Space, require_space, settings_in, suggest
 from tuplet.tuning.storage import Storage, sqlite_url, storage_errors
@@ -161,13 +160,14 @@ def run_trials(
         InputError: (a ValueError) as `open_study` and `train` do.
     """
     storage, study = open_study(search)
+    cached = Images(search.config, images)
 
     def prepare(study: optuna.Study, number: int) -> None:
         study.sampler = sampler_of(search.sampler, search.space, seed=search.seed, number=number)
         study.pruner = pruner_of(search.pruner, num_epochs=search.config.schedule.epochs * search.num_folds)
 
     def job(trial: optuna.Trial) -> float:
-        return _trial_value(search, trial, fabric, images, on_epoch)
+        return _trial_value(search, trial, fabric, cached, on_epoch)
 
     yield from work(storage, study, job, wanted=search.wanted, prepare=prepare, waiting=waiting)
 
@@ -185,7 +185,7 @@ def ended_early(trial: FrozenTrial) -> bool:
 
 
 def _trial_value(
-    search: Search, trial: optuna.Trial, fabric: Fabric, images: Split, on_epoch: OnEpoch
+    search: Search, trial: optuna.Trial, fabric: Fabric, images: Images, on_epoch: OnEpoch
 ) -> float:
     """The mean over folds of the last epoch; or the best epoch on test classes."""
     folder = search.trial_folder(first_number(trial))
@@ -196,14 +196,13 @@ def _trial_value(
     except InputError as error:
         trial.set_user_attr("impossible", str(error))
         raise optuna.TrialPruned(str(error)) from error
-    if not _same_images(config, search.config):
-        images = load_data(config)
     values: list[float] = []
     seconds = 0.0
     for fold in range(search.num_folds):
         where = folder if fold == 0 else fold_folder(folder, fold)
         try:
-            epochs = epochs_of_runs(_measured(search, config, fold), where, fabric=fabric, images=images)
+            of_fold = _measured(search, config, fold)
+            epochs = epochs_of_runs(of_fold, where, fabric=fabric, images=images.of(config))
             for run, report in epochs:
                 on_epoch(trial, run, report)
                 so_far = _offer_to_pruner(search, trial, report, values)
@@ -252,15 +251,6 @@ def _measured(search: Search, config: RunConfig, fold: int) -> RunConfig:
     return replace(config, evaluation=replace(config.evaluation, every_epochs=every))
 
 
-def _same_images(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two configs read the same files into the same memory."""
-    batches = {
-        name: getattr(other.data, name)
-        for name in ("sampler", "batch_size", "images_per_class", "augmentation", "quarter_turns")
-    }
-    return replace(one.data, **batches) == other.data
-
-
 def _description(search: Search) -> dict[str, Any]:
     """What all workers of a search must have alike; folders and devices may differ."""
     return {
@@ -276,7 +266,7 @@ def _description(search: Search) -> dict[str, Any]:
 
 
 def _with_new_fields(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A description as it would be written today: fields that its version did not know have their defaults."""
+    """A description as it would be written today: fields that it did not know have their defaults."""
     return {**described, "config": _shared_settings(from_dict(described["config"]))}
 
 
