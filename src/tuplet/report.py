@@ -6,13 +6,11 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tuplet import plots
@@ -22,6 +20,7 @@ from tuplet.evaluation import EmbeddedSplit
 from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.mistakes import retrieval_findings
 from tuplet.overrides import to_dict
+from tuplet.pages import page_template
 from tuplet.runs import EpochReport, write_atomically
 from tuplet.selection import select
 
@@ -65,7 +64,7 @@ def write_report(content: ReportContent, path: Path) -> None:
                 f"{bad} of {len(split.table)} {name} embeddings are not finite; want numbers."
                 " The training has diverged: lower the learning rates"
             )
-    page = _environment().get_template("report.html").render(_page(content, path.parent / "config.yaml"))
+    page = page_template("report.html", _FILTERS).render(_page(content, path.parent / "config.yaml"))
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file name that is no UTF-8 reaches us as lone surrogates, which have no bytes.
     write_atomically(path, page.encode("utf-8", errors="replace"))
@@ -139,21 +138,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tuplet"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shortened"] = _shortened
-    environment.filters["title_of"] = metric_title
-    return environment
-
-
 def _shortened(name: str, longest: int = 22) -> str:
     """A long class name without its middle: names of one data set mostly differ at their ends."""
     half = longest // 2
     return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"
+
+
+_FILTERS = {"shortened": _shortened, "title_of": metric_title}

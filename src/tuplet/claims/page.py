@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tuplet.claims.claim import METRIC_TITLES
 from tuplet.claims.figures import claim_figures
 from tuplet.claims.markdown import HOW_TO_READ
 from tuplet.claims.report import OF_STUDY, Section, StudyReport
+from tuplet.pages import page_template
 
 
 def study_page(report: StudyReport) -> str:
@@ -19,14 +19,7 @@ def study_page(report: StudyReport) -> str:
     Args:
         report: what it says.
     """
-    environment = Environment(
-        loader=PackageLoader("tuplet"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("claims.html").render(
+    return page_template("claims.html").render(
         report=report,
         sections=[_section(one) for one in report.sections],
         maps={name: {**one, "svg": Markup(one["svg"])} for name, one in report.maps.items()},

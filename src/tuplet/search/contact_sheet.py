@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from tuplet.pages import page_template
 from tuplet.runs import write_atomically
 
 
@@ -66,18 +64,7 @@ def write_contact_sheet(
         groups: in order.
         facts: what a reader should know of the page, by name.
     """
-    page = _environment().get_template("contact_sheet.html").render(title=title, groups=groups, facts=facts)
+    page = page_template("contact_sheet.html").render(title=title, groups=groups, facts=facts)
     file.parent.mkdir(parents=True, exist_ok=True)
     # A file name that is no UTF-8 reaches us as lone surrogates, which have no bytes.
     write_atomically(file, page.encode("utf-8", errors="replace"))
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("tuplet"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

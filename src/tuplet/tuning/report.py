@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import optuna
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from optuna import visualization
 from optuna.exceptions import ExperimentalWarning
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
 from tuplet.metrics.names import metric_title
+from tuplet.pages import page_template
 from tuplet.runs import write_atomically
 from tuplet.tuning.outcome import Outcome
 from tuplet.tuning.search import Search, ended_early
@@ -49,15 +49,8 @@ def write_search_report(
         storage: its name, without a password.
         command: that wrote the page.
     """
-    environment = Environment(
-        loader=PackageLoader("tuplet"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     content = _content(search, study, outcome)
-    page = environment.get_template("tuning.html").render(**content, storage=storage, command=command)
+    page = page_template("tuning.html").render(**content, storage=storage, command=command)
     write_atomically(search.folder / "report.html", page.encode("utf-8", errors="replace"))
 
 
