@@ -125,7 +125,8 @@ def seconds_of(plan: Plan, entries, speed: Speed) -> float:
 
 
 def test_a_budget_takes_points_then_epochs_then_seeds(tmp_path: Path, plan: Plan) -> None:
-    speed = Speed(1.0, 2.0, 720)  # 19 s a run of 9 epochs
+    data = plan.base.data
+    speed = Speed(1.0, 2.0, data.glyph_train_classes * data.glyphs_per_class)  # 19 s a run of 9 epochs
     entries = [whole(plan.claims["2"], 5)]
     seen = []
     for budget in (19 * 25, 19 * 25 - 1, 19 * 15, 19 * 15 - 1, 15 * (1 + 2 * 3), 15 * 7 - 1, 6 * 7):
