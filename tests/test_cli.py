@@ -16,6 +16,10 @@ from tuplet.config import RunConfig
 from tuplet.overrides import override
 from tuplet.runs import Run, write_config
 
+FEW_GLYPHS = [
+    *("--data.glyph-train-classes", "6", "--data.glyph-test-classes", "4", "--data.glyphs-per-class", "6"),
+]
+
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What a command that cannot work prints on standard error: one line, exit 2."""
@@ -78,7 +82,7 @@ def test_help_answers_without_heavy_imports() -> None:
         (["report", "a", "b"], "'b' is one argument too many; want tuplet report RUN"),
         (["recipes", "demo", "omniglot"], "'omniglot' is one argument too many"),
         (["train", "demo", "--seed", "99999999999999999999"], "want 0..2^63-1"),
-        (["train", "demo", "--to", "/proc/tuplet/run"], "/proc/tuplet"),
+        (["train", "demo", *FEW_GLYPHS, "--to", "/proc/tuplet/run"], "/proc/tuplet"),
         (["train", "--config=nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["report", "nowhere"], "there is no run in nowhere"),
         (["data", "count"], "tuplet data has no 'count'; want describe"),
@@ -100,7 +104,9 @@ def test_no_images_named_is_said_before_anything_is_made(
     assert not folder.exists()
     folder.mkdir()
     (folder / "precious").write_text("work")
-    assert "is not empty; want a new folder" in fails(capsys, "train", "demo", "--to", str(folder))
+    assert "is not empty; want a new folder" in fails(
+        capsys, "train", "demo", *FEW_GLYPHS, "--to", str(folder)
+    )
     assert (folder / "precious").read_text() == "work"
 
 
@@ -266,8 +272,7 @@ def test_evaluate_on_other_images(run: Run, photographs: Path, capsys: pytest.Ca
 def test_demo_ends_with_where_the_report_is_and_what_to_try(
     tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = "--data.glyph-train-classes 6 --data.glyph-test-classes 4 --data.glyphs-per-class 6"
-    printed = says(capsys, "demo", "--to", str(tmp_path / "run"), *small.split(), "--schedule.epochs", "1")
+    printed = says(capsys, "demo", "--to", str(tmp_path / "run"), *FEW_GLYPHS, "--schedule.epochs", "1")
     lines = printed.splitlines()
     assert str(tmp_path / "run" / "report.html") in lines[-4]
     assert "train folder --data.root PHOTOS" in lines[-2]
@@ -276,7 +281,7 @@ def test_demo_ends_with_where_the_report_is_and_what_to_try(
 def test_a_failed_start_removes_only_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    bad = ["--model.backbone", "nothing", "--model.no-pretrained"]
+    bad = ["--model.backbone", "nothing", "--model.no-pretrained", *FEW_GLYPHS]
     assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(mine))
     assert mine.is_dir()
     assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(tmp_path / "new"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from processes import command_started, run_command
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
 from tuplet.losses.sharded import ClassShard
@@ -21,22 +22,11 @@ from tuplet.runs import Run, write_config
 from tuplet.shards import load_rows
 from tuplet.training import train
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if "LOCAL_RANK" not in name}
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tuplet.cli", "train", *map(str, arguments)]
-
-
-def run_command(*arguments: object) -> None:
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
-
 
 def new_run(config: RunConfig, folder: Path) -> Run:
     file = folder.with_suffix(".yaml")
     file.write_text(write_config(config))
-    run_command("--config", file, "--to", folder)
+    run_command(config.compute.devices, "train", "--config", file, "--to", folder)
     return Run(folder)
 
 
@@ -103,7 +93,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     devices: int, one_epoch: Run, two_epochs: Run, tmp_path: Path
 ) -> None:
     run = Run(shutil.copytree(one_epoch.folder, tmp_path / "run"))
-    run_command("--resume", run.folder, "--compute.devices", devices)
+    run_command(devices, "train", "--resume", run.folder, "--compute.devices", devices)
     assert [report.epoch for report in run.reports()] == [0, 1, 2]
     before, after, wanted = learnt(one_epoch, 5), learnt(run, 5), learnt(two_epochs, 5)
     assert after.keys() == before.keys() == wanted.keys()
@@ -114,19 +104,39 @@ def test_a_run_goes_on_with_another_number_of_processes(
         torch.testing.assert_close(after[name], wanted[name], rtol=0.05, atol=1e-7)
 
 
-@pytest.mark.parametrize("victim", ["first", "other"])
-def test_a_process_that_dies_ends_the_job_and_the_run_resumes(
-    victim: str, sharded: RunConfig, tmp_path: Path
-) -> None:
+@pytest.fixture
+def endless(sharded: RunConfig, tmp_path: Path) -> Path:
+    """The config file of two processes that train for longer than any test waits."""
     config = override(sharded, {"compute.devices": 2, "schedule.epochs": 400, "optimizer.name": "sgd"})
     file = tmp_path / "config.yaml"
     file.write_text(write_config(config))
+    return file
+
+
+def test_where_the_first_process_dies_the_others_end(endless: Path, tmp_path: Path) -> None:
+    first, other = command_started(2, "train", "--config", endless, "--to", tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 4:
+        assert first.exitcode is None
+        assert other.exitcode is None
+        time.sleep(0.05)
+    first.kill()
+    first.join()
+    other.join(180)
+    ended = other.exitcode
+    other.kill()
+    assert first.exitcode == -signal.SIGKILL
+    assert ended not in (None, 0)
+
+
+def test_a_process_that_dies_ends_the_job_and_the_run_resumes(endless: Path, tmp_path: Path) -> None:
+    # The whole command line in interpreters of its own, for Fabric starts and watches the other process.
     job = subprocess.Popen(
-        command("--config", file, "--to", tmp_path / "run"),
+        [sys.executable, "-m", "tuplet.cli", "train", "--config", endless, "--to", tmp_path / "run"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=ENVIRONMENT,
+        env={name: value for name, value in os.environ.items() if "LOCAL_RANK" not in name},
     )
     assert job.stdout is not None
     while "3/400" not in job.stdout.readline():
@@ -138,21 +148,19 @@ def test_a_process_that_dies_ends_the_job_and_the_run_resumes(
         if b"tuplet" in Path(f"/proc/{child}/cmdline").read_bytes()
     )
     began = time.monotonic()
-    os.kill(job.pid if victim == "first" else other, signal.SIGKILL)
-    said, _ = job.communicate(timeout=60)
+    os.kill(other, signal.SIGKILL)
+    said, _ = job.communicate(timeout=180)
     while (
         Path(f"/proc/{other}").exists() and b"Z" not in Path(f"/proc/{other}/stat").read_bytes().split()[2:3]
     ):
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 180
         time.sleep(0.1)
     assert job.returncode != 0, said
     run = Run(tmp_path / "run")
-    if victim == "first":
-        return
     finished = run.reports()[-1].epoch
     assert finished >= 3
-    run.config_file.write_text(write_config(override(config, {"schedule.epochs": finished + 1})))
-    run_command("--resume", run.folder)
+    run.config_file.write_text(write_config(override(run.config, {"schedule.epochs": finished + 1})))
+    run_command(2, "train", "--resume", run.folder)
     assert run.reports()[-1].epoch == finished + 1
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -7,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from processes import FORKS, run_command, started
 from tuplet.config import RunConfig, ScheduleConfig
 from tuplet.errors import InputError
 from tuplet.evaluation import embed, evaluate
@@ -107,21 +112,34 @@ def test_a_report_without_its_checkpoint_is_forgotten(finished: Run, tmp_path: P
     assert_same_weights(weights(finished), weights(run))
 
 
-KILLED = """
-import os, signal, sys
-from tuplet.runs import Run
-from tuplet.training import train
-calls, fsync = 0, os.fsync
-def deadly(file):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(file)
-os.fsync = deadly
-for report in train(Run(sys.argv[1])):
-    pass
-"""
+def train_until_killed(folder: Path, deadly_write: int, told: Connection) -> None:
+    """Train in a process that dies in this write, and tell of each epoch before it."""
+    writes, fsync = itertools.count(1), os.fsync
+
+    def deadly(file: int) -> None:
+        if next(writes) == deadly_write:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(file)
+
+    os.fsync = deadly
+    for report in train(Run(folder)):
+        told.send(report.epoch)
+
+
+def training_started(run: Run, deadly_write: int) -> tuple[BaseProcess, Connection]:
+    """The process, and what it tells until it and its loaders have ended."""
+    heard, told = FORKS.Pipe(duplex=False)
+    process = started(train_until_killed, run.folder, deadly_write, told)
+    told.close()
+    return process, heard
+
+
+def await_end(process: BaseProcess, heard: Connection) -> None:
+    with heard, contextlib.suppress(EOFError):
+        while heard.poll(120):
+            heard.recv()
+    process.join(20)
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("write", [1, 4, 5, 6, 7])
@@ -129,9 +147,7 @@ def test_sigkill_inside_any_write_then_resume_gives_the_same_weights(
     finished: Run, write: int, tmp_path: Path
 ) -> None:
     run = Run.create(override(finished.config, {"compute.num_workers": 1}), tmp_path / "run")
-    command = [sys.executable, "-c", KILLED, str(run.folder), str(write)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    await_end(*training_started(run, write))
     list(train(Run(run.folder)))
     assert_same_weights(weights(finished), weights(run))
     assert [report.epoch for report in run.reports()] == [0, 1, 2, 3]
@@ -143,15 +159,11 @@ def test_sigkill_at_any_moment_then_resume_gives_the_same_weights(
     finished: Run, delay: float, tmp_path: Path
 ) -> None:
     run = Run.create(finished.config, tmp_path / "run")
-    code = KILLED.replace("pass", "print(report.epoch, flush=True)")
-    command = [sys.executable, "-c", code, str(run.folder), "-1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "0\n"
+    process, heard = training_started(run, -1)
+    assert heard.recv() == 0
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    process.kill()
+    await_end(process, heard)
     list(train(Run(run.folder)))
     assert_same_weights(weights(finished), weights(run))
 
@@ -307,31 +319,19 @@ def test_learning_rates_stand_still_in_the_warm_up() -> None:
     assert learning_rate_factor(ScheduleConfig(decay="none"), 50) == 1.0
 
 
-def train_in_processes(config: RunConfig, folder: Path) -> Run:
-    file = folder / "config.yaml"
-    file.write_text(write_config(config))
-    command = [
-        sys.executable,
-        "-m",
-        "tuplet.cli",
-        "train",
-        "--config",
-        str(file),
-        "--to",
-        str(folder / "run"),
-    ]
-    environment = {name: value for name, value in os.environ.items() if "LOCAL_RANK" not in name}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr
-    return Run(folder / "run")
-
-
 def test_two_processes_learn_what_one_learns(tiny: RunConfig, tmp_path: Path) -> None:
     changes = {"model.freeze_batch_norm": "statistics", "schedule.epochs": 2, "optimizer.name": "sgd"}
     config = override(tiny, changes)
     one = Run.create(config, tmp_path / "one")
     list(train(one))
-    two = train_in_processes(override(config, {"compute.devices": 2}), tmp_path)
+    file = tmp_path / "config.yaml"
+    file.write_text(write_config(override(config, {"compute.devices": 2})))
+    # The whole command line in interpreters of its own, for Fabric starts the second.
+    command = [sys.executable, "-m", "tuplet.cli", "train", "--config", file, "--to", tmp_path / "two"]
+    environment = {name: value for name, value in os.environ.items() if "LOCAL_RANK" not in name}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=480, env=environment)
+    assert done.returncode == 0, done.stderr
+    two = Run(tmp_path / "two")
     a, b = weights(one), weights(two)
     for name in a:
         torch.testing.assert_close(
@@ -355,7 +355,10 @@ def test_an_image_size_that_the_backbone_cannot_take_is_said_at_once(tiny: RunCo
 def test_two_processes_measure_the_network_that_they_save(tiny: RunConfig, tmp_path: Path) -> None:
     # Free BatchNorms have statistics of their own on each rank until they are shared.
     config = override(tiny, {"compute.devices": 2, "schedule.epochs": 1, "schedule.warmup_epochs": 1})
-    run = train_in_processes(override(config, {"data.glyph_test_classes": 20}), tmp_path)
+    file = tmp_path / "config.yaml"
+    file.write_text(write_config(override(config, {"data.glyph_test_classes": 20})))
+    run_command(2, "train", "--config", file, "--to", tmp_path / "run")
+    run = Run(tmp_path / "run")
     split, fabric = load_split(run.config), launch(override(run.config, {"compute.devices": 1}))
     embedded = embed(run.embedder(), split.test, run.config.data, fabric=fabric)
     alone = evaluate(embedded, run.config.evaluation, clustering=False)

@@ -1,37 +1,50 @@
 """The whole main job with every annotated shape and type checked, in a process of its own.
 
-Elsewhere the checks are off, so that wrong input meets tuplet's own errors and not the checker's.
+Elsewhere the checks are off, so that wrong input meets tuplet's own errors and not the checker's. Functions
+import tuplet here, so that the process that checks has none of it before the hook is there.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tuplet.config import RunConfig
-from tuplet.runs import write_config
+from processes import FORKS, exit_codes, started
 
-CHECKED = """
-import sys
-from jaxtyping import install_import_hook
-with install_import_hook("tuplet", "beartype.beartype"):
-    import tuplet.cli, tuplet.report, tuplet.training
-tuplet.cli.main(["train", "--config", sys.argv[1], "--to", sys.argv[2]])
-tuplet.cli.main(["evaluate", sys.argv[2]])
-from tuplet.losses import HISTLoss
-import torch
-try:
-    HISTLoss(3, 4).terms(torch.zeros(2, 4, 1), torch.zeros(2).long())
-except Exception as error:
-    print("CHECKED", type(error).__name__)
-"""
+if TYPE_CHECKING:
+    from tuplet.config import RunConfig
+
+
+def checked_job(file: Path, folder: Path, told: Connection) -> None:
+    import torch
+    from jaxtyping import install_import_hook
+
+    assert not [name for name in sys.modules if name.partition(".")[0] == "tuplet"]
+    with install_import_hook("tuplet", "beartype.beartype"):
+        import tuplet.cli
+        import tuplet.report
+        import tuplet.training
+    tuplet.cli.main(["train", "--config", str(file), "--to", str(folder)])
+    tuplet.cli.main(["evaluate", str(folder)])
+    from tuplet.losses import HISTLoss
+
+    try:
+        HISTLoss(3, 4).terms(torch.zeros(2, 4, 1), torch.zeros(2).long())
+    except Exception as error:
+        told.send(type(error).__name__)
+    told.close()
 
 
 def test_the_main_job_keeps_its_annotations(tiny: RunConfig, tmp_path: Path) -> None:
+    from tuplet.runs import write_config
+
     file = tmp_path / "config.yaml"
     file.write_text(write_config(tiny))
-    command = [sys.executable, "-c", CHECKED, str(file), str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert "CHECKED TypeCheckError" in done.stdout
+    heard, told = FORKS.Pipe(duplex=False)
+    with heard, told:
+        process = started(checked_job, file, tmp_path / "run", told)
+        assert exit_codes([process], seconds=480) == [0]
+        assert heard.poll()
+        assert heard.recv() == "TypeCheckError"
