@@ -171,11 +171,11 @@ def _oracle(
     lines += [
         "",
         "All trials have one seed, as the study's had, and a seed may be lucky or unlucky for all settings"
-        " alike. The best settings of the honest searches, which were not chosen on these classes, tell which:"
-        f" with the trials' seed they measure {np.mean(luck):+.1f} points against their mean over new seeds"
-        f" ({', '.join(f'{one:+.1f}' for one in luck)}). The oracle's differences are {np.mean(chosen):+.1f}"
-        f" on average: it overstates by **{np.mean(chosen) - np.mean(luck):+.1f} points** (95 %, Welch over"
-        f" searches: {interval.low:+.1f} to {interval.high:+.1f}; p = {welch.pvalue:.3f}).",
+        " alike. The best settings of the honest searches, which were not chosen on these classes, tell"
+        f" which: with the trials' seed they measure {np.mean(luck):+.1f} points against their mean over new"
+        f" seeds ({', '.join(f'{one:+.1f}' for one in luck)}). The oracle's differences are"
+        f" {np.mean(chosen):+.1f} on average: it overstates by **{np.mean(chosen) - np.mean(luck):+.1f} points** (95 %,"
+        f" Welch over searches: {interval.low:+.1f} to {interval.high:+.1f}; p = {welch.pvalue:.3f}).",
     ]
     same = kinds.get(oracle[0].sampler)
     if same is not None:
