@@ -174,7 +174,8 @@ def _oracle(
         " alike. The best settings of the honest searches, which were not chosen on these classes, tell"
         f" which: with the trials' seed they measure {np.mean(luck):+.1f} points against their mean over new"
         f" seeds ({', '.join(f'{one:+.1f}' for one in luck)}). The oracle's differences are"
-        f" {np.mean(chosen):+.1f} on average: it overstates by **{np.mean(chosen) - np.mean(luck):+.1f} points** (95 %,"
+        f" {np.mean(chosen):+.1f} on average: it overstates by"
+        f" **{np.mean(chosen) - np.mean(luck):+.1f} points** (95 %,"
         f" Welch over searches: {interval.low:+.1f} to {interval.high:+.1f}; p = {welch.pvalue:.3f}).",
     ]
     same = kinds.get(oracle[0].sampler)
