@@ -53,7 +53,7 @@ def page(
     *,
     space: Sequence[str],
     label: str,
-    environment: Mapping[str, Any],
+    environments: Sequence[Mapping[str, Any]],
     command: str,
 ) -> str:
     """The page as Markdown.
@@ -63,7 +63,7 @@ def page(
         own: Recall@1 on test classes of the recipe's own settings, a value a seed.
         space: what was searched.
         label: which epoch of the trainings after the searches counts.
-        environment: of the first of them.
+        environments: of one of them, and of each search.
         command: that wrote the page.
     """
     honest = [one for one in found if one.objective == "validation"]
@@ -105,14 +105,16 @@ def page(
         [_gain_row(f"oracle ({oracle[0].sampler}), {len(oracle)} searches", oracle, own)] if oracle else []
     )
     lines += [*_oracle(oracle, honest, kinds), *_settings(found)]
+    environment = environments[0]
+    commits = ", ".join(dict.fromkeys(short_commit(one) for one in environments))
     cost = sum(one.seconds for one in found) / 3600
     return "\n".join(
         [
             *lines,
             "",
             f"Training of all trials: {cost:.1f} hours of {environment.get('processor')}, one thread each,"
-            f" with other work beside it; torch {environment.get('torch')}; commit"
-            f" {short_commit(environment)}.",
+            f" with other work beside it; torch {environment.get('torch')}; commits"
+            f" {commits}.",
             "",
             f"    {command}",
             "",

@@ -97,6 +97,8 @@ def main(arguments: Arguments) -> None:
         _result(arguments, objective, sampler, folder) for (objective, sampler, _), folder in folders.items()
     ]
     first = Run(next(where for _, where in _finals(arguments, arguments.to / "recipe")))
+    runs = [first, *(Run(folder / "trials" / "0000") for folder in folders.values())]
+    environments = [run.read_json(run.environment_file) for run in runs]
     command = shlex.join(["python", "benchmarks/tuning.py", *sys.argv[1:]])
     arguments.results.mkdir(parents=True, exist_ok=True)
     text = page(
@@ -104,7 +106,7 @@ def main(arguments: Arguments) -> None:
         own,
         space=arguments.space,
         label=select(first.config, first.reports()).label,
-        environment=first.read_json(first.environment_file),
+        environments=environments,
         command=command,
     )
     content = {"recipe": own, "searches": [asdict(one) for one in found]}
