@@ -19,6 +19,7 @@ from tuplet.commands.export import export
 from tuplet.commands.index import index
 from tuplet.commands.report import report
 from tuplet.commands.search import search
+from tuplet.commands.serve import serve
 from tuplet.commands.train import demo, train
 from tuplet.commands.tune import tune
 from tuplet.console import recipe_lines, usage
@@ -90,6 +91,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
     "index": (index, "pictures into an index:  tuplet index PHOTOS --model RUN --index DIR"),
     "search": (search, "what looks most like an image:  tuplet search IMAGE --index DIR"),
+    "serve": (serve, "a page to search an index with, and an API:  tuplet serve DIR"),
     "duplicates": (duplicates, "what is in an index more than once:  tuplet duplicates DIR"),
     "data": (data, "count images, or get a benchmark:  tuplet data describe|fetch ..."),
 }

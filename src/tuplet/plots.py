@@ -175,7 +175,7 @@ def embedding_map(
     Returns: the figure and its counts.
     """
     rows = _whole_classes(labels, max_points, max_classes, seed)
-    places = _tsne(embeddings[rows], seed)
+    places = tsne(embeddings[rows], seed)
     if np.ptp(places[:, 1]) > np.ptp(places[:, 0]):  # the axes mean nothing, and wide fits better than tall
         places = places[:, ::-1]
     pixels, height = _fit(places)
@@ -246,7 +246,13 @@ def _whole_classes(
     return np.sort(np.concatenate(chosen))
 
 
-def _tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray, "M 2"]:
+def tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray, "M 2"]:
+    """Places in the plane, near where the cosine is large, the same for equal input.
+
+    Args:
+        embeddings: of any length, M >= 1.
+        seed: of the start.
+    """
     from sklearn.manifold import TSNE  # takes 0.7 s, and no other figure needs it
     from sklearn.utils.extmath import randomized_svd
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

@@ -253,3 +253,11 @@ def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
 def test_extensions() -> None:
     assert {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm"} <= image_extensions()
     assert not {".eps", ".pdf", ".txt", ".mpg", ".hdf"} & image_extensions()
+
+
+def test_bytes_in_place_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).save(file)
+    assert torch.equal(decode_image(file.read_bytes()), decode_image(file))
+    with pytest.raises(UnreadableImageError, match="cannot read image in memory: its content is no image"):
+        decode_image(b"")

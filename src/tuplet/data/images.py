@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Iterator
@@ -60,15 +61,15 @@ def image_extensions() -> frozenset[str]:
     return frozenset(end for end, kind in Image.registered_extensions().items() if kind in _FORMATS)
 
 
-def decode_image(path: Path, *, min_side: int | None = None) -> UInt8[Tensor, "3 H W"]:
-    """RGB pixels of an image file, upright as its EXIF orientation says.
+def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[Tensor, "3 H W"]:
+    """RGB pixels of an image file, or of its bytes, upright as its EXIF orientation says.
 
     Transparency is laid over white. 16 bits become 8 by scaling. Float pixels count from 0 to 1 or, where
     they exceed 1, from 0 to 255; numbers beyond that (and beyond 16 bits for whole numbers) are stretched
     from the least to the greatest. Of an animation or a file of several pages the first image is read.
 
     Args:
-        path: an image file.
+        source: an image file, or what is in one.
         min_side: where given, pixels, >= 1: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as
             its short side keeps twice that many pixels. Saves most of the time that large photographs take.
 
@@ -80,7 +81,8 @@ def decode_image(path: Path, *, min_side: int | None = None) -> UInt8[Tensor, "3
     """
     try:
         with _own_filters():
-            image = Image.open(path, formats=_formats())
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            image = Image.open(file, formats=_formats())
         with image:
             if min_side is not None:
                 image.draft(None, (2 * min_side, 2 * min_side))
@@ -93,9 +95,10 @@ def decode_image(path: Path, *, min_side: int | None = None) -> UInt8[Tensor, "3
     except MemoryError:
         raise
     except Exception as error:  # corrupt bytes make Pillow raise nearly anything
-        reason = _reason(error, path)
+        reason = _reason(error, source)
+        path = None if isinstance(source, bytes) else source
         raise UnreadableImageError(
-            f"cannot read image {path}: {reason}; want a whole JPEG, PNG or other image file."
+            f"cannot read image {path or 'in memory'}: {reason}; want a whole JPEG, PNG or other image file."
             " Mend or remove it, or leave such files out with data.on_bad_image=skip",
             path,
             reason,
@@ -147,13 +150,14 @@ def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     return np.rint(scaled).astype(np.uint8)
 
 
-def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, OSError) and path.is_dir():
-        return "it is a folder"
-    if isinstance(error, OSError) and path.stat().st_size == 0:
-        return "the file is empty"
+def _reason(error: Exception, source: Path | bytes) -> str:
+    if isinstance(error, OSError) and isinstance(source, Path):
+        if isinstance(error, FileNotFoundError):
+            return "there is no such file"
+        if source.is_dir():
+            return "it is a folder"
+        if source.stat().st_size == 0:
+            return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "its content is no image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,155 @@
+"""The page of the search server as a browser shows it, driven as a hand would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from headless_chromium import PROGRAM, Browser
+from live_server import Server, serving, small_index, wait_until
+
+from tuplet.search.access import Access
+from tuplet.search.pictures import picture_id
+from tuplet.search.service import ServiceSettings
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
+
+TOKEN = "correct-horse-battery"
+READY = "document.getElementById('found').ariaBusy === 'false'"
+FOUND = "[...document.querySelectorAll('#found a')].map((one) => one.title)"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(*small_index(tmp_path_factory.mktemp("page"))) as running:
+        wait_until(lambda: running.get("/map").json["ready"])
+        yield running
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    opened = Browser(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_the_way_through_the_page(server: Server, browser: Browser) -> None:
+    browser.size(1280, 900)
+    browser.open(f"http://127.0.0.1:{server.port}/")
+    browser.until(f"{READY} && document.querySelectorAll('#found a').length === 17")
+    browser.until("[...document.querySelectorAll('#found img')].some((one) => one.naturalWidth > 0)")
+    assert browser.run("document.getElementById('size').textContent") == "17 pictures"
+
+    # A picture is picked: its copy in the index comes first, as it does in an answer for programs.
+    file = server.photos / "class 1" / "3.png"
+    browser.files("#file", file)
+    browser.until(f"{READY} && document.title.startsWith('Like 3.png')")
+    wanted = [one["path"] for one in server.post("/search?top=48", file.read_bytes()).json["found"]]
+    assert browser.run(FOUND) == wanted
+    assert browser.run("document.querySelector('#found .mark').textContent") == "exact copy"
+    browser.until("document.getElementById('asked-picture').naturalWidth === 24")
+    assert browser.run("document.activeElement.id") == "title"
+
+    # The keyboard leads from there to the first picture, and Enter searches on.
+    first = browser.run("document.querySelectorAll('#found a')[1].title")
+    browser.run("document.querySelectorAll('#found a')[1].focus()")
+    browser.key("Enter", code=13, text="\r")
+    browser.until(f"{READY} && location.search === '?id={picture_id(first)}'")
+    assert browser.run("document.getElementById('about').textContent") == first
+    nearest = [one["path"] for one in server.get(f"/search?top=48&id={picture_id(first)}").json["found"]]
+    assert browser.run(FOUND) == nearest
+
+    # The filter, and the way back through all of it.
+    browser.run("{const box = document.getElementById('label'); box.value = 'class 2'; box.onchange();}")
+    browser.until(f"{READY} && document.querySelectorAll('#found a').length === 5")
+    assert all("/class 2/" in path for path in browser.run(FOUND))
+    assert "label=class+2" in browser.run("location.search")
+    browser.run("history.back()")
+    browser.until(f"{READY} && document.querySelectorAll('#found a').length === 16")
+    browser.run("history.back()")
+    browser.until(f"{READY} && document.title.startsWith('Like 3.png')")
+    assert browser.run(FOUND) == wanted
+    browser.run("history.back()")
+    browser.until(f"{READY} && document.title.startsWith('Search')")
+    browser.run("history.go(3)")
+    browser.until(f"{READY} && document.querySelectorAll('#found a').length === 5")
+
+    assert browser.problems() == []
+    here = f"http://127.0.0.1:{server.port}/"
+    assert all(one.startswith((here, f"blob:{here}")) for one in browser.requested())
+
+
+def test_dropping_pasting_and_what_is_wrong(server: Server, browser: Browser) -> None:
+    browser.size(390, 844, phone=True, dark=True)
+    browser.open(f"http://127.0.0.1:{server.port}/")
+    browser.until(READY)
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    script = """(async () => {
+        const held = new DataTransfer(), bytes = await (await fetch('/images/%s')).blob();
+        held.items.add(new File([%s], 'dropped.png', { type: 'image/png' }));
+        document.body.dispatchEvent(new %s);
+    })()"""
+    name = picture_id(str(server.photos / "class 0" / "2.png"))
+    drop = "DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: held })"
+    browser.run(script % (name, "bytes", drop))
+    browser.until(f"{READY} && document.title.startsWith('Like dropped.png')")
+    assert browser.run(FOUND)[0] == str(server.photos / "class 0" / "2.png")
+    paste = "ClipboardEvent('paste', { bubbles: true, clipboardData: held })"
+    browser.run(script % (name, "'<script>alert(1)</' + 'script>'", paste))
+    browser.until("!document.getElementById('say').hidden")
+    assert "the picture cannot be read" in browser.run("document.getElementById('say').textContent")
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    (said,) = browser.problems()
+    assert "422" in said
+
+
+def test_the_map_leads_to_pictures(server: Server, browser: Browser) -> None:
+    browser.size(1280, 900)
+    browser.open(f"http://127.0.0.1:{server.port}/")
+    browser.until(f"{READY} && document.getElementById('wait').hidden")
+    browser.run("document.getElementById('map').focus()")
+    browser.key("ArrowRight", code=39)
+    browser.until("!document.getElementById('tip').hidden")
+    browser.until("document.getElementById('tip-picture').naturalWidth > 0")
+    name = browser.run("new URL(document.getElementById('tip').href).searchParams.get('id')")
+    label = server.index.row(name).label
+    assert browser.run("document.getElementById('tip-label').textContent") == label
+    browser.key("Enter", code=13, text="\r")
+    browser.until(f"{READY} && location.search === '?id={name}'")
+
+    # The mouse finds a picture as well, and a click on it searches on.
+    box = "document.getElementById('map').getBoundingClientRect()"
+    x, y, width, height = (browser.run(f"{box}.{side}") for side in ("x", "y", "width", "height"))
+    hovered = None
+    for place in ((x + i, y + j) for j in range(20, int(height), 18) for i in range(20, int(width), 18)):
+        browser.mouse("mouseMoved", *place)
+        hovered = browser.run(
+            "document.getElementById('tip').hidden ? '' : document.getElementById('tip').href"
+        )
+        if hovered and name not in hovered:
+            browser.click(*place)
+            break
+    browser.until(f"{READY} && location.href === {hovered!r}")
+    assert browser.problems() == []
+
+
+def test_the_page_asks_for_the_token_once(server: Server, browser: Browser) -> None:
+    access, settings = Access(TOKEN), ServiceSettings(map_points=1)
+    with serving(server.index, server.embedder, server.photos, access=access, settings=settings) as closed:
+        browser.size(390, 844, phone=True)
+        browser.open(f"http://127.0.0.1:{closed.port}/")
+        browser.until("document.getElementById('gate').open")
+        submit = (
+            "{document.getElementById('token').value = %r; document.querySelector('#gate .main').click();}"
+        )
+        browser.run(submit % "wrong")
+        browser.until("document.getElementById('gate-say').textContent.includes('the token is wrong')")
+        browser.run(submit % TOKEN)
+        browser.until(f"{READY} && document.querySelectorAll('#found a').length === 17")
+        browser.until("[...document.querySelectorAll('#found img')].some((one) => one.naturalWidth > 0)")
+        assert not browser.run("document.getElementById('gate').open")
+        assert browser.run("document.cookie + JSON.stringify({...sessionStorage, ...localStorage})") == "{}"
+        browser.open(f"http://127.0.0.1:{closed.port}/?label=class%201")
+        browser.until(f"{READY} && document.querySelectorAll('#found a').length === 5")
+        assert not browser.run("document.getElementById('gate').open")
