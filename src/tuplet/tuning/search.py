@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import optuna
 from lightning_fabric import Fabric
@@ -203,11 +204,13 @@ def _trial_value(
         try:
             of_fold = _measured(search, config, fold)
             epochs = epochs_of_runs(of_fold, where, fabric=fabric, images=images.of(config))
-            for run, report in epochs:
-                on_epoch(trial, run, report)
-                so_far = _offer_to_pruner(search, trial, report, values)
-                if so_far is not None:
-                    return so_far
+            # Closed whatever is raised, or the run would stay locked as long as the error is kept.
+            with closing(cast("Generator[tuple[Run, EpochReport]]", epochs)):
+                for run, report in epochs:
+                    on_epoch(trial, run, report)
+                    so_far = _offer_to_pruner(search, trial, report, values)
+                    if so_far is not None:
+                        return so_far
         except DivergedError as error:
             # What it measured last, at first before any training, is what its settings are worth.
             trial.set_user_attr("diverged", str(error))
