@@ -15,6 +15,7 @@ from tuplet.commands.epochs import say_epochs
 from tuplet.commands.extras import require_extra
 from tuplet.config import LossName, RunConfig
 from tuplet.errors import InputError
+from tuplet.metrics.names import retrieval_names
 from tuplet.overrides import with_absolute_paths
 from tuplet.recipes import recipe, with_loss
 
@@ -116,6 +117,6 @@ def _check(chosen: BenchArguments) -> None:
     evaluation = chosen.config.evaluation
     if evaluation.split != "test":
         raise InputError("evaluation.split is 'validation'; want test: the trials use validation classes")
-    metrics = [*(f"recall_at_{k}" for k in evaluation.recall_at), "map_at_r", "r_precision"]
+    metrics = retrieval_names(evaluation.recall_at)
     if chosen.metric not in metrics:
         raise InputError(f"--metric is {chosen.metric!r}; want one of {', '.join(metrics)}")

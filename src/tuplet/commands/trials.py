@@ -19,13 +19,14 @@ from tuplet.progress import without_bars
 from tuplet.runs import EpochReport, Run
 from tuplet.tuning.outcome import Outcome
 from tuplet.tuning.search import Search, finished_trials, open_study, run_trials
+from tuplet.tuning.storage import Storage
 from tuplet.tuning.wording import outcome, setting, value_text
 
 _SHOWN = 8
 
 
-def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> None:
-    """Nothing; the search's trials have then ended, each printed as it did. Ctrl-C ends the process.
+def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> tuple[Storage, optuna.Study]:
+    """The search's storage and study, its trials ended and each printed as it did. Ctrl-C ends the process.
 
     Args:
         search: opened, or gone on with.
@@ -50,6 +51,7 @@ def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> 
     except KeyboardInterrupt:
         print(f"\nstopped; the trial that ran is tried again: {go_on}", file=sys.stderr)
         sys.exit(130)
+    return storage, study
 
 
 def say_outcome(search: Search, outcome: Outcome) -> None:

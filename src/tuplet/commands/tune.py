@@ -89,14 +89,12 @@ def tune(arguments: list[str]) -> None:
     from tuplet.training import launch, load_data
     from tuplet.tuning.outcome import outcome_of, write_outcome
     from tuplet.tuning.report import write_search_report
-    from tuplet.tuning.search import open_study
 
     fabric = launch(search.config)
     images = load_data(search.config)
-    say_trials(
+    storage, study = say_trials(
         search, fabric=fabric, images=images, go_on=f"the same command with --to {search.folder} goes on"
     )
-    storage, study = open_study(search)
     outcome = outcome_of(search, study, fabric=fabric, images=images)
     file = write_outcome(search, outcome)
     command = shlex.join(["tuplet", "tune", *arguments])

@@ -34,7 +34,7 @@ def class_images(side: Path, notes: list[str]) -> Classes:
     others: Counter[str] = Counter()
     classes: Classes = {}
     for folder in folders:
-        files = _files_below(folder, set(above))
+        files = files_below(folder, set(above))
         images = [file for file in files if is_image(file)]
         others.update(Path(file).suffix.lower() or "no extension" for file in files if not is_image(file))
         if images:
@@ -47,14 +47,14 @@ def class_images(side: Path, notes: list[str]) -> Classes:
     return classes
 
 
-def _files_below(folder: str, seen: set[str]) -> list[str]:
+def files_below(folder: str, seen: set[str]) -> list[str]:
     """All files at any depth; `seen`, the folders already entered, ends loops of links."""
     real = os.path.realpath(folder)
     if real in seen:
         return []
     seen.add(real)
     folders, files = entries(Path(folder))
-    return files + [file for inner in folders for file in _files_below(inner, seen)]
+    return files + [file for inner in folders for file in files_below(inner, seen)]
 
 
 def entries(folder: Path) -> tuple[list[str], list[str]]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def headline_metric(retrieval: Mapping[str, float]) -> str | None:
     """The metric that stands for a run: Recall@1, or else the smallest K there is; None without any."""
     ranks = sorted(int(name.rpartition("_")[2]) for name in retrieval if name.startswith("recall_at_"))
     return f"recall_at_{ranks[0]}" if ranks else None
+
+
+def retrieval_names(recall_at: Iterable[int]) -> list[str]:
+    """The metrics of retrieval that an evaluation has, by the names in its report.
+
+    Args:
+        recall_at: the K of Recall@K.
+    """
+    return [*(f"recall_at_{k}" for k in recall_at), "map_at_r", "r_precision"]
 
 
 def metric_title(name: str) -> str:

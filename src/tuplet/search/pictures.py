@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from tuplet.data.class_folders import entries, is_image
+from tuplet.data.class_folders import files_below, is_image
 from tuplet.data.images import UnreadableImageError, decode_image
 from tuplet.data.transforms import Transform
 from tuplet.errors import InputError
@@ -113,7 +113,7 @@ def find_pictures(
                 f"{folder} {'is a file' if folder.exists() else 'does not exist'}; want a folder of pictures"
             )
         top = absolute(folder)
-        files = [file for file in _files_below(top, set()) if is_image(file)]
+        files = [file for file in files_below(top, set()) if is_image(file)]
         if not files:
             raise InputError(f"{folder} holds no pictures, at any depth; want a folder with some")
         for file in files:
@@ -127,16 +127,6 @@ def find_pictures(
             picture = FoundPicture(file, label, status.st_size, modified)
             found.setdefault(file, picture)
     return [found[path] for path in sorted(found)], broken
-
-
-def _files_below(folder: str, seen: set[str]) -> list[str]:
-    """All files at any depth; `seen`, the folders already entered, ends loops of links."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return []
-    seen.add(real)
-    folders, files = entries(Path(folder))
-    return files + [file for inner in folders for file in _files_below(inner, seen)]
 
 
 def _label(file: str, top: str, label_folder: LabelFolder) -> str | None:

@@ -19,6 +19,7 @@ from tuplet.config.checks import require
 from tuplet.data.table import Split
 from tuplet.errors import InputError
 from tuplet.experiment import Images, epochs_of_runs, fold_folder, fold_of
+from tuplet.metrics.names import retrieval_names
 from tuplet.overrides import from_dict, override, to_dict
 from tuplet.runs import EpochReport, Run
 from tuplet.session import DivergedError
@@ -82,7 +83,7 @@ class Search:
         require(1 <= self.num_folds <= folds, "--folds", self.num_folds, f"1..{folds}")
         if self.objective == "oracle":
             require(self.num_folds == 1, "--folds", self.num_folds, "1: the oracle looks at the test classes")
-        metrics = [*(f"recall_at_{k}" for k in evaluation.recall_at), "map_at_r", "r_precision"]
+        metrics = retrieval_names(evaluation.recall_at)
         require(self.metric in metrics, "--metric", self.metric, f"one of {', '.join(metrics)}")
         if evaluation.split != "test":
             raise InputError(
