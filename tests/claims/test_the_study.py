@@ -20,7 +20,7 @@ from tuplet.recipes import recipe
 
 KEYS = [
     *("1", "2", "3", "4", "5", "sizes", "distances"),
-    *("noise", "classes", "cost", "imbalance", "agreement", "hgnn", "covariance"),
+    *("steps", "noise", "classes", "cost", "imbalance", "agreement", "hgnn", "covariance"),
 ]
 
 
@@ -104,6 +104,30 @@ def test_many_classes_take_as_many_steps_whatever_their_number() -> None:
         data = config.data
         images.add(data.glyph_train_classes * data.glyphs_per_class * config.schedule.epochs)
     assert images == {80_000}
+
+
+def test_every_size_of_batch_takes_as_many_steps() -> None:
+    base = override(
+        glyphs(),
+        {
+            "data.batch_size": 32,
+            "schedule.epochs": 12,
+            "schedule.warmup_epochs": 4,
+            "schedule.step_epochs": 8,
+            "schedule.stop_after": 8,
+            "evaluation.every_epochs": 4,
+        },
+    )
+    claim = claims_of(base)["steps"]
+    assert claim.config(claim.published, base) == base
+    for point in claim.points:
+        config = claim.config(point, base)
+        schedule, times = config.schedule, 32 / config.data.batch_size
+        assert times * schedule.epochs == 12
+        assert times * schedule.warmup_epochs == 4
+        assert times * schedule.step_epochs == 8
+        assert times * (schedule.stop_after or 0) == 8
+        assert times * config.evaluation.every_epochs == 4
 
 
 def test_rules_say_of_the_study_s_own_numbers_what_facts_say() -> None:

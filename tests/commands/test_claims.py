@@ -146,9 +146,13 @@ def test_what_it_refuses(arguments: list[str], message: str, capsys: pytest.Capt
     assert message in capsys.readouterr().err
 
 
-def test_help_and_list(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["claims"])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["run", "2", "-h"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["claims", *arguments])
     assert "tuplet claims run 2 --on glyphs --budget 5m" in capsys.readouterr().out
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     main(["claims", "list"])
     said = capsys.readouterr().out
     assert "the study: holds for N >= 32 only" in said

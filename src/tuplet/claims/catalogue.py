@@ -13,6 +13,7 @@ from tuplet.claims.left_open import (
     imbalance,
     label_noise,
     many_classes,
+    steps,
 )
 from tuplet.claims.the_study import (
     alpha,
@@ -38,7 +39,7 @@ def claims_of(base: RunConfig) -> dict[str, Claim]:
     claims = (
         *(batch_size(), layers(), alpha(), temperature(), state_of_the_art(base)),
         *(sizes(), distances()),
-        *(label_noise(), many_classes(), cost(), imbalance(), agreement(), hgnn(), covariance()),
+        *(steps(base), label_noise(), many_classes(), cost(), imbalance(), agreement(), hgnn(), covariance()),
     )
     return {claim.key: claim for claim in claims}
 

@@ -6,14 +6,57 @@ from collections.abc import Sequence
 
 from tuplet.claims.claim import Axis, Claim, Level, number_axis
 from tuplet.claims.contrast import falls_less, less
-from tuplet.claims.rules import Above, AtMostTimes, Rule
-from tuplet.claims.the_study import LEAST_GAIN
-from tuplet.config import LossName
+from tuplet.claims.rules import Above, AtMostTimes, Rule, Within
+from tuplet.claims.the_study import LEAST_GAIN, MARGIN
+from tuplet.config import LossName, RunConfig
 
 _RIVALS: tuple[LossName, ...] = ("proxy-anchor", "multi-similarity")
 _NOBODY = "Measured by nobody, as far as we know"
 
 _IMAGES_A_CLASS, _MOST_CLASSES = 4, 20_000
+
+
+def steps(base: RunConfig) -> Claim:
+    """Whether it is the size of the batch that matters, or the number of steps that it leaves."""
+    values = (8, 16, 32, 64, 128)
+    axis = number_axis(
+        "batch size N, in as many steps",
+        "N",
+        "data.batch_size",
+        values,
+        kept=(32,),
+        also={value: _as_many_steps(base, value / 32) for value in values},
+    )
+    reference = ("N = 32",)
+    others = [(level.name,) for level in axis.levels if (level.name,) != reference]
+    return Claim(
+        "steps",
+        "Batch size at equal steps",
+        "HIST performs consistently whatever the size of the batch, if all sizes take as many steps.",
+        _NOBODY,
+        "",
+        (axis,),
+        Within(tuple(less(one, reference) for one in others), MARGIN),
+        reference,
+        reading="The control of claim 1, where a smaller batch takes more steps. Here a larger one sees every"
+        " image more often. Epochs are those of the recipe times N / 32, rounded, as are the epochs of its"
+        " schedule.",
+    )
+
+
+def _as_many_steps(base: RunConfig, times: float) -> dict[str, object]:
+    """A schedule of so many times the epochs."""
+    schedule = base.schedule
+    epochs = max(1, round(times * schedule.epochs))
+    return {
+        "schedule.epochs": epochs,
+        "schedule.warmup_epochs": min(round(times * schedule.warmup_epochs), epochs - 1),
+        "schedule.step_epochs": max(1, round(times * schedule.step_epochs)),
+        "schedule.stop_after": None
+        if schedule.stop_after is None
+        else max(1, round(times * schedule.stop_after)),
+        "evaluation.every_epochs": max(1, round(times * base.evaluation.every_epochs)),
+    }
 
 
 def label_noise() -> Claim:

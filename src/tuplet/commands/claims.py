@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tuplet.arguments import no_more, parse
+from tuplet.commands.claims_status import existing_study, say_status
 from tuplet.commands.extras import require_extra
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
@@ -68,13 +69,16 @@ def claims(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return
-    actions = {"run": _run, "status": _status, "report": _report, "list": _list}
+    actions = {"run": _run, "status": say_status, "report": _report, "list": _list}
     if arguments[0] not in actions:
         raise InputError(f"tuplet claims {arguments[0]!r} is unknown; want one of {', '.join(actions)}")
     actions[arguments[0]](arguments[1:])
 
 
 def _run(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments) and not any(one.startswith("--on") for one in arguments):
+        print(_USAGE)
+        return
     which, on, rest = _which_and_on(arguments)
     program = f"tuplet claims run {which} --on {on}"
     chosen = parse(ClaimsArguments, ClaimsArguments(_base(on)), rest, program)
@@ -190,35 +194,8 @@ def _work(
         print(f"measuring {what}", flush=True)
 
 
-def _status(arguments: list[str]) -> None:
-    plan, folder = _existing(arguments, "status")
-    from tuplet.claims.plan import jobs_of
-    from tuplet.claims.running import failure_file, failure_of, state_of
-
-    failed = []
-    print(f"{folder}: claims on {plan.base.name}\n")
-    for claim in plan.claims.values():
-        entry = plan.entries.get(claim.key)
-        states = []
-        for job in jobs_of(plan, [entry]) if entry is not None else []:
-            states.append(state_of(folder, job.key))
-            if states[-1] == "failed":
-                failed.append(job)
-        told = [
-            f"{states.count(one)} {one}"
-            for one in ("finished", "begun", "not run", "failed")
-            if one in states
-        ]
-        print(f"  {claim.key:<10}  {claim.title:<26}  {', '.join(told) or 'not planned'}")
-        for line in entry.left_out if entry is not None else ():
-            print(f"  {'':<10}  left out: {line}")
-    for job in {job.key: job for job in failed}.values():
-        print(f"\n{job.title} failed: {failure_of(folder, job.key)}")
-        print(f"  to try it again, remove {failure_file(folder, job.key)}")
-
-
 def _report(arguments: list[str]) -> None:
-    plan, folder = _existing(arguments, "report")
+    plan, folder = existing_study(arguments, "report")
     print(_write_report(plan, folder))
 
 
@@ -260,23 +237,6 @@ def _say_plan(entries: Sequence[Entry], jobs: Sequence[Job], folder: Path) -> No
         for line in entry.left_out:
             print(f"  for the budget: {line}")
     sys.stdout.flush()
-
-
-def _existing(arguments: Sequence[str], action: str) -> tuple[Plan, Path]:
-    """The study in the folder that is named, or in the only one below runs/."""
-    require_extra("tune", "optuna", "psycopg")
-    from tuplet.claims.plan import PLAN_FILE, read_plan
-
-    named = [one for one in arguments if one != "--to"]
-    no_more(named[1:], f"tuplet claims {action} [FOLDER]")
-    found = [Path(named[0])] if named else [file.parent for file in Path("runs").glob(f"*/{PLAN_FILE}")]
-    if len(found) != 1:
-        names = ", ".join(map(str, sorted(found)[:4])) or "none"
-        raise InputError(f"runs/ holds these studies: {names}; want one: tuplet claims {action} FOLDER")
-    plan = read_plan(found[0])
-    if plan is None:
-        raise InputError(f"there is no study in {found[0]}; want a folder that tuplet claims run has made")
-    return plan, found[0]
 
 
 def _which_and_on(arguments: Sequence[str]) -> tuple[str, str, list[str]]:
