@@ -2,10 +2,11 @@
 
     python benchmarks/search.py --to docs/results/search
 
-writes search.json and search.md there. The vectors are generated: clusters of fifty around centres that lie
-in 48 of the dimensions, with noise in all of them, as embeddings of pictures lie. They are written in
-batches, and the exact answer is counted from products while they are, so that memory stays small. Two cores
-unless --cores says otherwise.
+writes search.json and search.md there. The vectors are generated: clusters around centres that lie in 48 of
+the dimensions, with noise in all of them, as embeddings of pictures lie. Clusters of fifty are easy to find;
+with --cluster-size 1 there are none, which is harder than real pictures are. They are written in batches, and
+the exact answer is counted from products while they are, so that memory stays small. Two cores unless --cores
+says otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import tyro
 from _cell_process import bytes_text, describe_machine, duration
 
 BATCH = 25_000
-LATENT, CLUSTER_SIZE = 48, 50
+LATENT = 48
 TOP = 10
 BLOCK_BYTES = 1 << 27
 
@@ -42,6 +43,8 @@ class Arguments:
     """Vectors, >= 1,000."""
     dim: int = 512
     """Width of each."""
+    cluster_size: int = 50
+    """Vectors that lie about one centre, >= 1; 1: no clusters."""
     queries: int = 500
     """Searches of each approximate index."""
     exact_queries: int = 20
@@ -104,7 +107,7 @@ class _Generated:
         random = np.random.default_rng(arguments.seed)
         self.arguments = arguments
         self.spread = random.standard_normal((LATENT, arguments.dim), dtype=np.float32)
-        centres = max(1, arguments.rows // CLUSTER_SIZE)
+        centres = max(1, arguments.rows // arguments.cluster_size)
         self.centres = random.standard_normal((centres, LATENT), dtype=np.float32)
         self.queries = self.drawn(arguments.queries, np.random.default_rng([arguments.seed, 1]))
 
@@ -220,10 +223,12 @@ def row(report: dict[str, Any], cell: dict[str, Any]) -> tuple[str, ...]:
 def page(report: dict[str, Any]) -> str:
     """The results as Markdown."""
     settings, machine, floor, search = (report[key] for key in ("settings", "environment", "floor", "search"))
+    size = settings["cluster_size"]
     lines = [
         "# Searching many vectors",
         "",
-        f"{settings['rows']:,} generated vectors of {settings['dim']} dimensions, seed {settings['seed']};"
+        f"{settings['rows']:,} generated vectors of {settings['dim']} dimensions, seed {settings['seed']},"
+        f" in {f'clusters of {size}' if size > 1 else 'no clusters'};"
         f" {machine['processor']}, {settings['cores']} cores; commit {machine['commit'][:12]}"
         f"{' with changes' if machine['dirty'] else ''}, {machine['started'][:10]}.",
         "",

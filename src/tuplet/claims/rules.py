@@ -61,7 +61,7 @@ class Rule(ABC):
             InputError: (a ValueError) measurements are missing; names them.
         """
         missing = [
-            f"{point_title(point)} (seed {', '.join(map(str, lacking))})"
+            f"{point_title(point)} (seed{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))})"
             for point in sorted(self.points)
             if (lacking := [seed for seed in seeds if seed not in values.get(point, {})])
         ]
