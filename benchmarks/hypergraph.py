@@ -1,0 +1,100 @@
+"""What the hypergraph network of finished runs sees: how much of a tuplet is its own class, and its learning.
+
+    python benchmarks/hypergraph.py RUN RUN ...
+
+A line a run, of random batches of its training images and of the trained network and distributions:
+
+- own share: how much of a semantic tuplet's weight (a column of H, Eq. 3-4) is on images of its own class.
+- kept: what one propagation leaves of the differences between the images of a batch, as the ratio of their
+  spread after and before G; 0 where all become the same.
+- cross entropy: of the hypergraph network (Eq. 5), in its last epoch, beside ln C, which guessing gives.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from tuplet.data.sampling import batches
+from tuplet.evaluation import embed
+from tuplet.losses.build import build_loss
+from tuplet.losses.hgnn import propagation_matrix
+from tuplet.losses.hist import HISTLoss, class_distances, incidence_matrix
+from tuplet.runs import Run
+from tuplet.training import launch, load_split
+
+BATCHES = 50
+
+
+def main(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Print the table.
+
+    Args:
+        runs: folders of finished runs with the HIST loss.
+    """
+    names = ("N", "a class", "tau", "alpha", "L", "lr", "own share", "kept", "cross entropy", "Recall@1")
+    print("| " + " | ".join(names) + " |")
+    print("| " + " | ".join(["---:"] * len(names)) + " |")
+    for folder in runs:
+        print("| " + " | ".join(row(Run(folder))) + " |", flush=True)
+
+
+def row(run: Run) -> list[str]:
+    """One line of the table."""
+    config = run.config
+    fabric, split = launch(config), load_split(config)
+    loss = build_loss(config, split.train.num_classes)
+    assert isinstance(loss, HISTLoss), f"{run.folder} was trained with {config.loss.name}; want hist"
+    state = run.load_checkpoint()
+    assert state is not None, f"{run.folder} has no checkpoint"
+    loss.load_state_dict(state["loss"])
+    embedded = embed(run.embedder().eval(), split.train, config.data, fabric=fabric)
+    embeddings, labels = torch.from_numpy(embedded.embeddings), torch.from_numpy(split.train.labels)
+    shares, kept = [], []
+    for batch in list(batches(config.data, split.train.labels, seed=config.seed, epoch=1))[:BATCHES]:
+        rows = torch.tensor([draw.index for draw in batch])
+        share, left = tuplets_of(loss, embeddings[rows], labels[rows])
+        shares.append(share)
+        kept.append(left)
+    last = run.reports()[-1]
+    assert last.evaluation is not None
+    data = config.data
+    return [
+        str(data.batch_size),
+        str(data.images_per_class) if data.sampler == "per-class" else "random",
+        f"{config.loss.tau:g}",
+        f"{config.loss.alpha:g}",
+        str(config.loss.num_layers),
+        f"{config.optimizer.lr_hgnn:g}",
+        f"{100 * sum(shares) / len(shares):.0f} %",
+        f"{100 * sum(kept) / len(kept):.0f} %",
+        f"{last.losses['cross_entropy']:.2f} of {math.log(split.train.num_classes):.2f}",
+        f"{100 * last.evaluation.retrieval['recall_at_1']:.1f}",
+    ]
+
+
+@torch.no_grad()
+def tuplets_of(
+    loss: HISTLoss, embeddings: Float[Tensor, "N D"], labels: Float[Tensor, " N"]
+) -> tuple[float, float]:
+    """The own share of the tuplets of a batch, and what one propagation keeps of the images' differences."""
+    distances = class_distances(embeddings, loss.means, loss.log_variances, distance=loss.distance)
+    incidence = incidence_matrix(distances, labels, alpha=loss.alpha)
+    own = labels[:, None] == torch.unique(labels)[None, :]
+    share = (incidence * own).sum(dim=0) / incidence.sum(dim=0)
+    mixed = propagation_matrix(incidence) @ embeddings
+    return float(share.mean()), float(spread(mixed) / spread(embeddings))
+
+
+def spread(vectors: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
+    """Root of the mean squared distance to the mean."""
+    return (vectors - vectors.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
