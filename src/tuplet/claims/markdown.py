@@ -27,7 +27,7 @@ def study_markdown(report: StudyReport) -> str:
     for section in report.sections:
         claim = section.result.claim
         lines.append(
-            f"| {claim.key} | {claim.statement} | {claim.found or 'nobody'} | **{section.verdict}** |"
+            f"| {claim.key} | {claim.statement} | {claim.found or 'did not look'} | **{section.verdict}** |"
         )
     for section in report.sections:
         if section.verdict != "not run":
@@ -49,7 +49,7 @@ def _section(section: Section) -> list[str]:
         "",
         f"Rule: {result.rule}",
         "",
-        f"**{section.verdict[:1].upper()}{section.verdict[1:]}.**",
+        f"**{section.why or section.verdict.capitalize()}.**",
     ]
     if section.settings or claim.reading:
         lines += ["", " ".join([*section.settings, claim.reading]).strip()]

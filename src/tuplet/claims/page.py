@@ -38,7 +38,7 @@ def _section(section: Section) -> dict[str, Any]:
         "claim": claim,
         "rule": section.result.rule,
         "verdict": section.verdict,
-        "badge": section.verdict if section.verdict in _KINDS else "no verdict",
+        "why": section.why,
         "kind": _KINDS.get(section.verdict, "missing"),
         "metric": METRIC_TITLES[claim.metric],
         "unit": section.unit,

@@ -54,7 +54,8 @@ class Section:
 
     Attributes:
         result: what was found.
-        verdict: holds, does not hold, undecided, or why there is none.
+        verdict: holds, does not hold, undecided, no verdict or not run.
+        why: what is missing for a verdict; empty where there is one.
         rows: of its table.
         unit: of the numbers in it.
         settings: seeds, epochs and what was left out, a sentence each.
@@ -64,6 +65,7 @@ class Section:
 
     result: ClaimResult
     verdict: str
+    why: str
     rows: tuple[Row, ...]
     unit: str
     settings: tuple[str, ...]
@@ -137,7 +139,7 @@ def _base_sentence(base: RunConfig) -> str:
 
 def _section(plan: Plan, result: ClaimResult) -> Section:
     entry = result.entry
-    verdict = result.verdict.outcome if result.verdict is not None else f"no verdict: {result.why}"
+    verdict: str = "no verdict" if result.verdict is None else result.verdict.outcome
     if entry is None or result.why == "not run":
         verdict = "not run"
     settings = []
@@ -156,6 +158,7 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
     return Section(
         result,
         verdict,
+        result.why[:1].upper() + result.why[1:],
         tuple(_row(result, cell) for cell in result.cells),
         "ms" if result.claim.metric == "seconds_per_image" else "%",
         tuple(settings),

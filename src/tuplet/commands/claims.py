@@ -222,7 +222,7 @@ def _write_report(plan: Plan, folder: Path) -> str:
     lines = [""]
     for section in report.sections:
         if section.verdict != "not run":
-            lines.append(f"claim {section.result.claim.key}: {section.verdict}")
+            lines.append(f"claim {section.result.claim.key}: {section.why or section.verdict}")
             lines += [f"  {line}" for line in section.evidence]
     return "\n".join([*lines, "", *(f"report    {file}" for file in files)])
 
