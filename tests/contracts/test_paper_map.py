@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tuplet.claims.catalogue import chosen_claims, claims_of, glyphs
 from tuplet.losses import hgnn, hist
+from tuplet.recipes import recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper-to-code.md"
 
@@ -28,3 +30,14 @@ def test_the_paper_map_and_the_docstrings_agree() -> None:
         if getattr(item, "__module__", "") == module.__name__ and not name.startswith("_")
     }
     assert own - named == {"HISTTerms", "unit_rows"}
+
+
+def test_every_table_and_figure_has_its_place() -> None:
+    tables, figures = PAGE.read_text().split("| table |")[1].split("| figure |")
+    for text, numbers in ((tables, range(1, 10)), (figures, range(1, 6))):
+        heads = " ".join(re.findall(r"^\| (\d\w?(?: and \d)?),", text, re.M))
+        assert sorted({int(one) for one in re.findall(r"\d", heads)}) == [*numbers]
+    named = re.findall(r"`tuplet claims run (\w+)", tables + figures)
+    assert [one.key for one in chosen_claims(",".join(sorted(named)), glyphs())] == sorted(named)
+    of_the_study = [one.key for one in claims_of(recipe("cars-resnet50")).values() if one.found]
+    assert sorted(named) == sorted(of_the_study)
