@@ -68,6 +68,18 @@ def test_the_three_outcomes_of_equivalence() -> None:
     assert rule.judge(noisy, SEEDS).outcome == "undecided"
 
 
+def test_the_decisive_comparison() -> None:
+    rule = Within((less(B, A), less(C, A), less(D, A)), 0.02)
+    outcomes = {}
+    for gaps in ([0.002, 0.012, 0.004], [0.0, 0.02, 0.001], [0.04, 0.08, 0.001]):
+        verdict = rule.judge(random_values(0, gaps), SEEDS)
+        outcomes[verdict.outcome] = verdict.decisive.title
+    assert outcomes == {"holds": "c less a", "undecided": "c less a", "does not hold": "c less a"}
+    everything = All((rule, Above((less(A, D),))))
+    verdict = everything.judge(random_values(0, [0.0, 0.001, 0.05]), SEEDS)
+    assert (verdict.outcome, verdict.decisive.title) == ("does not hold", "a less d")
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_better_is_a_one_sided_paired_test(seed: int) -> None:
     found = random_values(seed, [-0.02, -0.006])

@@ -26,9 +26,8 @@ def study_markdown(report: StudyReport) -> str:
     lines += ["| claim | | the study | here |", "| --- | --- | --- | --- |"]
     for section in report.sections:
         claim = section.result.claim
-        lines.append(
-            f"| {claim.key} | {claim.statement} | {claim.found or 'did not look'} | **{section.verdict}** |"
-        )
+        here = f"**{section.verdict}**" + (f". {section.decided_by}" if section.decided_by else "")
+        lines.append(f"| {claim.key} | {claim.statement} | {claim.found or 'did not look'} | {here} |")
     for section in report.sections:
         if section.verdict != "not run":
             lines += ["", *_section(section)]

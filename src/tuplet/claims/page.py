@@ -39,6 +39,7 @@ def _section(section: Section) -> dict[str, Any]:
         "rule": section.result.rule,
         "verdict": section.verdict,
         "why": section.why,
+        "decided_by": section.decided_by,
         "kind": _KINDS.get(section.verdict, "missing"),
         "metric": METRIC_TITLES[claim.metric],
         "unit": section.unit,

@@ -13,6 +13,7 @@ from tuplet.claims.measures import mapped_run, maps_file, read_frozen, read_meas
 from tuplet.claims.plan import Plan
 from tuplet.claims.published import TABLE_3, TABLE_3_COLUMNS, TABLE_7, study_cell
 from tuplet.claims.results import Cell, ClaimResult, RunResult, results
+from tuplet.claims.verdict import Evidence
 from tuplet.config import RunConfig
 from tuplet.environment import short_commit
 from tuplet.evaluation import EvalReport
@@ -56,6 +57,7 @@ class Section:
         result: what was found.
         verdict: holds, does not hold, undecided, no verdict or not run.
         why: what is missing for a verdict; empty where there is one.
+        decided_by: the comparison that the verdict hangs on, in words; empty without a verdict.
         rows: of its table.
         unit: of the numbers in it.
         settings: seeds, epochs and what was left out, a sentence each.
@@ -66,6 +68,7 @@ class Section:
     result: ClaimResult
     verdict: str
     why: str
+    decided_by: str
     rows: tuple[Row, ...]
     unit: str
     settings: tuple[str, ...]
@@ -159,16 +162,21 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
         result,
         verdict,
         result.why[:1].upper() + result.why[1:],
+        "" if result.verdict is None else _compared(result.verdict.decisive),
         tuple(_row(result, cell) for cell in result.cells),
         "ms" if result.claim.metric == "seconds_per_image" else "%",
         tuple(settings),
-        tuple(f"{one.title}: {one.words}: {one.outcome}" for one in evidence),
+        tuple(f"{_compared(one)}: {one.outcome}" for one in evidence),
         tuple(
             f"{point_title(cell.point)}, seed {seed}: {why}"
             for cell in result.cells
             for seed, why in cell.failed.items()
         ),
     )
+
+
+def _compared(one: Evidence) -> str:
+    return f"{one.title}: {one.words}"
 
 
 def _row(result: ClaimResult, cell: Cell) -> Row:

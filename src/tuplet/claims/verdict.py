@@ -57,6 +57,14 @@ class Verdict:
     outcome: Outcome
     evidence: tuple[Evidence, ...]
 
+    @property
+    def decisive(self) -> Evidence:
+        """What the outcome hangs on: the clearest comparison against the claim, else the weakest for it."""
+        against = [one for one in self.evidence if one.outcome == "does not hold"]
+        if against:
+            return min(against, key=lambda one: 1.0 if one.p_fails is None else one.p_fails)
+        return max(self.evidence, key=lambda one: 1.0 if one.p_holds is None else one.p_holds)
+
 
 def family_verdict(
     contrasts: Sequence[Contrast],
