@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tuplet.data.table import ImageTable
+
 PACKAGES = (
     "tuplet",
     "torch",
@@ -71,6 +73,15 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def hash_images(table: ImageTable) -> str:
+    """SHA-256 of the classes of a table and of the class of each of its images, in their order.
+
+    Args:
+        table: of any images; their pixels are not read.
+    """
+    return hash_weights({"\0".join(table.class_names): torch.from_numpy(table.labels.copy())})
 
 
 def _version(package: str) -> str:

@@ -20,7 +20,7 @@ from tuplet.data.sampling import Draw, batches, rank_slice
 from tuplet.data.table import ImageTable, Split
 from tuplet.data.transforms import train_transform
 from tuplet.data.workers import prepare_worker
-from tuplet.environment import describe_environment, hash_weights
+from tuplet.environment import describe_environment, hash_images, hash_weights
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport
 from tuplet.losses.build import build_loss
@@ -73,8 +73,7 @@ class Session:
         self.run, self.split, self.fabric = run, split, fabric
         self.batches = EpochBatches(config, split.train, fabric)
         iter(self.batches)  # too few images or classes: say so before anything is built
-        labels = split.train.labels
-        self._data = hash_weights({"\0".join(split.train.class_names): torch.from_numpy(labels.copy())})
+        self._data = hash_images(split.train)
         torch.manual_seed(config.seed)
         # A checkpoint holds every weight, so that the run can go on without the file it started from.
         started = run.checkpoint_file.exists()

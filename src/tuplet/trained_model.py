@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from tuplet.config import DataConfig, RunConfig
 from tuplet.errors import InputError
 from tuplet.models.embedder import Embedder
+from tuplet.preparation import prepared_as
 from tuplet.runs import Run
 
 
@@ -35,8 +36,9 @@ def open_model(folder: Path) -> TrainedModel:
     """The trained network in a folder.
 
     Args:
-        folder: of a run, or one that `Embedder.save_pretrained` wrote, such as RUN/model. Where no run is
-            above the latter, it is taken to want images of the size that its backbone was pretrained with.
+        folder: of a run, or one that `Embedder.save_pretrained` or `tuplet export --to hub` wrote, such as
+            RUN/model. Where no run is above it, it wants images as its preprocessing.json says, or, without
+            one, of the size that its backbone was pretrained with.
 
     Raises:
         InputError: neither of them is in the folder, or it cannot be read.
@@ -62,5 +64,5 @@ def open_model(folder: Path) -> TrainedModel:
     if (above / "config.yaml").is_file() and Run(above).model_folder == folder.resolve():
         return TrainedModel(network, Run(above).config, Run(above), has_images=False)
     side = int(network.backbone.pretrained_cfg["input_size"][-1])
-    data = DataConfig(image_size=side, resize=round(side * 256 / 224))
+    data = prepared_as(DataConfig(image_size=side, resize=round(side * 256 / 224)), folder)
     return TrainedModel(network, RunConfig(data=data), None, has_images=False)

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tuplet.data.glyphs import glyph
 from tuplet.models import Embedder
 from tuplet.overrides import override
 from tuplet.runs import Run, write_config
+from tuplet.search.index import ImageIndex
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -28,8 +30,8 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return error
 
 
-def says(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    main(["export", *map(str, arguments)])
+def says(capsys: pytest.CaptureFixture[str], *arguments: object, command: str = "export") -> str:
+    main([command, *map(str, arguments)])
     out, error = capsys.readouterr()
     assert error == ""
     return out
@@ -130,6 +132,30 @@ def test_what_the_hub_has_is_exported_again_as_it_was(hub: Path, capsys) -> None
     assert (again / "preprocessing.json").read_text() == (hub / "preprocessing.json").read_text()
     assert "Nothing was measured" in (again / "README.md").read_text()
     assert Embedder.from_pretrained(str(again)).embedding.out_features == 16
+
+
+def test_what_the_hub_has_sees_pictures_as_its_run_does(
+    run: Run, folder: Path, hub: Path, tmp_path: Path, capsys
+) -> None:
+    capsys.readouterr()
+    pictures = folder / "drawings" / "test"
+    vectors, metrics = [], []
+    for model in (run.folder, hub):
+        index = tmp_path / model.name
+        says(capsys, pictures, "--model", model, "--index", index, "--accelerator", "cpu", command="index")
+        (batch,) = ImageIndex(str(index)).vectors()
+        order = np.argsort([one.path for one in batch.pictures])
+        vectors.append(batch.vectors[order])
+        printed = says(
+            capsys, model, "--images", pictures, "--compute.accelerator", "cpu", command="evaluate"
+        )
+        metrics.append([line for line in printed.splitlines() if "Recall@" in line or "MAP@R" in line])
+    assert len(vectors[0]) == 12
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    assert len(metrics[0]) >= 2
+    assert metrics[0] == metrics[1]
+    assert "images at 16 x 16 pixels" in printed
+    assert ImageIndex(str(tmp_path / hub.name)).model.augmentation == "none"
 
 
 def test_a_run_without_its_images_says_so(run: Run, tmp_path: Path, capsys) -> None:

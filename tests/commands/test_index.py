@@ -173,6 +173,7 @@ def test_mistakes_end_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.C
             "no.png: there is no such file; want a whole JPEG",
         ),
         (["search", picture, "--index", index, "--where", "size >"], "the condition 'size >' cannot be used"),
+        (["search", photos, "--index", index], "photos is no file, but a folder, a pipe or a device; want"),
         (["search", picture, "--index", index, "--top", "0"], "top is 0; want 1 or more"),
         (
             ["search", picture, "--index", index, "--model", tmp_path / "no"],

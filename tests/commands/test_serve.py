@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import signal
 import socket
@@ -62,6 +63,7 @@ def test_a_process_serves_others_until_it_is_asked_to_end(index: Path, tmp_path:
     (tmp_path / "token").chmod(0o644)
     command = [sys.executable, "-m", "tuplet.cli", "serve", str(index), "--port", "0", "--accelerator", "cpu"]
     command += ["--token-file", str(tmp_path / "token"), "--host", "0.0.0.0"]
+    command += ["--max-upload-megapixels", "0.001"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -70,6 +72,18 @@ def test_a_process_serves_others_until_it_is_asked_to_end(index: Path, tmp_path:
             assert labels(address, TOKEN) == 3
             with pytest.raises(urllib.error.HTTPError, match="401") as refused:
                 labels(address)
+            refused.value.close()
+            Image.new("RGB", (40, 30)).save(large := io.BytesIO(), "PNG")
+            asked = urllib.request.Request(
+                f"{address}search",
+                large.getvalue(),
+                {"authorization": f"Bearer {TOKEN}", "content-type": "image/png"},
+            )
+            with pytest.raises(urllib.error.HTTPError, match="422") as refused:
+                urllib.request.urlopen(asked, timeout=60)
+            assert (
+                "40 x 30 pixels, has 1,200 to be decoded; want at most 1,000" in refused.value.read().decode()
+            )
             refused.value.close()
             host, port = address.split("/")[2].split(":")
             with socket.create_connection((host, int(port)), timeout=60):  # who says nothing keeps nobody
@@ -136,6 +150,7 @@ def test_mistakes_end_in_one_line(
             ([index, "--port", "0", "--token-file", tmp_path / "empty"], "the token has 0 characters"),
             ([index, "--queue", "0"], "--queue is 0; want 1 to 1,000"),
             ([index, "--max-upload-mb", "nan"], "--max-upload-mb is nan"),
+            ([index, "--max-upload-megapixels", "90"], "--max-upload-megapixels is 90.0; want 0.001 to 89"),
             ([index, "--port", "0", "--model", tmp_path / "none"], "is not there; want --model FOLDER"),
             ([index, "--token", "x"], "unrecognized"),
         ):

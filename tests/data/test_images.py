@@ -231,12 +231,28 @@ def test_missing_and_folder(tmp_path: Path) -> None:
         decode_image(tmp_path)
 
 
-@pytest.mark.parametrize("limit", [10, 60])  # beyond 2 x the limit Pillow raises, below it only warns
+@pytest.mark.parametrize("limit", [10, 60])  # beyond 2 x the limit Pillow raises itself
 def test_decompression_bomb(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, Image.new("RGB", (10, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(UnreadableImageError, match="bomb"):
         decode_image(path)
+
+
+def test_the_limit_is_on_what_is_decoded_not_on_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Image.new("RGB", (120, 100), (200, 30, 60))
+    large.save(tmp_path / "large.jpg", quality=95)
+    large.save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert decode_image(tmp_path / "large.jpg", min_side=10).shape == (3, 25, 30)
+    for file in ("large.jpg", "large.png"):
+        with pytest.raises(UnreadableImageError, match="has 12,000 pixels, and 10,000 is the most to decode"):
+            decode_image(tmp_path / file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
+    with pytest.raises(UnreadableImageError, match="bomb"):
+        decode_image(tmp_path / "large.jpg", min_side=10)
 
 
 def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from picture_folder import draw, open_embedder, save_model
@@ -25,6 +25,9 @@ from tuplet.search.indexing import index_pictures
 from tuplet.search.service import SearchService, ServiceSettings
 from tuplet.search.service_routes import build_service
 from tuplet.search.serving import ConnectionLimits, listen, listens_on_loopback, make_server
+
+SmallIndex: TypeAlias = tuple[ImageIndex, PictureEmbedder, Path]
+TOKEN = "correct-horse-battery"
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def serving(
         assert not thread.is_alive()
 
 
-def small_index(root: Path) -> tuple[ImageIndex, PictureEmbedder, Path]:
+def small_index(root: Path) -> SmallIndex:
     """An index of fifteen drawings of three classes and two photographs, its model and its pictures."""
     photos = draw(root / "photos", range(3), range(5))
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)

@@ -4,6 +4,9 @@ import base64
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
+from tuplet.errors import InputError
 from tuplet.search.contact_sheet import Shot, ShotGroup, write_contact_sheet
 
 EVIL = "<script>alert('1')</script> \"&amp; \udcff {{ 7 * 7 }}"
@@ -49,3 +52,6 @@ def test_the_page_needs_nothing_else_and_believes_no_name(tmp_path: Path) -> Non
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     write_contact_sheet(file, "again", [], {})
     assert "again" in file.read_text()
+    for no_file, reason in ((tmp_path, "Is a directory"), (file / "sheet.html", "File exists")):
+        with pytest.raises(InputError, match=rf"cannot write the page .* \({reason}\); want another --html"):
+            write_contact_sheet(no_file, "again", [], {})

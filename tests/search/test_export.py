@@ -19,11 +19,11 @@ from tuplet.data.images import decode_image
 from tuplet.data.transforms import eval_transform
 from tuplet.errors import InputError
 from tuplet.models import Embedder
+from tuplet.preparation import prepared_as
 from tuplet.search import export
 from tuplet.search.agreement import embeddings_by_batch, largest_difference
 from tuplet.search.check_pictures import noise, pictures_of_folder
-from tuplet.search.export import export_hub, export_onnx, export_torch
-from tuplet.search.preparation import prepared_as
+from tuplet.search.export import export_file, export_hub
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "export.md").read_text()
@@ -47,8 +47,12 @@ def exported(network: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("exported")
     facts = {"run": "birds"}
     pixels = noise(PHOTOGRAPHS)
-    assert export_onnx(network, folder / "model.onnx", pixels, data=PHOTOGRAPHS, facts=facts) <= 1e-4
-    assert export_torch(network, folder / "model.pt2", pixels, data=PHOTOGRAPHS, facts=facts) <= 1e-4
+    assert (
+        export_file(network, folder / "model.onnx", pixels, to="onnx", data=PHOTOGRAPHS, facts=facts) <= 1e-4
+    )
+    assert (
+        export_file(network, folder / "model.pt2", pixels, to="torch", data=PHOTOGRAPHS, facts=facts) <= 1e-4
+    )
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2"]
     return folder
 
@@ -91,7 +95,7 @@ def test_onnx_is_valid_and_takes_any_number_of_images(exported: Path, network: E
 def test_a_transformer_at_another_size_than_its_own(tmp_path: Path) -> None:
     network = network_of("test_vit", "token")
     data = DataConfig(image_size=96, resize=96)
-    export_onnx(network, tmp_path / "vit.onnx", noise(data), data=data)
+    export_file(network, tmp_path / "vit.onnx", noise(data), to="onnx", data=data)
     images = random_pixels(3, 96)
     found = in_onnxruntime(tmp_path / "vit.onnx")(images)
     np.testing.assert_allclose(found, network(images).detach().numpy(), atol=1e-4)
@@ -234,7 +238,7 @@ def test_only_an_earlier_export_is_replaced_and_only_when_asked(tmp_path: Path, 
     file = tmp_path / "model.pt2"
     file.write_text("old")
     with pytest.raises(InputError, match=r"model.pt2 exists"):
-        export_torch(network, file, noise(PHOTOGRAPHS), data=PHOTOGRAPHS)
+        export_file(network, file, noise(PHOTOGRAPHS), to="torch", data=PHOTOGRAPHS)
     assert file.read_text() == "old"
 
 
@@ -242,7 +246,7 @@ def test_one_line_says_what_cannot_be_exported(
     tmp_path: Path, network: Embedder, monkeypatch, capsys
 ) -> None:
     def onnx_of(network: Embedder, count: int = 10) -> None:
-        export_onnx(network, tmp_path / "x.onnx", noise(PHOTOGRAPHS)[:count], data=PHOTOGRAPHS)
+        export_file(network, tmp_path / "x.onnx", noise(PHOTOGRAPHS)[:count], to="onnx", data=PHOTOGRAPHS)
 
     with pytest.raises(InputError, match="in training mode"):
         onnx_of(network_of("tuplet_convnet", "avg").train())
@@ -269,7 +273,7 @@ def test_one_line_says_what_cannot_be_exported(
         with pytest.raises(
             InputError, match=r"cannot export this .*: data-dependent\); want another"
         ) as stop:
-            export_torch(network, tmp_path / "x.pt2", noise(PHOTOGRAPHS), data=PHOTOGRAPHS)
+            export_file(network, tmp_path / "x.pt2", noise(PHOTOGRAPHS), to="torch", data=PHOTOGRAPHS)
         assert "\n" not in str(stop.value)
         assert capsys.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())

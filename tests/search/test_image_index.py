@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from picture_folder import add_vectors, index_of_vectors, unit
@@ -212,3 +216,41 @@ def test_what_cannot_be_looked_up(index: ImageIndex, vectors: np.ndarray, tmp_pa
         file.write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot open the index"):
         ImageIndex(damaged.uri)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: {**tree, "colour": "blue"},
+        lambda tree: {name: value for name, value in tree.items() if name != "resize"},
+        lambda tree: {**tree, "dim": "wide"},
+        lambda tree: {**tree, "dim": DIM + 1},
+        lambda tree: [1],
+        lambda tree: None,
+    ],
+)
+def test_an_index_of_another_version_is_refused(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    index = index_of_vectors(tmp_path / "index", unit(np.ones((2, DIM))))
+    told = json.dumps(change(json.loads(index.model.to_json()))).encode()
+    rows = index.table.to_arrow().replace_schema_metadata({b"tuplet.model": told})
+    lancedb.connect(tmp_path / "other").create_table("pictures", rows)
+    with pytest.raises(InputError, match=r"made by another version of tuplet; want .* --rebuild"):
+        ImageIndex(str(tmp_path / "other"))
+    assert ImageIndex.create(str(tmp_path / "other"), index.model).count() == 0
+
+
+def test_an_index_without_a_column_is_refused(tmp_path: Path) -> None:
+    index = index_of_vectors(tmp_path / "index", unit(np.ones((2, DIM))))
+    lancedb.connect(tmp_path / "other").create_table("pictures", index.table.to_arrow().drop("thumbnail"))
+    with pytest.raises(InputError, match="made by another version of tuplet"):
+        ImageIndex(str(tmp_path / "other"))
+
+
+def test_more_may_be_asked_for_than_fits_into_memory(tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(0).standard_normal((5, DIM)))
+    index = index_of_vectors(tmp_path / "index", vectors)
+    for top in (1001, 10**12, 10**30):
+        assert len(index.nearest(vectors[0], top)) == 5
+        assert len(index.nearest(vectors[0], top, exclude={index.nearest(vectors[0], 1)[0].picture.id})) == 4
+    none = index_of_vectors(tmp_path / "none", vectors[:0])
+    assert none.nearest(vectors[0], 10**12) == []

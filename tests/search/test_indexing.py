@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -230,6 +231,35 @@ def test_names_that_are_no_text(photos: Path, embedder: PictureEmbedder, tmp_pat
     assert index_pictures(str(tmp_path / "index"), [photos], embedder).dropped == 2
 
 
+def test_links_to_what_is_no_file_are_not_read(
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path
+) -> None:
+    (photos / "class 0" / "device.png").symlink_to("/dev/null")
+    (photos / "class 1" / "loop").symlink_to(photos)
+    (photos / "class 2" / "itself.png").symlink_to("itself.png")
+    os.mkfifo(photos / "class 2" / "pipe.png")
+    report = index_pictures(str(tmp_path / "index"), [photos], embedder)
+    assert counts(report) == (12, 0, 0, 0, 0, 0)
+    device, itself = report.unreadable
+    assert device == f"{photos / 'class 0' / 'device.png'}: it is no file, but a pipe or a device"
+    assert itself.startswith(f"{photos / 'class 2' / 'itself.png'}: ")
+
+
+def test_a_full_disk_is_said_in_a_line_and_the_next_run_goes_on(
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "index")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2500, before[1]))  # bytes of a file, as a quota has them
+    try:
+        with pytest.raises(InputError, match=r"cannot write the index .*File too large.*; want room there"):
+            index_pictures(uri, [photos], embedder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ImageIndex(uri).count() == 0
+    assert counts(index_pictures(uri, [photos], embedder)) == (12, 0, 0, 0, 0, 0)
+
+
 def test_what_cannot_be_indexed(photos: Path, embedder: PictureEmbedder, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
@@ -246,6 +276,11 @@ def test_what_cannot_be_indexed(photos: Path, embedder: PictureEmbedder, tmp_pat
         index_pictures(str(tmp_path / "file"), [photos], embedder)
     with pytest.raises(InputError, match="photos holds other things, such as class 0; want a new folder"):
         index_pictures(str(photos), [photos], embedder)
+    with pytest.raises(InputError, match=r"cannot make the index .*file/index \(Not a directory\); want"):
+        index_pictures(str(tmp_path / "file" / "index"), [photos], embedder)
+    (tmp_path / "locked" / ".lock").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"cannot write the index .*locked \(.*\); want another --index"):
+        index_pictures(str(tmp_path / "locked"), [photos], embedder)
     (tmp_path / "index").mkdir()
     with (
         FileLock(tmp_path / "index" / ".lock"),

@@ -7,13 +7,12 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from live_server import Server, serving, small_index, wait_until
+from live_server import TOKEN, Server, serving, small_index, wait_until
 from picture_folder import DIM, draw, index_of_vectors, open_embedder, save_model, unit
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,13 +23,10 @@ from tuplet.search.indexing import index_pictures
 from tuplet.search.pictures import picture_id
 from tuplet.search.service import ServiceSettings
 
-TOKEN = "correct-horse-battery"
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(*small_index(tmp_path_factory.mktemp("service"))) as running:
-        yield running
+def settings() -> ServiceSettings:
+    return ServiceSettings(map_points=30)
 
 
 def vectors_by_path(server: Server) -> dict[str, np.ndarray]:

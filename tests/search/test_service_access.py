@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import Server, saved, serving, small_index
+from live_server import TOKEN, Server, saved, serving, small_index
 
 from tuplet.search.access import Access
 from tuplet.search.pictures import picture_id
 from tuplet.search.service import ServiceSettings
 
-MOST = 300_000
-TOKEN = "correct-horse-battery"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = ServiceSettings(most_upload_bytes=MOST, map_points=1)
-    index, embedder, photos = small_index(tmp_path_factory.mktemp("hostile"))
-    with serving(index, embedder, photos, settings=settings) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _answers_afterwards(server: Server) -> Iterator[None]:
-    yield
-    assert server.is_well()
-    answer = server.post("/search?top=1", saved("PNG"))
-    assert (answer.status, len(answer.json["found"])) == (200, 1)
+pytestmark = pytest.mark.usefixtures("answers_afterwards")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +101,8 @@ def test_files_that_are_no_longer_what_was_indexed(server: Server, tmp_path: Pat
     file.unlink()
     file.symlink_to(tmp_path / "same.png")
     assert server.get(address).body == original
+    file.unlink()
+    file.write_bytes(original)
 
 
 def test_a_broken_thumbnail_is_not_handed_out(tmp_path: Path) -> None:
@@ -205,8 +189,7 @@ def test_pages_of_other_sites_can_only_lead_here(server: Server) -> None:
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-def test_a_stranger_gets_no_further_than_the_door(server: Server) -> None:
-    settings = ServiceSettings(most_upload_bytes=MOST, map_points=1)
+def test_a_stranger_gets_no_further_than_the_door(server: Server, settings: ServiceSettings) -> None:
     access = Access(TOKEN)
     with serving(server.index, server.embedder, server.photos, access=access, settings=settings) as closed:
         refused = closed.post("/search", bytes(5_000_000), authorization="Bearer wrong-wrong-wrong-wrong")

@@ -9,29 +9,23 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from live_server import Server, saved, serving, small_index, wait_until
+from live_server import Server, saved, serving, wait_until
 
 from tuplet.search.service import ServiceSettings
 from tuplet.search.serving import ConnectionLimits
 
+pytestmark = pytest.mark.usefixtures("answers_afterwards")
 MOST = 300_000
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = ServiceSettings(most_upload_bytes=MOST, upload_seconds=2.0, map_points=1)
-    limits = ConnectionLimits(head_seconds=2.0, whole_seconds=8.0, idle_seconds=2.0)
-    index, embedder, photos = small_index(tmp_path_factory.mktemp("hostile"))
-    with serving(index, embedder, photos, settings=settings, limits=limits) as running:
-        yield running
+def settings() -> ServiceSettings:
+    return ServiceSettings(most_upload_bytes=MOST, upload_seconds=2.0, map_points=1)
 
 
-@pytest.fixture(autouse=True)
-def _answers_afterwards(server: Server) -> Iterator[None]:
-    yield
-    assert server.is_well()
-    answer = server.post("/search?top=1", saved("PNG"))
-    assert (answer.status, len(answer.json["found"])) == (200, 1)
+@pytest.fixture(scope="module")
+def limits() -> ConnectionLimits:
+    return ConnectionLimits(head_seconds=2.0, whole_seconds=8.0, idle_seconds=2.0)
 
 
 HEAD = b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from headless_chromium import PROGRAM, Browser
-from live_server import Server, serving, small_index, wait_until
+from live_server import TOKEN, Server, serving, wait_until
 
 from tuplet.search.access import Access
 from tuplet.search.pictures import picture_id
@@ -15,16 +15,18 @@ from tuplet.search.service import ServiceSettings
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
 
-TOKEN = "correct-horse-battery"
 READY = "document.getElementById('found').ariaBusy === 'false'"
 FOUND = "[...document.querySelectorAll('#found a')].map((one) => one.title)"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(*small_index(tmp_path_factory.mktemp("page"))) as running:
-        wait_until(lambda: running.get("/map").json["ready"])
-        yield running
+def settings() -> ServiceSettings:
+    return ServiceSettings(map_points=30)
+
+
+@pytest.fixture(autouse=True)
+def _map_is_there(server: Server) -> None:
+    wait_until(lambda: server.get("/map").json["ready"])
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from tuplet.arguments import parse
-from tuplet.commands.index import Accelerator, require_lancedb
+from tuplet.commands.extras import require_extra
+from tuplet.commands.index import Accelerator
 from tuplet.commands.search import picture_tree, print_table
 from tuplet.errors import InputError
 
@@ -62,7 +63,7 @@ def duplicates(arguments: list[str]) -> None:
     chosen = parse(DuplicatesArguments, DuplicatesArguments(), arguments, "tuplet duplicates")
     if chosen.index is None:
         raise InputError("DIR is missing; want tuplet duplicates DIR, an index that tuplet index made")
-    require_lancedb()
+    require_extra("search", "lancedb")
     from tuplet.config import ComputeConfig, RunConfig
     from tuplet.search.duplicates import find_duplicates
     from tuplet.search.index import ImageIndex

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuplet.arguments import parse
-from tuplet.commands.index import require_lancedb
+from tuplet.commands.extras import require_extra
 from tuplet.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def evaluate_index(arguments: Sequence[str]) -> None:
         raise InputError("--index stands alone; want the folder of an index after it")
     if chosen.seed < 0:
         raise InputError(f"--seed is {chosen.seed}; want 0 or more")
-    require_lancedb()
+    require_extra("search", "lancedb")
     from tuplet.search.accuracy import measure_index
     from tuplet.search.index import ImageIndex
 

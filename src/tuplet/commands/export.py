@@ -76,21 +76,19 @@ def export(arguments: list[str]) -> None:
 
 
 def _export(what: Path, rest: Sequence[str]) -> None:
-    from tuplet.search.export import OPSET, export_hub, export_onnx, export_torch, require_free
+    from tuplet.preparation import preparation_words
+    from tuplet.search.export import OPSET, export_file, export_hub, require_free
     from tuplet.search.model_card import model_card, training_of
-    from tuplet.search.preparation import preparation_words, prepared_as
     from tuplet.trained_model import open_model
 
     model = open_model(what)
-    given = model.config if model.run else replace(model.config, data=prepared_as(model.config.data, what))
-    chosen = parse(ExportArguments, ExportArguments(data=given.data), rest, f"tuplet export {what}")
+    chosen = parse(ExportArguments, ExportArguments(data=model.config.data), rest, f"tuplet export {what}")
     target = _target(what, chosen.to, chosen.output, is_run=model.has_images)
     require_free(target, chosen.overwrite)
-    config = replace(given, data=chosen.data)
+    config = replace(model.config, data=chosen.data)
     split, missing = _images(model, config, exactly=chosen.to == "hub")
     pixels, compared = _pictures(chosen.check, split, missing, config)
     network, data, overwrite = model.network, config.data, chosen.overwrite
-    facts = {} if model.run is None else {"run": model.run.config.name}
     notes = []
     if chosen.to == "hub":
         training = None if model.run is None else training_of(model.run, split)
@@ -101,12 +99,12 @@ def _export(what: Path, rest: Sequence[str]) -> None:
         card = model_card(network, data, training)
         largest = export_hub(network, target, pixels, data=data, card=card, overwrite=overwrite)
         kind = "for Embedder.from_pretrained and the hub"
-    elif chosen.to == "onnx":
-        largest = export_onnx(network, target, pixels, data=data, facts=facts, overwrite=overwrite)
-        kind = f"ONNX, opset {OPSET}"
     else:
-        largest = export_torch(network, target, pixels, data=data, facts=facts, overwrite=overwrite)
-        kind = "torch.export"
+        facts = {} if model.run is None else {"run": model.run.config.name}
+        largest = export_file(
+            network, target, pixels, to=chosen.to, data=data, facts=facts, overwrite=overwrite
+        )
+        kind = f"ONNX, opset {OPSET}" if chosen.to == "onnx" else "torch.export"
     size = data.image_size
     print(f"in        uint8 RGB [N, 3, {size}, {size}], 0..255; before it {preparation_words(data)}")
     print(f"out       [N, {network.embedding.out_features}], as the network gives it; compare by cosine")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import tyro
 
 from tuplet.arguments import parse
+from tuplet.commands.extras import require_extra
 from tuplet.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def index(arguments: list[str]) -> None:
     ):
         if value < least:
             raise InputError(f"--{name} is {value}; want {least} or more")
-    require_lancedb()
+    require_extra("search", "lancedb")
     from tuplet.search.approximate import measure_recall
     from tuplet.search.index import ImageIndex
     from tuplet.search.indexing import index_pictures
@@ -121,14 +121,6 @@ def index(arguments: list[str]) -> None:
         print(json.dumps(tree, indent=2))
         return
     print("\n".join(_said(report, opened, chosen, recall)))
-
-
-def require_lancedb() -> None:
-    """Nothing; raises InputError where LanceDB is not installed."""
-    if importlib.util.find_spec("lancedb") is None:
-        raise InputError(
-            "an index of pictures needs LanceDB, which is not installed; want pip install 'tuplet[search]'"
-        )
 
 
 def _embedder(chosen: IndexArguments, uri: str) -> PictureEmbedder:

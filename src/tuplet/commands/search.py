@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from tuplet.arguments import parse
-from tuplet.commands.index import Accelerator, printable, require_lancedb
+from tuplet.commands.extras import require_extra
+from tuplet.commands.index import Accelerator, printable
 from tuplet.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def search(arguments: list[str]) -> None:
     if not chosen.images or chosen.index is None:
         missing = "--index DIR" if chosen.images else "IMAGE"
         raise InputError(f"{missing} is missing; want tuplet search IMAGE --index DIR")
-    require_lancedb()
+    require_extra("search", "lancedb")
     from tuplet.search.filters import all_of, label_is, path_like
     from tuplet.search.index import ImageIndex
     from tuplet.search.pictures import content_hash
@@ -116,6 +117,9 @@ def _looked_up(chosen: SearchArguments, index: ImageIndex) -> Any:
     from tuplet.data.images import UnreadableImageError
     from tuplet.search.embedding import PictureEmbedder, mean_direction
 
+    for image in chosen.images:
+        if image.exists() and not image.is_file():
+            raise InputError(f"{image} is no file, but a folder, a pipe or a device; want picture files")
     embedder = PictureEmbedder.of_index(index.model, folder=chosen.model, accelerator=chosen.accelerator)
     try:
         return mean_direction(embedder.embed_files(chosen.images))

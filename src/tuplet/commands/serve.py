@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import stat
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 from tuplet.arguments import parse
-from tuplet.commands.index import Accelerator, printable, require_lancedb
+from tuplet.commands.extras import require_extra
+from tuplet.commands.index import Accelerator, printable
 from tuplet.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ environment variable TUPLET_TOKEN.
   --model FOLDER          where the index's model lies now
   --accelerator cpu       where it computes: auto, cpu, cuda or mps
   --max-upload-mb 20      largest picture that may be sent
+  --max-upload-megapixels 25
+                          of it that may have to be decoded: of a large photograph as JPEG a small part
   --queue 32              pictures that are looked up at the same time; more are asked to come back
   --batch-size 16         of these, the most that the model sees at a time
 
@@ -61,6 +63,9 @@ class ServeArguments:
     """Where the model computes."""
     max_upload_mb: float = 20.0
     """Largest picture that may be sent, megabytes, > 0."""
+    max_upload_megapixels: float = 25.0
+    """Millions of pixels that may have to be decoded, > 0; of a usual JPEG only those at the scale that is
+    needed."""
     queue: int = 32
     """Pictures that are looked up at the same time, >= 1."""
     batch_size: int = 16
@@ -80,11 +85,11 @@ def serve(arguments: list[str]) -> None:
         ("queue", chosen.queue, 1, 1_000),
         ("batch-size", chosen.batch_size, 1, 1_000),
         ("max-upload-mb", chosen.max_upload_mb, 0.001, 1_000),
+        ("max-upload-megapixels", chosen.max_upload_megapixels, 0.001, 89),
     ):
         if not least <= value <= most:
             raise InputError(f"--{name} is {value}; want {least} to {most:,}")
-    require_lancedb()
-    _require_server()
+    require_extra("search", "lancedb", "fastapi", "uvicorn", "prometheus_client")
     from tuplet.search.access import Access
     from tuplet.search.serving import ConnectionLimits, listen, listens_on_loopback
     from tuplet.search.serving import serve as serve_on
@@ -108,18 +113,6 @@ def _address(listener: socket.socket) -> str:
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def _require_server() -> None:
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not _is_installed(name)]
-    if missing:
-        raise InputError(
-            f"to serve an index needs {', '.join(missing)}, not installed; want pip install 'tuplet[search]'"
-        )
-
-
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
 
 
 def _token(file: Path | None) -> str | None:
@@ -149,7 +142,10 @@ def _prepared(chosen: ServeArguments, access: Access) -> tuple[ASGIApp, str]:
     index = ImageIndex(chosen.index)
     embedder = PictureEmbedder.of_index(index.model, folder=chosen.model, accelerator=chosen.accelerator)
     settings = ServiceSettings(
-        most_upload_bytes=round(1e6 * chosen.max_upload_mb), queue=chosen.queue, batch_size=chosen.batch_size
+        most_upload_bytes=round(1e6 * chosen.max_upload_mb),
+        most_upload_pixels=round(1e6 * chosen.max_upload_megapixels),
+        queue=chosen.queue,
+        batch_size=chosen.batch_size,
     )
     service = SearchService(index, embedder, settings)
     held = service.collection

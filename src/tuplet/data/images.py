@@ -76,18 +76,19 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
     Returns: uint8 RGB; in memory its channels come last.
 
     Raises:
-        UnreadableImageError: the file is missing, empty, truncated, corrupt, no image, or larger than
-            `PIL.Image.MAX_IMAGE_PIXELS`.
+        UnreadableImageError: the file is missing, empty, truncated, corrupt, no image, or more than
+            `PIL.Image.MAX_IMAGE_PIXELS` would have to be decoded.
     """
     try:
-        with _own_filters():
+        with own_filters():
             file = io.BytesIO(source) if isinstance(source, bytes) else source
-            image = Image.open(file, formats=_formats())
+            image = Image.open(file, formats=readable_formats())
         with image:
             if min_side is not None:
                 image.draft(None, (2 * min_side, 2 * min_side))
+            _require_size(image)
             image.load()
-            with _own_filters():
+            with own_filters():
                 # After load: a PNG may hold its EXIF behind the pixels, a TIFF is turned by load itself.
                 orientation = _orientation(image)
             upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
@@ -108,18 +109,28 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that `decode_image` reads, those that this Pillow can open."""
     Image.init()
     return tuple(sorted(_FORMATS & Image.OPEN.keys()))
 
 
 @contextmanager
-def _own_filters() -> Iterator[None]:
+def own_filters() -> Iterator[None]:
+    """Nothing; meanwhile Pillow says nothing of odd files, in no thread."""
     # The filters are global to the process: two threads that restore them in turn would leave ours behind.
     with _filters_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def _require_size(image: Image.Image) -> None:
+    """Pillow warns of what a file says of itself; what matters is how much will be decoded of it."""
+    most, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if most is not None and pixels > most:
+        raise Image.DecompressionBombError(
+            f"it may be a decompression bomb: it has {pixels:,} pixels, and {most:,} is the most to decode"
+        )
 
 
 def _orientation(image: Image.Image) -> int:

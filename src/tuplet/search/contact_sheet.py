@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuplet.errors import InputError
 from tuplet.pages import page_template
 from tuplet.runs import write_atomically
 
@@ -63,8 +64,14 @@ def write_contact_sheet(
         title: of the page.
         groups: in order.
         facts: what a reader should know of the page, by name.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     page = page_template("contact_sheet.html").render(title=title, groups=groups, facts=facts)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # A file name that is no UTF-8 reaches us as lone surrogates, which have no bytes.
-    write_atomically(file, page.encode("utf-8", errors="replace"))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A file name that is no UTF-8 reaches us as lone surrogates, which have no bytes.
+        write_atomically(file, page.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise InputError(f"cannot write the page {file} ({error.strerror}); want another --html") from None

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
@@ -24,8 +24,10 @@ from tuplet.config import DataConfig
 from tuplet.environment import hash_weights
 from tuplet.errors import InputError
 from tuplet.models.embedder import Embedder
-from tuplet.search.agreement import embeddings_by_batch, largest_difference, onnx_embedding
-from tuplet.search.preparation import PREPARATION_FILE, preparation
+from tuplet.preparation import PREPARATION_FILE, preparation
+from tuplet.search.agreement import Embedding, embeddings_by_batch, largest_difference, onnx_embedding
+
+FileFormat: TypeAlias = Literal["onnx", "torch"]
 
 OPSET = 18
 """Of ONNX: the lowest that PyTorch's exporter writes without a conversion."""
@@ -37,32 +39,46 @@ _MOST_BYTES = 2**31 - 2**24  # of a protobuf, with room for the graph
 _HUB_FILES = frozenset({CONFIG_NAME, SAFETENSORS_SINGLE_FILE, PREPARATION_FILE, "README.md"})
 
 
-def export_onnx(
+def export_file(
     network: Embedder,
     file: Path,
     pixels: UInt8[Tensor, "N 3 S S"],
     *,
+    to: FileFormat,
     data: DataConfig,
     facts: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> float:
-    """The largest difference between onnxruntime and PyTorch; `file` then holds the network as ONNX.
+    """The largest difference from the network; `file` then holds it as a program that needs no tuplet.
 
-    Its input `pixels` is uint8 [N, 3, S, S] with any N, its output `embeddings` float32 [N, D]; what else is
-    to be known is in its metadata, in keys that begin with "tuplet.".
+    onnx: its input `pixels` is uint8 [N, 3, S, S] with any N, its output `embeddings` float32 [N, D]; what
+    else is to be known is in its metadata, in keys that begin with "tuplet.". torch: of torch.export;
+    `torch.export.load(file).module()` is called like the network, with any number of images of one size, and
+    needs PyTorch alone; what else is to be known is in its extra file `INFORMATION_FILE`.
 
     Args:
         network: on the CPU, in evaluation mode.
-        file: appears whole and compared, or not at all.
+        file: ends in .onnx or .pt2; appears whole and compared, or not at all.
         pixels: images to compare on, at least `max(BATCH_SIZES)`, of the size that the file will take.
-        data: how pictures were made such squares, for the metadata.
-        facts: more metadata.
+        to: its format.
+        data: how pictures were made such squares, to be known.
+        facts: more to be known.
         overwrite: whether `file` may be there already.
 
     Raises:
-        InputError: packages that are missing, a file that is there, a network too large for one file or that
-            cannot be exported, or one that differs by more than `TOLERANCE`.
+        InputError: a file that is there, a network that cannot be exported, or one that differs by more than
+            `TOLERANCE`; for onnx also packages that are missing and a network too large for one file.
     """
+    if to == "onnx":
+        _require_onnx(network)
+    wanted = embeddings_by_batch(network, pixels)
+    with _written_beside(file, overwrite) as partial:
+        save = _save_onnx if to == "onnx" else _save_torch
+        program = save(network, pixels[:2], partial, information(network, data, facts))
+        return largest_difference(program, wanted, pixels)
+
+
+def _require_onnx(network: Embedder) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not _installed(name)]
     if missing:
         raise InputError(
@@ -75,68 +91,42 @@ def export_onnx(
             f"the weights have {num_bytes / 1e9:.1f} GB; want at most 2 GB for one ONNX file, or another"
             " target: torch or hub"
         )
-    wanted = embeddings_by_batch(network, pixels)
-    with _written_beside(file, overwrite) as partial:
-        with _exporting("ONNX"):
-            program = torch.onnx.export(
-                network,
-                (pixels[:2],),
-                input_names=["pixels"],
-                output_names=["embeddings"],
-                dynamic_shapes={"pixels": {0: "N"}},
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-            assert program is not None
-        model = program.model
-        _without_traces(model)
-        model.producer_name, model.producer_version = "tuplet", version("tuplet")
-        known = information(network, data, facts)
-        model.metadata_props.update({f"tuplet.{key}": value for key, value in known.items()})
-        program.save(partial, external_data=False)
-        with _exporting("ONNX"):
-            embedding = onnx_embedding(partial)
-        return largest_difference(embedding, wanted, pixels)
 
 
-def export_torch(
-    network: Embedder,
-    file: Path,
-    pixels: UInt8[Tensor, "N 3 S S"],
-    *,
-    data: DataConfig,
-    facts: Mapping[str, str] | None = None,
-    overwrite: bool = False,
-) -> float:
-    """The largest difference from the network once `file`, a program of torch.export, is loaded again.
+def _save_onnx(network: Embedder, pixels: Tensor, file: Path, known: Mapping[str, str]) -> Embedding:
+    """The network as the file then has it."""
+    with _exporting("ONNX"):
+        program = torch.onnx.export(
+            network,
+            (pixels,),
+            input_names=["pixels"],
+            output_names=["embeddings"],
+            dynamic_shapes={"pixels": {0: "N"}},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+    model = program.model
+    _without_traces(model)
+    model.producer_name, model.producer_version = "tuplet", version("tuplet")
+    model.metadata_props.update({f"tuplet.{key}": value for key, value in known.items()})
+    program.save(file, external_data=False)
+    with _exporting("ONNX"):
+        return onnx_embedding(file)
 
-    `torch.export.load(file).module()` is called like the network, with any number of images of one size, and
-    needs PyTorch alone. What else is to be known is in its extra file `INFORMATION_FILE`.
 
-    Args:
-        network: see `export_onnx`, as for the others.
-        file: ends in .pt2.
-        pixels: as there.
-        data: as there.
-        facts: as there.
-        overwrite: as there.
-
-    Raises:
-        InputError: what `export_onnx` raises, but for packages and size.
-    """
-    wanted = embeddings_by_batch(network, pixels)
-    with _written_beside(file, overwrite) as partial:
-        shapes = {"pixels": {0: torch.export.Dim("N", min=1)}}
-        with _exporting("torch.export"):
-            program = torch.export.export(network, (pixels[:2],), dynamic_shapes=shapes)
-        for module in program.graph_module.modules():
-            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-                node.meta.pop("stack_trace", None)  # names files of this machine
-        known = json.dumps(information(network, data, facts), indent=2)
-        torch.export.save(program, partial, extra_files={INFORMATION_FILE: known})
-        return largest_difference(torch.export.load(partial).module(), wanted, pixels)
+def _save_torch(network: Embedder, pixels: Tensor, file: Path, known: Mapping[str, str]) -> Embedding:
+    """The network as the file then has it."""
+    shapes = {"pixels": {0: torch.export.Dim("N", min=1)}}
+    with _exporting("torch.export"):
+        program = torch.export.export(network, (pixels,), dynamic_shapes=shapes)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names files of this machine
+    torch.export.save(program, file, extra_files={INFORMATION_FILE: json.dumps(known, indent=2)})
+    return torch.export.load(file).module()
 
 
 def export_hub(
@@ -153,9 +143,9 @@ def export_hub(
     The folder has weights as safetensors, config.json, `PREPARATION_FILE` and README.md, and nothing else.
 
     Args:
-        network: see `export_onnx`.
+        network: see `export_file`.
         folder: appears whole and compared, or not at all.
-        pixels: see `export_onnx`.
+        pixels: see `export_file`.
         data: how pictures are made such squares.
         card: README.md.
         overwrite: whether the folder may hold such an export already; it may never hold anything else.

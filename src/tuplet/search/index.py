@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from tuplet.errors import InputError
 from tuplet.search.embedding import IndexedModel
 from tuplet.search.filters import all_of, any_of, quoted
+from tuplet.search.schema import COLUMNS, model_of, require_complete, schema_of
 from tuplet.search.storage import Uri, errors_in_a_line, make_table, open_table
 
 VECTOR_INDEX = "vector_idx"
@@ -24,8 +25,8 @@ LEAST_PROBES = 20
 REFINE_FACTOR = 10
 """So many times as many candidates as asked for are ranked by their true distance."""
 
-_MODEL_KEY = b"tuplet.model"
-_COLUMNS = ["id", "path", "label", "size", "modified", "content"]
+_MANY = 1000
+_COLUMNS = list(COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -100,19 +101,18 @@ class ImageIndex:
             )
         self.uri = uri
         self.table: Any = table
-        if _MODEL_KEY not in (table.schema.metadata or {}):
-            raise InputError(f"the table in {uri} is none of tuplet's; want an index that tuplet index made")
+        require_complete(table.schema, uri)
 
     @classmethod
     def create(cls, uri: Uri, model: IndexedModel) -> ImageIndex:
         """An empty index in place of what there was; raises InputError where it cannot be written."""
-        make_table(uri, _schema(model))
+        make_table(uri, schema_of(model))
         return cls(uri)
 
     @property
     def model(self) -> IndexedModel:
         """What made the vectors."""
-        return IndexedModel.from_json(self.table.schema.metadata[_MODEL_KEY])
+        return model_of(self.table.schema)
 
     @property
     def version(self) -> int:
@@ -168,6 +168,8 @@ class ImageIndex:
             )
         if top < 1:
             raise InputError(f"top is {top}; want 1 or more")
+        if top > _MANY:  # LanceDB makes room for all that are asked for, and aborts where there is none
+            top = min(top, max(self.count(), 1))
         others = f"NOT {any_of('id', exclude)}" if exclude else None
         with self._reading(where):
             search = self.table.search(vector).distance_type("cosine").limit(top)
@@ -271,24 +273,10 @@ class ImageIndex:
 
     def _reading(self, where: str | None = None) -> Any:
         if where is None:
-            return errors_in_a_line(f"cannot read the index {self.uri}")
+            anew = "want it whole, or made anew with tuplet index --model RUN --rebuild"
+            return errors_in_a_line(f"cannot read the index {self.uri}", anew)
         wanted = f"want SQL on {', '.join(_COLUMNS)}, such as \"label = 'oak' AND size > 10000\""
         return errors_in_a_line(f"the condition {where!r} cannot be used", wanted)
-
-
-def _schema(model: IndexedModel) -> pyarrow.Schema:
-    text = pyarrow.string()
-    columns = [
-        pyarrow.field("id", text, nullable=False),
-        pyarrow.field("path", text, nullable=False),
-        pyarrow.field("label", text),
-        pyarrow.field("size", pyarrow.int64(), nullable=False),
-        pyarrow.field("modified", pyarrow.timestamp("us", "UTC"), nullable=False),
-        pyarrow.field("content", text, nullable=False),
-        pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), model.dim), nullable=False),
-        pyarrow.field("thumbnail", pyarrow.binary(), nullable=False),
-    ]
-    return pyarrow.schema(columns, metadata={_MODEL_KEY: model.to_json().encode()})
 
 
 def _picture(row: dict[str, Any]) -> IndexedPicture:

@@ -9,18 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tuplet.config import DataConfig, RunConfig
 from tuplet.data.table import Split
-from tuplet.environment import hash_weights, short_commit
+from tuplet.environment import hash_images, short_commit
 from tuplet.evaluation import EvalReport
 from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.models.embedder import Embedder
+from tuplet.preparation import preparation_words
 from tuplet.runs import EpochReport, Run, write_config
-from tuplet.search.preparation import preparation_words
 from tuplet.selection import label_of_network, select
 
 
@@ -56,10 +55,8 @@ def training_of(run: Run, split: Split | None) -> Training:
     epochs = run.reports()
     epoch = int(state.get("epoch", max((report.epoch for report in epochs), default=0)))
     table = None if split is None else split.train
-    if table is not None:
-        # As a session states in the checkpoint which images it trains on.
-        labels = {"\0".join(table.class_names): torch.from_numpy(table.labels.copy())}
-        table = table if hash_weights(labels) == state.get("data") else None
+    if table is not None and hash_images(table) != state.get("data"):
+        table = None
     return Training(
         run.config,
         [report for report in epochs if report.epoch <= epoch],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,9 @@ def find_pictures(
                 status = Path(file).stat()
             except OSError as error:
                 broken.append(f"{file}: {error.strerror}")
+                continue
+            if not stat.S_ISREG(status.st_mode):  # a link to a pipe or a device can be read for ever
+                broken.append(f"{file}: it is no file, but a pipe or a device")
                 continue
             modified = min(max(status.st_mtime_ns // 1000, 0), _LATEST)
             picture = FoundPicture(file, label, status.st_size, modified)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 from dataclasses import dataclass
-from functools import cache
 
 from PIL import Image
 
-from tuplet.data.images import image_extensions
 from tuplet.search.index import IndexedPicture
+from tuplet.search.picture_headers import open_header
 
 MOST_BYTES = 1 << 26
 """Of a file that is handed out, for it is held in memory."""
@@ -71,15 +69,9 @@ def read_picture_file(picture: IndexedPicture) -> PictureFile:
 
 def _media_type(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+        with open_header(content) as image:
             kind = image.format or ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # corrupt bytes make Pillow raise nearly anything
         raise PictureGoneError("it is no picture") from None
     # A JPEG with further pictures behind the first; no browser knows the name.
     return "image/jpeg" if kind == "MPO" else Image.MIME.get(kind, "application/octet-stream")
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    kinds = Image.registered_extensions()
-    return tuple(sorted({kinds[end] for end in image_extensions()} & Image.OPEN.keys()))

@@ -36,6 +36,7 @@ class ServiceSettings:
 
     Attributes:
         most_upload_bytes: of a picture that is sent, >= 1.
+        most_upload_pixels: of it that may have to be decoded, >= 1; see `DecodingWork`.
         upload_seconds: in which it must have come, > 0.
         answer_seconds: for everything after that, > 0.
         queue: pictures that are sent, decoded and embedded at the same time, >= 1; others are refused.
@@ -46,6 +47,7 @@ class ServiceSettings:
     """
 
     most_upload_bytes: int = 20_000_000
+    most_upload_pixels: int = 25_000_000
     upload_seconds: float = 30.0
     answer_seconds: float = 30.0
     queue: int = 32
@@ -176,7 +178,8 @@ class SearchService:
 
     async def _look_up(self, content: bytes, wanted: Wanted) -> SearchAnswer:
         def pixels() -> Any:
-            return self._embedder.transform(decode_upload(content, min_side=self._embedder.min_side))
+            side, most = self._embedder.min_side, self.settings.most_upload_pixels
+            return self._embedder.transform(decode_upload(content, min_side=side, most_pixels=most))
 
         square = await asyncio.get_running_loop().run_in_executor(self._decoders, pixels)
         try:

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import h11
@@ -75,7 +76,7 @@ def make_server(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Server:
     """
     config = uvicorn.Config(
         app,
-        http=_timed_protocol(limits),
+        http=partial(_TimedProtocol, limits),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         loop="asyncio",
@@ -109,88 +110,97 @@ def serve(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits) -> No
         signal.signal(signal.SIGTERM, before)
 
 
-def _timed_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
-    @final
-    class TimedProtocol(H11Protocol):
-        """uvicorn's protocol; it has no limits of time of its own but between two requests."""
+@final
+class _TimedProtocol(H11Protocol):
+    """uvicorn's protocol, which has no limits of time of its own but between two requests.
 
-        _timer: asyncio.TimerHandle | None = None
-        _timed: object = None
+    Args:
+        limits: of the connection.
+        given: what uvicorn gives its protocol.
+    """
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                self._answer(503, "too many connections; want another try in a second")
-            else:
-                self._set_timer("first head", limits.head_seconds, self._head_is_late)
+    def __init__(self, limits: ConnectionLimits, **given: Any) -> None:
+        super().__init__(**given)
+        self._limits = limits
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed: object = None  # what the timer is for; None: there is none
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._set_timer(None)
-            super().connection_lost(exc)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            self._end(503, "too many connections; want another try in a second")
+        else:
+            self._set_timer("first head", self._limits.head_seconds, self._head_is_late)
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch()
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_timer(None)
+        super().connection_lost(exc)
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._watch()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
 
-        def send_400_response(self, msg: str) -> None:
-            error = sys.exc_info()[1]
-            status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-            details = {431: f"the head is too long; want at most {limits.head_bytes:,} bytes"}
-            self._answer(status, details.get(status, "this is no request that can be read; want HTTP/1.1"))
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
 
-        def _watch(self) -> None:
-            if self.conn.their_state is h11.IDLE:
-                if self.conn.trailing_data[0]:
-                    self._set_timer("head", limits.head_seconds, self._head_is_late)
-                elif self._timed != "first head":
-                    self._set_timer(None)
-            elif self.conn.their_state is h11.SEND_BODY or not self.cycle.response_complete:
-                self._set_timer(self.cycle, limits.whole_seconds, self.transport.abort)
-            else:
+    def send_400_response(self, msg: str) -> None:
+        """Nothing; uvicorn calls it with what h11 raised, which knows the status."""
+        error = sys.exc_info()[1]
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        details = {431: f"the head is too long; want at most {self._limits.head_bytes:,} bytes"}
+        self._end(status, details.get(status, "this is no request that can be read; want HTTP/1.1"))
+
+    def _watch(self) -> None:
+        """Nothing; the timer is then that of the step that the connection is at."""
+        if self.conn.their_state is h11.IDLE:
+            if self.conn.trailing_data[0]:
+                self._set_timer("head", self._limits.head_seconds, self._head_is_late)
+            elif self._timed != "first head":
                 self._set_timer(None)
-
-        def _set_timer(
-            self, what: object, seconds: float = 0.0, late: Callable[[], object] = lambda: None
-        ) -> None:
-            if what is self._timed and what is not None:
-                return
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timed = what
-            self._timer = None if what is None else self.loop.call_later(seconds, late)
-
-        def _head_is_late(self) -> None:
-            self._answer(408, f"the request's head took more than {limits.head_seconds:g} s; want it faster")
-
-        def _answer(self, status: int, detail: str) -> None:
-            """An answer that no application gives, and the end of the connection."""
+        elif self.conn.their_state is h11.SEND_BODY or not self.cycle.response_complete:
+            self._set_timer(self.cycle, self._limits.whole_seconds, self.transport.abort)
+        else:
             self._set_timer(None)
-            cycle: Any = self.cycle
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-            body = json.dumps({"detail": detail}).encode()
-            headers = [
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-                ("x-content-type-options", "nosniff"),
-                *([("retry-after", "1")] if status == 503 else []),
-            ]
-            try:
-                for event in (
-                    h11.Response(status_code=status, headers=headers),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event) or b"")
-            except h11.LocalProtocolError:  # half an answer is on its way already
-                self.transport.abort()
-                return
+
+    def _set_timer(
+        self, what: object, seconds: float = 0.0, late: Callable[[], object] = lambda: None
+    ) -> None:
+        if what is self._timed and what is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timed = what
+        self._timer = None if what is None else self.loop.call_later(seconds, late)
+
+    def _head_is_late(self) -> None:
+        seconds = self._limits.head_seconds
+        self._end(408, f"the request's head took more than {seconds:g} s; want it faster")
+
+    def _end(self, status: int, detail: str) -> None:
+        """Nothing; the connection ends with an answer that no application gives."""
+        self._set_timer(None)
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        try:
+            for event in _answer(status, detail):
+                self.transport.write(self.conn.send(event) or b"")
+        except h11.LocalProtocolError:  # half an answer is on its way already
+            self.transport.abort()
+        else:
             self.transport.close()
 
-    return TimedProtocol
+
+def _answer(status: int, detail: str) -> tuple[h11.Event, ...]:
+    """A whole answer that is the last one on its connection."""
+    body = json.dumps({"detail": detail}).encode()
+    headers = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("connection", "close"),
+        ("x-content-type-options", "nosniff"),
+        *([("retry-after", "1")] if status == 503 else []),
+    ]
+    return h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()

@@ -55,7 +55,7 @@ def make_table(uri: Uri, schema: pyarrow.Schema) -> Table:
     Raises:
         InputError: it cannot be written.
     """
-    with errors_in_a_line(f"cannot write the index {uri}"):
+    with errors_in_a_line(f"cannot write the index {uri}", "want room there, and leave to write"):
         mode = "create" if open_table(uri) is None else "overwrite"
         return lancedb.connect(uri).create_table(TABLE, schema=schema, mode=mode)
 
@@ -75,7 +75,10 @@ def locked(uri: Uri) -> Iterator[None]:
     folder = Path(uri)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{uri} is a file; want a folder for the index")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the index {uri} ({error.strerror}); want another --index") from None
     others = sorted(one.name for one in folder.iterdir() if one.name not in (_LOCK, f"{TABLE}.lance"))
     if others and not (folder / f"{TABLE}.lance").is_dir():
         raise InputError(f"{uri} holds other things, such as {others[0]}; want a new folder")
@@ -86,6 +89,8 @@ def locked(uri: Uri) -> Iterator[None]:
         raise InputError(
             f"another process is writing the index {uri}; want one at a time: wait, or end it"
         ) from None
+    except OSError as error:
+        raise InputError(f"cannot write the index {uri} ({error.strerror}); want another --index") from None
     try:
         yield
     finally:
@@ -105,6 +110,6 @@ def errors_in_a_line(what: str, wanted: str = "") -> Iterator[None]:
     except InputError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
-        said = re.sub(r",? ?\S*/\.cargo/\S*", "", " ".join(str(error).split()))
+        said = re.sub(r",? ?\S*/(?:\.cargo|rustc)/\S*", "", " ".join(str(error).split()))
         said = re.sub(r"^lance error: ", "", said).rstrip(". ")
         raise InputError(f"{what} ({said[:300]}){'; ' if wanted else ''}{wanted}") from error

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from tuplet.data.images import UnreadableImageError, decode_image
+from tuplet.search.picture_headers import MOST_SCANS, decoding_work
 
 _TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
 """What a picture may be called; the last is what curl calls everything. What it is, its bytes say."""
@@ -53,18 +54,32 @@ async def read_upload(request: Request, *, most_bytes: int, seconds: float) -> b
     return bytes(body)
 
 
-def decode_upload(content: bytes, *, min_side: int) -> UInt8[Tensor, "3 H W"]:
+def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[Tensor, "3 H W"]:
     """RGB pixels of a picture that was sent, as `decode_image` has them.
 
     Args:
         content: of the file.
         min_side: see `decode_image`.
+        most_pixels: that may have to be decoded, see `DecodingWork`.
 
     Raises:
-        HTTPException: 422, it is no whole picture of a known format or has too many pixels.
+        HTTPException: 422, it is no whole picture of a known format, or takes too much to decode.
     """
+    wanted = "want a whole JPEG, PNG or other image file"
+    try:
+        work = decoding_work(content, min_side=min_side)
+    except Exception:  # corrupt bytes make Pillow raise nearly anything
+        raise HTTPException(422, f"the picture cannot be read: its header is broken; {wanted}") from None
+    if work is not None and work.pixels > most_pixels:
+        raise HTTPException(
+            422,
+            f"the picture, {work.width:,} x {work.height:,} pixels, has {work.pixels:,} to be decoded; want"
+            f" at most {most_pixels:,} (tuplet serve --max-upload-megapixels {most_pixels / 1e6:g}):"
+            " a smaller one, or a JPEG that is not progressive",
+        )
+    if work is not None and work.scans > MOST_SCANS:
+        raise HTTPException(422, f"the picture is a JPEG of more than {MOST_SCANS} scans; want a usual one")
     try:
         return decode_image(content, min_side=min_side)
     except UnreadableImageError as error:
-        wanted = "want a whole JPEG, PNG or other image file"
         raise HTTPException(422, f"the picture cannot be read: {error.reason}; {wanted}") from None

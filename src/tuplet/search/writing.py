@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, final
 
@@ -61,7 +62,7 @@ class RowWriter:
 
     def commit(self) -> None:
         """Nothing; what waited is then in the index."""
-        with errors_in_a_line(f"cannot write the index {self._index.uri}"):
+        with _writing(self._index):
             self._merge()
         self.commits += bool(self._rows) + bool(self._updates)
         self._rows, self._updates, self._began = [], [], time.monotonic()
@@ -69,7 +70,7 @@ class RowWriter:
     def delete(self, ids: Collection[str]) -> None:
         """Nothing; there are no rows with these ids then."""
         names = sorted(ids)
-        with errors_in_a_line(f"cannot write the index {self._index.uri}"):
+        with _writing(self._index):
             for start in range(0, len(names), _DELETED_AT_ONCE):
                 self._index.table.delete(any_of("id", names[start : start + _DELETED_AT_ONCE]))
                 self.commits += 1
@@ -77,7 +78,7 @@ class RowWriter:
     def finish(self) -> None:
         """Nothing; what many commits left in pieces is put together, and old versions are removed."""
         if self.commits:
-            with errors_in_a_line(f"cannot write the index {self._index.uri}"):
+            with _writing(self._index):
                 self._index.table.optimize(cleanup_older_than=KEPT_VERSIONS)
 
     def _merge(self) -> None:
@@ -89,6 +90,11 @@ class RowWriter:
             columns = [schema.field(name) for name in self._updates[0]]
             rows = pyarrow.Table.from_pylist(self._updates, schema=pyarrow.schema(columns))
             table.merge_insert("id").when_matched_update_all().execute(rows)
+
+
+def _writing(index: ImageIndex) -> AbstractContextManager[None]:
+    wanted = "want room there, and leave to write; the same command then goes on from what it holds"
+    return errors_in_a_line(f"cannot write the index {index.uri}", wanted)
 
 
 def _of_file(found: FoundPicture) -> dict[str, Any]:
