@@ -155,11 +155,11 @@ def test_agreement_is_of_pairs_of_seeds(tmp_path: Path, plan: Plan) -> None:
 
 
 def test_cost_is_read_from_the_epochs(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["cost"], 2)
+    entry = whole(plan.claims["cost"], 3)
     entry = replace(entry, points=(("C = 20,000", "hist"), ("C = 100", "hist")))
     plan = plan.including([entry], "x")
     for point, rate in zip(entry.points, (40.0, 100.0), strict=True):
-        for seed in range(2):
+        for seed in range(3):
             config = plan.config(entry, point, seed)
             fabricate(tmp_path, config, [0.5] * (config.schedule.epochs + 1), rate=rate)
     found = of(plan, tmp_path, "cost")

@@ -21,6 +21,11 @@ from tuplet.metrics.names import metric_title
 from tuplet.metrics.seeds import SeedMean, seed_mean
 
 OF_STUDY = "the study: one seed, the best epoch on the test classes (oracle)"
+_OF_METHOD = {
+    "OA": "Lim et al., as the study quotes them",
+    "RE": f"{OF_STUDY}; original settings",
+    "TUNE": f"{OF_STUDY}; its own settings",
+}
 FROZEN = "frozen backbone"
 
 
@@ -186,12 +191,18 @@ def _row(result: ClaimResult, cell: Cell) -> Row:
     return Row(
         point_title(cell.point),
         "" if study is None else printed_share(100 * study),
-        "not run" if mean is None else spread(mean, factor),
+        _without_value(cell) if mean is None else spread(mean, factor),
         "" if mean is None or mean.low is None else _ends(mean, factor),
-        f"{len(cell.runs)} of {planned}",
+        f"{len(cell.values)} of {planned // 2} pairs"
+        if result.claim.metric == "agreement"
+        else f"{len(cell.runs)} of {planned}",
         "not measured" if flatters is None else f"{100 * flatters.mean:+.1f}",
         "; ".join(cell.labels),
     )
+
+
+def _without_value(cell: Cell) -> str:
+    return "not compared yet" if len(cell.runs) > 1 else "not run"
 
 
 def spread(value: SeedMean, factor: float = 100.0) -> str:
@@ -226,7 +237,7 @@ def _table_3(plan: Plan, found: Sequence[ClaimResult], frozen: EvalReport | None
         for method, by_data in TABLE_3[backbone].items():
             known = dict(zip(TABLE_3_COLUMNS[data], by_data[data], strict=True))
             scores = [f"{known[one]:.1f}" if one in known else "" for one in printed]
-            rows.append((f"[{method}] HIST", *scores, f"{known['NMI']:.1f}", OF_STUDY))
+            rows.append((f"[{method}] HIST", *scores, f"{known['NMI']:.1f}", _OF_METHOD[method]))
     head = ("%", *map(metric_title, metrics), "NMI", "selection")
     return Table("As the study's Table 3: mean and standard deviation over seeds.", head, tuple(rows))
 

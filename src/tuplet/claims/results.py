@@ -126,6 +126,9 @@ def _result(plan: Plan, folder: Path, claim: Claim, read: dict[str, RunResult | 
     seeds = plan.seeds(entry)
     if claim.metric == "agreement":
         seeds = tuple(first for first, _ in seed_pairs(seeds))
+        if not seeds:
+            why = "one seed has no other to agree with; want two or more: --seeds 2"
+            return ClaimResult(claim, entry, cells, None, why, rule.sentence, study)
     try:
         verdict = rule.judge(values, seeds)
     except InputError as error:

@@ -10,14 +10,14 @@ from typing import final
 
 from tuplet.claims.contrast import Contrast, Point, Values, point_title
 from tuplet.claims.verdict import (
+    Comparison,
     Verdict,
     as_ratio,
     both_shown,
-    family_verdict,
+    decide,
     in_points,
     shown_above,
     shown_below,
-    together,
 )
 from tuplet.errors import InputError
 from tuplet.metrics.seeds import seed_mean
@@ -41,7 +41,7 @@ class Rule(ABC):
         """The rule where only these points are measured; None where it says nothing of them."""
 
     @abstractmethod
-    def _judge(self, values: Values, seeds: Sequence[int]) -> Verdict: ...
+    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]: ...
 
     @final
     @property
@@ -71,7 +71,7 @@ class Rule(ABC):
                 f"no verdict without all runs; missing at {len(missing)} points: {shown}; want them finished:"
                 " tuplet claims run"
             )
-        return self._judge(values, seeds)
+        return decide(self._compare(values, seeds))
 
 
 @final
@@ -113,13 +113,14 @@ class Within(Rule):
         left = _among(self.contrasts, points)
         return replace(self, contrasts=left) if left else None
 
-    def _judge(self, values: Values, seeds: Sequence[int]) -> Verdict:
-        found = [seed_mean(one.by_seed(values, seeds)) for one in self.contrasts]
-        inside = [both_shown(shown_above(one, -self.margin), shown_below(one, self.margin)) for one in found]
-        outside = [
-            shown_above(one, self.margin) if one.mean > 0 else shown_below(one, -self.margin) for one in found
-        ]
-        return family_verdict(self.contrasts, found, inside, outside, in_points)
+    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
+        compared = []
+        for one in self.contrasts:
+            found, margin = seed_mean(one.by_seed(values, seeds)), self.margin
+            inside = both_shown(shown_above(found, -margin), shown_below(found, margin))
+            outside = shown_above(found, margin) if found.mean > 0 else shown_below(found, -margin)
+            compared.append(Comparison(one.title, found, inside, outside, in_points(found)))
+        return compared
 
 
 @final
@@ -162,11 +163,13 @@ class Above(Rule):
         left = _among(self.contrasts, points)
         return replace(self, contrasts=left) if left else None
 
-    def _judge(self, values: Values, seeds: Sequence[int]) -> Verdict:
-        found = [seed_mean(one.by_seed(values, seeds)) for one in self.contrasts]
-        more = [shown_above(one, self.by) for one in found]
-        fewer = [shown_below(one, self.by) for one in found]
-        return family_verdict(self.contrasts, found, more, fewer, in_points)
+    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
+        compared = []
+        for one in self.contrasts:
+            found = seed_mean(one.by_seed(values, seeds))
+            more, fewer = shown_above(found, self.by), shown_below(found, self.by)
+            compared.append(Comparison(one.title, found, more, fewer, in_points(found)))
+        return compared
 
 
 @final
@@ -210,12 +213,14 @@ class AtMostTimes(Rule):
         left = _among(self.contrasts, points)
         return replace(self, contrasts=left) if left else None
 
-    def _judge(self, values: Values, seeds: Sequence[int]) -> Verdict:
+    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
         logs = {point: {seed: math.log(one) for seed, one in by.items()} for point, by in values.items()}
-        found = [seed_mean(one.by_seed(logs, seeds)) for one in self.contrasts]
-        below = [shown_below(one, math.log(self.factor)) for one in found]
-        above = [shown_above(one, math.log(self.factor)) for one in found]
-        return family_verdict(self.contrasts, found, below, above, as_ratio)
+        bound, compared = math.log(self.factor), []
+        for one in self.contrasts:
+            found = seed_mean(one.by_seed(logs, seeds))
+            below, above = shown_below(found, bound), shown_above(found, bound)
+            compared.append(Comparison(one.title, found, below, above, as_ratio(found)))
+        return compared
 
 
 @final
@@ -224,7 +229,7 @@ class All(Rule):
     """Several rules, of which every one must hold.
 
     Attributes:
-        parts: two or more; each adjusts its p-values for its own comparisons.
+        parts: two or more; their comparisons are adjusted together.
     """
 
     parts: tuple[Rule, ...]
@@ -249,11 +254,8 @@ class All(Rule):
         kept = tuple(part for part in left if part is not None)
         return All(kept) if len(kept) == len(self.parts) else None
 
-    def _judge(self, values: Values, seeds: Sequence[int]) -> Verdict:
-        verdicts = [part.judge(values, seeds) for part in self.parts]
-        return Verdict(
-            together([one.outcome for one in verdicts]), tuple(e for one in verdicts for e in one.evidence)
-        )
+    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
+        return [one for part in self.parts for one in part._compare(values, seeds)]
 
 
 def _among(contrasts: Sequence[Contrast], points: Collection[Point]) -> tuple[Contrast, ...]:

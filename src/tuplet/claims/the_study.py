@@ -92,7 +92,8 @@ def alpha() -> Claim:
         ),
         reference,
         reading="With alpha = 0 every image of the batch belongs wholly to every tuplet; below 0 the more,"
-        " the farther it is. That a positive alpha helps can only be seen beside them.",
+        " the farther it is. That a positive alpha is needed can only be seen beside them; these controls"
+        " are ours, the study had none.",
     )
 
 
@@ -153,7 +154,8 @@ def state_of_the_art(base: RunConfig) -> Claim:
         Above(tuple(less((_HIST,), rival) for rival in rivals)),
         (_HIST,),
         reading="HIST has the settings of the recipe, its rivals those of their papers; nothing is tried for"
-        " any of them here (tuplet bench gives every loss as many trials). Original settings are Table 2's.",
+        " any of them here (tuplet bench gives every loss as many trials). Original settings are those of"
+        " Table 2; on other data than the study's, those of CARS196 with ResNet-50.",
     )
 
 
@@ -173,6 +175,8 @@ def sizes() -> Claim:
         (embedding, hidden),
         All((Within(tuple(less(one, best) for one in large), MARGIN), Above((less(best, small),), MARGIN))),
         best,
+        reading="The study says it of points where either is larger than 256, which in its own numbers are 3"
+        " points apart (87.2 to 90.2); the rule asks less, for those where both are.",
     )
 
 

@@ -9,22 +9,46 @@ from typing import Literal, TypeAlias, final
 
 from scipy.stats import t as student
 
-from tuplet.claims.contrast import Contrast
 from tuplet.comparison import holm
 from tuplet.metrics.seeds import SeedMean
 
 Outcome: TypeAlias = Literal["holds", "does not hold", "undecided"]
 
 SIGNIFICANCE = 0.05
-"""Largest p that decides, after Holm's adjustment for the number of comparisons."""
+"""Largest p that decides."""
+
+NO_SPREAD = 1e-12
+"""Standard deviations below this are rounding."""
 
 HOW_DECIDED = (
     "A claim holds where every comparison of its rule is shown to be as the rule wants it, does not hold"
     " where one is shown to be otherwise, and is undecided at this number of seeds in all other cases."
-    " Shown: by one-sided t tests over seeds, the same seeds at every point, at 5 %, adjusted by Holm for"
-    " the number of comparisons; within a margin by two of them, one a side."
+    " Shown: by one-sided t tests over seeds, the same seeds at every point, at 5 %; within a margin by two"
+    " of them, one a side. As a single comparison can refute a claim, those against it are adjusted by Holm"
+    " for their number; those for it need not be, as all of them must hold. Intervals are 95 %, two-sided,"
+    " of one comparison alone."
 )
 """What all rules have in common, for the report."""
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison before it is decided.
+
+    Attributes:
+        title: what is compared.
+        over_seeds: its value with its interval over seeds; of a ratio, that of its logarithm.
+        p_holds: small where it supports the claim; None where the seeds say nothing.
+        p_fails: small where it contradicts the claim; not adjusted.
+        words: the value and its interval, in the unit of the report.
+    """
+
+    title: str
+    over_seeds: SeedMean
+    p_holds: float | None
+    p_fails: float | None
+    words: str
 
 
 @final
@@ -33,20 +57,24 @@ class Evidence:
     """One comparison and what it says.
 
     Attributes:
-        title: what is compared.
+        comparison: as it was measured.
+        p_fails: adjusted for the number of comparisons.
         outcome: of this comparison alone.
-        over_seeds: its value with its interval over seeds; of a ratio, that of its logarithm.
-        p_holds: adjusted; small where the comparison supports the claim.
-        p_fails: adjusted; small where it contradicts it.
-        words: the value and its interval, in the unit of the report.
     """
 
-    title: str
-    outcome: Outcome
-    over_seeds: SeedMean
-    p_holds: float | None
+    comparison: Comparison
     p_fails: float | None
-    words: str
+    outcome: Outcome
+
+    @property
+    def title(self) -> str:
+        """What is compared."""
+        return self.comparison.title
+
+    @property
+    def words(self) -> str:
+        """The value and its interval, in the unit of the report."""
+        return self.comparison.words
 
 
 @final
@@ -62,40 +90,29 @@ class Verdict:
         """What the outcome hangs on: the clearest comparison against the claim, else the weakest for it."""
         against = [one for one in self.evidence if one.outcome == "does not hold"]
         if against:
-            return min(against, key=lambda one: 1.0 if one.p_fails is None else one.p_fails)
-        return max(self.evidence, key=lambda one: 1.0 if one.p_holds is None else one.p_holds)
+            return min(against, key=lambda one: _or_one(one.comparison.p_fails))
+        return max(self.evidence, key=lambda one: _or_one(one.comparison.p_holds))
 
 
-def family_verdict(
-    contrasts: Sequence[Contrast],
-    found: Sequence[SeedMean],
-    supports: Sequence[float | None],
-    contradicts: Sequence[float | None],
-    words: Callable[[SeedMean], str],
-) -> Verdict:
-    """What one family of comparisons says, its p-values adjusted for their number.
+def decide(comparisons: Sequence[Comparison]) -> Verdict:
+    """What the comparisons of a claim say together.
 
     Args:
-        contrasts: what is compared.
-        found: the value of each over seeds.
-        supports: p-value of each that is small where it supports the claim; None for a single seed.
-        contradicts: p-value of each that is small where it contradicts the claim.
-        words: a value with its interval, in the unit of the report.
+        comparisons: all that must hold.
     """
-    for_it, against_it = _adjusted(supports), _adjusted(contradicts)
-    rows = zip(contrasts, found, for_it, against_it, strict=True)
+    fails = _adjusted([one.p_fails for one in comparisons])
     evidence = tuple(
-        Evidence(one.title, _outcome(p_for, p_against), over_seeds, p_for, p_against, words(over_seeds))
-        for one, over_seeds, p_for, p_against in rows
+        Evidence(one, p_fails, _outcome(one.p_holds, p_fails))
+        for one, p_fails in zip(comparisons, fails, strict=True)
     )
-    return Verdict(together([one.outcome for one in evidence]), evidence)
-
-
-def together(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of several comparisons that must all hold: one that does not decides, then one that is undecided."""
+    outcomes = [one.outcome for one in evidence]
     if "does not hold" in outcomes:
-        return "does not hold"
-    return "undecided" if "undecided" in outcomes else "holds"
+        return Verdict("does not hold", evidence)
+    return Verdict("undecided" if "undecided" in outcomes else "holds", evidence)
+
+
+def _or_one(p_value: float | None) -> float:
+    return 1.0 if p_value is None else p_value
 
 
 def _outcome(p_holds: float | None, p_fails: float | None) -> Outcome:
@@ -105,26 +122,27 @@ def _outcome(p_holds: float | None, p_fails: float | None) -> Outcome:
 
 
 def _adjusted(p_values: Sequence[float | None]) -> Sequence[float | None]:
-    known = [one for one in p_values if one is not None]
-    return holm(known) if len(known) == len(p_values) else [None] * len(p_values)
+    known = iter(holm([one for one in p_values if one is not None]))
+    return [None if one is None else next(known) for one in p_values]
 
 
 def shown_above(found: SeedMean, bound: float) -> float | None:
-    """The p-value of a true mean of `bound` or less, of a one-sided t test; None for a single seed.
+    """The p-value of a true mean of `bound` or less, of a one-sided t test; None where the seeds say nothing.
 
-    Values that are all the same have no spread, and are above the bound or not: p is 0 or 1.
+    That is a single one, or two that agree to the last digit: Recall@1 is a whole number of images, so that
+    happens by chance. Three and more that do have no spread, and are above the bound or not: p is 0 or 1.
     """
-    if found.std is None:
-        return None
     count = len(found.values)
+    if found.std is None or (count == 2 and found.std < NO_SPREAD):
+        return None
     gap, error = found.mean - bound, found.std / math.sqrt(count)
-    if error == 0:
+    if found.std < NO_SPREAD:
         return float(gap <= 0)
     return float(student.sf(gap / error, count - 1))
 
 
 def shown_below(found: SeedMean, bound: float) -> float | None:
-    """The p-value of a true mean of `bound` or more; None for a single seed."""
+    """The p-value of a true mean of `bound` or more; None where the seeds say nothing."""
     mirrored = replace(found, mean=-found.mean)
     return shown_above(mirrored, -bound)
 
