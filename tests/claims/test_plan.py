@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,17 @@ from fabricated import fabricate_entry
 
 from tuplet.claims.budget import Speed, fit, parse_budget, thinned
 from tuplet.claims.catalogue import claims_of, glyphs
-from tuplet.claims.plan import Plan, jobs_of, plan_for, read_plan, run_key, shortened, whole, write_plan
+from tuplet.claims.plan import (
+    Plan,
+    jobs_of,
+    plan_for,
+    read_plan,
+    run_key,
+    shortened,
+    whole,
+    without_storage,
+    write_plan,
+)
 from tuplet.config import ComputeConfig, RunConfig
 from tuplet.errors import InputError
 from tuplet.overrides import override
@@ -35,6 +46,7 @@ def test_a_key_is_of_the_settings_and_not_of_devices_or_names() -> None:
             ("schedule.epochs", 9),
             ("loss.alpha", 0.9),
             ("data.root", "photos"),
+            ("compute.precision", "bf16-mixed"),
         ]
     ]
     keys = [run_key(one) for one in [base, *changed]]
@@ -81,6 +93,65 @@ def test_plans_survive_the_disk(tmp_path: Path, plan: Plan) -> None:
         plan_for(tmp_path, override(plan.base, {"loss.tau": 5}))
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(InputError, match="is damaged"):
+        read_plan(tmp_path)
+
+
+def test_a_study_goes_on_in_one_precision(tmp_path: Path, plan: Plan) -> None:
+    write_plan(plan, tmp_path)
+    assert plan_for(tmp_path, override(plan.base, {"compute.num_workers": 0})).base.compute.num_workers == 0
+    with pytest.raises(InputError, match="has a study on other settings"):
+        plan_for(tmp_path, override(plan.base, {"compute.precision": "bf16-mixed"}))
+
+
+def test_new_studies_have_a_name_of_their_own(tmp_path: Path, plan: Plan) -> None:
+    new = plan_for(tmp_path / "one", plan.base)
+    assert new.study_id
+    assert new.study_id != plan_for(tmp_path / "two", plan.base).study_id
+    write_plan(new, tmp_path / "one")
+    assert plan_for(tmp_path / "one", plan.base) == new
+    # Plans of before have none, and get none: their queues go on.
+    tree = json.loads((tmp_path / "one" / "plan.json").read_text())
+    del tree["study_id"]
+    (tmp_path / "one" / "plan.json").write_text(json.dumps(tree))
+    assert plan_for(tmp_path / "one", plan.base).study_id == ""
+
+
+def test_the_first_rule_and_the_most_seeds_stay(plan: Plan) -> None:
+    entry = whole(plan.claims["1"], 5)
+    planned = plan.including([replace(entry, rule="as it was")], "first")
+    fewer = planned.extended(whole(plan.claims["1"], 2))
+    assert fewer.num_seeds == 5
+    assert planned.extended(whole(plan.claims["1"], 7)).num_seeds == 7
+    assert planned.extended(whole(plan.claims["2"], 2)).num_seeds == 2
+    assert planned.extended(replace(entry, num_seeds=2, epochs=4)).num_seeds == 2  # other trainings
+    again = planned.including([fewer, whole(plan.claims["2"], 2)], "second")
+    assert again.entries["1"].rule == "as it was"
+    assert again.entries["2"].rule == plan.claims["2"].rule.sentence
+    assert again.commands == ("first", "second")
+
+
+@pytest.mark.parametrize(
+    "address", ["--storage postgresql://me:secret@h/x", "--storage=postgresql://me:secret@h/x"]
+)
+def test_no_plan_holds_a_password(tmp_path: Path, plan: Plan, address: str) -> None:
+    rest = "tuplet claims run 2 --on glyphs"
+    assert without_storage(f"{rest} {address} --seeds 2".split()) == f"{rest} --seeds 2".split()
+    assert without_storage([*rest.split(), *address.split()]) == rest.split()
+    old = plan.including([whole(plan.claims["2"], 2)], f"{rest} {address} --data.root 'my photos'")
+    write_plan(replace(old, commands=(*old.commands, f"{rest} --data.root 'my photos'")), tmp_path)
+    read = plan_for(tmp_path, plan.base)
+    assert read.commands == (f"{rest} --data.root 'my photos'",)
+    write_plan(read, tmp_path)
+    assert "secret" not in (tmp_path / "plan.json").read_text()
+
+
+def test_plans_with_unknown_claims_and_points(tmp_path: Path, plan: Plan) -> None:
+    entry = whole(plan.claims["2"], 2)
+    write_plan(plan.including([replace(entry, points=(("L = 1",), ("L = 77",)))], "run"), tmp_path)
+    with pytest.raises(InputError, match="has 'L = 77' of claim 2, which this version of tuplet does not"):
+        read_plan(tmp_path)
+    write_plan(plan.including([replace(entry, key="gone")], "run"), tmp_path)
+    with pytest.raises(InputError, match="has claim 'gone', which this version of tuplet does not know"):
         read_plan(tmp_path)
 
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from optuna.trial import TrialState
 
+from tuplet.claims import running
 from tuplet.claims.measures import seed_pairs, shared_neighbours
 from tuplet.claims.plan import Job, run_key
-from tuplet.claims.running import failure_file, failure_of, run_folder, run_jobs, state_of
+from tuplet.claims.running import (
+    failure_file,
+    failure_of,
+    queue_name,
+    record_failure,
+    run_folder,
+    run_jobs,
+    state_of,
+)
 from tuplet.config import RunConfig
-from tuplet.experiment import Images
-from tuplet.overrides import override
-from tuplet.runs import Run
+from tuplet.experiment import Images, open_run
+from tuplet.overrides import from_dict, override
+from tuplet.runs import EpochReport, Run
 from tuplet.training import launch
+from tuplet.tuning.storage import Storage, sqlite_url
 
 
 @pytest.fixture(scope="module")
@@ -63,27 +76,169 @@ def test_a_failed_run_is_told_and_stops_nothing(tmp_path: Path, quick: RunConfig
     assert state_of(tmp_path, jobs[0].key) == "begun"
 
 
-def test_a_stopped_run_goes_on_and_others_jobs_are_done_too(tmp_path: Path, quick: RunConfig) -> None:
-    mine, other = job(quick, seed=4), job(quick, seed=5)
-    fabric, images = launch(quick), Images()
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> dict[int, BaseException]:
+    """Runs whose epochs take no time; what is put in by seed is raised."""
+    errors: dict[int, BaseException] = {}
 
-    def stop(run: Run, report) -> None:
-        if report.epoch == 1:
-            raise KeyboardInterrupt
+    def epochs(config: RunConfig, where: Path, **_):
+        if config.seed in errors:
+            raise errors[config.seed]
+        run = open_run(config, where)
+        with run.locked():
+            for epoch in range(len(run.reports()), config.schedule.last_epoch + 1):
+                run.append(EpochReport(epoch, {}, None, 1.0, 0.0, 1.0, {}))
+                yield run, run.reports()[-1]
+            run.model_folder.mkdir()
 
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs([mine], tmp_path, fabric=fabric, images=images, on_epoch=stop)
-    assert state_of(tmp_path, mine.key) == "begun"
-    epochs = []
-    run_jobs(
-        [other],  # as another command in the same folder
+    monkeypatch.setattr(running, "epochs_of_runs", epochs)
+    monkeypatch.setattr(running, "_POLL_SECONDS", 0.01)
+    return errors
+
+
+class Worker:
+    """A command with its jobs; `epochs` are those that it trained, by seed."""
+
+    def __init__(self, folder: Path, quick: RunConfig, *seeds: int, **options) -> None:
+        self.folder = folder
+        self.jobs = [job(quick, seed=seed) for seed in seeds]
+        self.options = {"fabric": launch(quick), "images": Images(), **options}
+        self.epochs: list[tuple[int, int]] = []
+        self.meanwhile = lambda: None
+
+    def run(self, *, stop_at: tuple[int, int] | None = None) -> None:
+        def on_epoch(run: Run, report: EpochReport) -> None:
+            self.epochs.append((run.config.seed, report.epoch))
+            if self.epochs[-1] == stop_at:
+                raise KeyboardInterrupt
+            self.meanwhile()
+
+        with nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
+            run_jobs(self.jobs, self.folder, on_epoch=on_epoch, **self.options)
+
+    @property
+    def states(self) -> list[str]:
+        return [state_of(self.folder, one.key) for one in self.jobs]
+
+
+def test_a_command_runs_its_own_jobs_and_leaves_others_waiting(
+    tmp_path: Path, quick: RunConfig, untrained
+) -> None:
+    stopped = Worker(tmp_path, quick, 4, 6, 7)
+    stopped.run(stop_at=(4, 1))
+    assert stopped.states == ["begun", "not run", "not run"]
+    new = Worker(tmp_path, quick, 5, 7)
+    new.run()
+    assert sorted(new.epochs) == [(seed, epoch) for seed in (5, 7) for epoch in (0, 1, 2)]
+    assert stopped.states == ["begun", "not run", "finished"]
+    # What waited before still waits, each once, for workers of any version.
+    queue = Storage(sqlite_url(tmp_path / "queue.db")).study(queue_name(tmp_path, ""))
+    waiting = [one.user_attrs for one in queue.get_trials(states=(TrialState.WAITING,))]
+    assert sorted(from_dict(one["config"]).seed for one in waiting) == [4, 6]
+    assert all(one["run"] == run_key(from_dict(one["config"])) for one in waiting)
+    stopped.epochs.clear()
+    stopped.run()
+    assert sorted(stopped.epochs) == [(4, 2), (6, 0), (6, 1), (6, 2)]
+
+
+def test_workers_share_jobs_and_wait_for_what_runs_elsewhere(
+    tmp_path: Path, quick: RunConfig, untrained
+) -> None:
+    told: list[int] = []
+
+    def give_up(num_running: int) -> None:
+        told.append(num_running)
+        raise KeyboardInterrupt
+
+    first = Worker(tmp_path, quick, 1, 2, 3)
+    second = Worker(tmp_path, quick, 1, 2, waiting=give_up)
+
+    def meanwhile() -> None:
+        first.meanwhile = lambda: None
+        with pytest.raises(KeyboardInterrupt):
+            second.run()
+
+    first.meanwhile = meanwhile
+    first.run()
+    assert second.epochs == [(2, 0), (2, 1), (2, 2)]
+    assert told == [1]
+    assert first.epochs == [(seed, epoch) for seed in (1, 3) for epoch in (0, 1, 2)]
+
+
+def test_studies_in_folders_of_one_name_on_one_database(tmp_path: Path, quick: RunConfig, untrained) -> None:
+    url = sqlite_url(tmp_path / "shared.db")
+    for ids in (("one", "two"), ("", "")):  # those of old plans have one queue
+        here, there = tmp_path / f"a{ids[0]}" / "study", tmp_path / f"b{ids[0]}" / "study"
+        stopped = Worker(here, quick, 1, 2, study_id=ids[0], storage_url=url)
+        stopped.run(stop_at=(1, 0))
+        other = Worker(there, quick, 3, study_id=ids[1], storage_url=url)
+        other.run()
+        assert other.epochs == [(3, 0), (3, 1), (3, 2)]
+        assert [one.name for one in (there / "runs").iterdir()] == [other.jobs[0].key]
+    assert queue_name(here, "one") != queue_name(here, "two")
+    assert queue_name(here, "") == queue_name(there, "") == "claims-study"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of\nmemory"), "OutOfMemoryError: CUDA out of memory"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_run_that_is_too_large_stops_nothing(
+    tmp_path: Path, quick: RunConfig, untrained: dict[int, BaseException], error: BaseException, words: str
+) -> None:
+    untrained[1] = error
+    worker = Worker(tmp_path, quick, 1, 2)
+    worker.run()
+    assert worker.states == ["failed", "finished"]
+    assert failure_of(tmp_path, worker.jobs[0].key) == words
+    untrained.clear()
+    worker.run()
+    assert worker.states == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), torch.AcceleratorError("illegal access")])
+def test_a_broken_machine_ends_the_study(
+    tmp_path: Path, quick: RunConfig, untrained: dict[int, BaseException], error: BaseException
+) -> None:
+    untrained[1] = error
+    worker = Worker(tmp_path, quick, 1, 2)
+    with pytest.raises(type(error)):
+        worker.run()
+    assert worker.states == ["not run", "not run"]
+    untrained.clear()
+    worker.run()
+    assert worker.states == ["finished", "finished"]
+
+
+def test_a_finished_run_is_no_failed_one(tmp_path: Path, quick: RunConfig, untrained) -> None:
+    worker = Worker(tmp_path, quick, 1)
+    worker.run()
+    record_failure(tmp_path, worker.jobs[0], "another worker's", lasting=True)
+    assert worker.states == ["finished"]
+
+
+def test_a_run_that_another_process_trains_is_waited_for(
+    tmp_path: Path, quick: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_POLL_SECONDS", 0.01)
+    lock = ExitStack()
+    failures: list[str] = []
+    worker = Worker(
         tmp_path,
-        fabric=fabric,
-        images=images,
-        on_epoch=lambda run, report: epochs.append((run.config.seed, report.epoch)),
+        quick,
+        1,
+        waiting=lambda num_running: lock.close(),
+        on_failure=lambda one, error: failures.append(error),
     )
-    assert sorted(epochs) == [(4, 2), (5, 0), (5, 1), (5, 2)]
-    assert [state_of(tmp_path, one.key) for one in (mine, other)] == ["finished", "finished"]
+    run = open_run(worker.jobs[0].config, run_folder(tmp_path, worker.jobs[0].key))
+    lock.enter_context(run.locked())
+    worker.run()
+    assert worker.states == ["finished"]
+    assert failures == []
+    assert not failure_file(tmp_path, worker.jobs[0].key).exists()
 
 
 def test_images_are_decoded_once_for_runs_on_the_same_ones(quick: RunConfig) -> None:

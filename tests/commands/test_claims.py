@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,46 @@ def test_a_second_claim_uses_the_runs_of_the_first(folder: Path, capsys: pytest.
     assert f"report    {folder / 'report.html'}" in capsys.readouterr().out
 
 
+def test_what_was_planned_first_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = folder / "plan.json"
+    tree = json.loads(plan.read_text())
+    (entry,) = [one for one in tree["entries"] if one["key"] == "hgnn"]
+    entry["rule"] = "As it was."
+    plan.write_text(json.dumps(tree))
+    storage = f"sqlite:///{folder / 'secret.db'}"
+    run = ["claims", "run", "hgnn", "--on", "glyphs", "--to", str(folder), *OPTIONS]
+    main([*run, "--seeds", "1", "--storage", storage])
+    main([*run, f"--storage={storage}", "--seeds", "1"])
+    said = capsys.readouterr().out
+    assert said.count("2 runs for 1 claims, 2 of them finished before") == 2
+    assert said.count("claim hgnn: As it was.") == 2
+    page = (folder / "report.md").read_text()
+    assert "| 2 of 2 |" in page
+    assert "it was: As it was." in page
+    after = json.loads(plan.read_text())
+    assert len(after["commands"]) == len(tree["commands"]) + 1
+    assert after["study_id"] == tree["study_id"] != ""
+    for file in ("plan.json", "report.md", "report.html"):
+        assert "secret.db" not in (folder / file).read_text()
+
+
+def test_runs_that_a_shorter_plan_leaves_out_are_told(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tuplet.claims import budget
+
+    study = tmp_path / "study"
+    shutil.copytree(folder, study)
+    monkeypatch.setattr(budget, "within", lambda plan, entries, *_, **__: [replace(entries[0], num_seeds=1)])
+    main(
+        ["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--budget=1h", "--to", str(study), *OPTIONS]
+    )
+    assert "  2 finished runs of an earlier plan are not in its report now" in capsys.readouterr().out
+
+
 def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     """Of two of its models, by hand; what `agreement` measures of rivals is the same."""
     import numpy as np
@@ -137,6 +179,9 @@ def test_a_budget_that_is_too_small_says_what_would_do(
         (["run", "2", "--on", "glyphs", "--evaluation.recall-at", "5"], "want 1 among them"),
         (["report", "nowhere"], "there is no study in nowhere"),
         (["status", "a", "b"], "'b' is one argument too many"),
+        (["report", "--to=nowhere"], "there is no study in nowhere"),
+        (["report", "--to", "nowhere"], "there is no study in nowhere"),
+        (["status", "--seeds=3"], "'--seeds=3' is no option here; want tuplet claims status [FOLDER]"),
     ],
 )
 def test_what_it_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +191,18 @@ def test_what_it_refuses(arguments: list[str], message: str, capsys: pytest.Capt
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["run", "2", "-h"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["run", "--help"],
+        ["run", "2", "-h"],
+        ["status", "--help"],
+        ["report", "-h"],
+        ["list", "--help"],
+    ],
+)
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(["claims", *arguments])
     assert "tuplet claims run 2 --on glyphs --budget 5m" in capsys.readouterr().out

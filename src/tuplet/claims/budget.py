@@ -5,23 +5,25 @@ from __future__ import annotations
 import bisect
 import math
 import re
+import shutil
+import statistics
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, final
+from typing import final
 
 from lightning_fabric import Fabric
 
 from tuplet.claims.catalogue import base_of
 from tuplet.claims.claim import Axis, Base, Claim
-from tuplet.claims.contrast import Point
-from tuplet.claims.plan import Entry, Job, Plan, jobs_of
-from tuplet.claims.running import run_folder, state_of
+from tuplet.claims.contrast import Point, point_title
+from tuplet.claims.plan import Entry, Job, Plan, jobs_of, run_key
+from tuplet.claims.running import FAULTS_OF_A_RUN, epochs_of, in_a_line, run_folder, state_of
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
-from tuplet.experiment import Images, epochs_of_runs
+from tuplet.experiment import Images, fold_folder
 from tuplet.runs import EpochReport, Run
 
 LEAST_SEEDS = 2
@@ -39,7 +41,7 @@ class Speed:
     """What a training takes.
 
     Attributes:
-        start_seconds: once a run: loading, the first measurement, saving.
+        start_seconds: once a training: loading, the first measurement, saving.
         epoch_seconds: training and measuring of one epoch.
         images: training images of the run that was timed, by which other runs are scaled.
     """
@@ -64,31 +66,102 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
+def within(
+    plan: Plan,
+    entries: Sequence[Entry],
+    budget: float,
+    folder: Path,
+    *,
+    fabric: Fabric,
+    images: Images,
+    say: Callable[[str], None],
+) -> list[Entry]:
+    """The entries as large as the budget allows, after the speed of the first runs.
+
+    Args:
+        plan: of the study, as it was before.
+        entries: whole.
+        budget: seconds, with those that the first runs take.
+        folder: of the study; a run that was begun only to be timed is removed, and no other.
+        fabric: launched; one rank.
+        images: of the runs.
+        say: told of each run that is timed.
+
+    Raises:
+        InputError: (a ValueError) even the smallest study takes longer, or no run can be timed.
+    """
+    began, before = time.monotonic(), _names_of_runs(folder)
+    speeds: dict[Base, Speed] = {}
+    pilots, why = [], ""
+    for entry in entries:
+        claim = plan.claims[entry.key]
+        # Another of its points may run where the published one does not.
+        for point in dict.fromkeys([first_point(claim, entry), *entry.points[:2]]):
+            if claim.base in speeds:
+                break
+            config = plan.config(entry, point, plan.base.seed)
+            pilot = Job(run_key(config), config, f"claim {entry.key}: {point_title(point)}")
+            say(f"timing    {pilot.title}")
+            pilots.append(pilot)
+            try:
+                speeds[claim.base] = measure_speed(pilot, folder, fabric=fabric, images=images)
+            except FAULTS_OF_A_RUN as error:
+                why = in_a_line(error)
+                say(f"failed    {pilot.title}: {why}")
+    if {plan.claims[entry.key].base for entry in entries} - set(speeds):
+        raise InputError(
+            f"no run could be timed for --budget ({why}); want settings that train, or no budget"
+        )
+    fitting = fit(plan, entries, speeds, budget - (time.monotonic() - began), folder)
+    wanted = {job.key for job in jobs_of(plan, plan.including(fitting, "").entries.values())}
+    unwanted = {pilot.key for pilot in pilots} - wanted  # such as one whose epochs are fewer now
+    for name in _names_of_runs(folder) - before:
+        if name.partition("-fold")[0] in unwanted:
+            shutil.rmtree(folder / "runs" / name, ignore_errors=True)
+    return fitting
+
+
 def measure_speed(job: Job, folder: Path, *, fabric: Fabric, images: Images) -> Speed:
     """What the first epochs of a run take; the run goes on from there when its turn comes.
+
+    Where the run has those epochs already, nothing is trained: its own reports tell.
 
     Args:
         job: the first of the study.
         folder: of the study.
         fabric: launched; one rank.
         images: of the runs.
+
+    Raises:
+        InputError: (a ValueError) a run that cannot be trained.
     """
-    split = images.of(job.config)
-    began = time.perf_counter()
-    started, measured = 0.0, 0.0
     where = run_folder(folder, job.key)
-    epochs = epochs_of_runs(job.config, where, fabric=fabric, images=split)
-    with closing(cast("Generator[tuple[Run, EpochReport]]", epochs)):
-        for _, report in epochs:
-            now = time.perf_counter()
-            if report.epoch == 0:
-                started, began = now - began, now
-            else:
-                measured, began = now - began, now
-            if report.epoch >= min(PILOT_EPOCHS, job.config.schedule.last_epoch):
-                break
+    timed = where if num_trainings(job.config) == 1 else fold_folder(where, 0)
+    wanted = min(PILOT_EPOCHS, job.config.schedule.last_epoch)
+    began, loading = time.perf_counter(), None
+    if not any(report.epoch >= wanted for report in _reports(timed)):
+        with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
+            for run, report in epochs:
+                if loading is None:
+                    told = report.train_seconds + report.evaluation_seconds
+                    loading = time.perf_counter() - began - told
+                if run.folder == timed and report.epoch >= wanted:
+                    break
+    reports = _reports(timed)
+    # The first epoch is slower than those after it.
+    training = [report.train_seconds for report in reports[1:]]
+    measuring = [report.evaluation_seconds for report in reports if report.evaluation is not None]
+    every = Run(timed).config.evaluation.every_epochs
+    epoch = statistics.median(training[1:] or training) + statistics.mean(measuring) / every
     # Clustering and saving at the end take about as long as the start.
-    return Speed(2 * started, measured, _images_of(job.config, len(split.train)))
+    start = 2 * ((loading or 0.0) + reports[0].evaluation_seconds)
+    return Speed(start, epoch, _images_of(job.config, len(images.of(job.config).train)))
+
+
+def num_trainings(config: RunConfig) -> int:
+    """How many trainings a run takes: with selection validation one a fold, and the run itself."""
+    chosen = config.evaluation.selection == "validation" and config.schedule.stop_after is None
+    return 1 + config.evaluation.validation_folds if chosen else 1
 
 
 def fit(
@@ -190,13 +263,22 @@ def _job_seconds(one: tuple[Base, Job], speeds: Mapping[Base, Speed]) -> float:
     base, job = one
     speed = speeds[base]
     scale = _images_of(job.config, speed.images) / speed.images
-    return speed.start_seconds + job.config.schedule.last_epoch * speed.epoch_seconds * scale
+    training = speed.start_seconds + job.config.schedule.last_epoch * speed.epoch_seconds * scale
+    return num_trainings(job.config) * training
 
 
 def _images_of(config: RunConfig, otherwise: int) -> int:
     """Training images of a run, where its config tells."""
     data = config.data
     return data.glyph_train_classes * data.glyphs_per_class if data.source == "glyphs" else otherwise
+
+
+def _names_of_runs(folder: Path) -> set[str]:
+    return {one.name for one in (folder / "runs").glob("*")}
+
+
+def _reports(folder: Path) -> list[EpochReport]:
+    return Run(folder).reports() if (folder / "config.yaml").exists() else []
 
 
 def first_point(claim: Claim, entry: Entry) -> Point:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuplet.claims.claim import METRIC_TITLES
-from tuplet.claims.report import Section, StudyReport, Table
+from tuplet.claims.report import Section, StudyReport
+from tuplet.claims.tables import Table
 from tuplet.claims.verdict import HOW_DECIDED
 
 HOW_TO_READ = (

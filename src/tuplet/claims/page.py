@@ -9,7 +9,8 @@ from markupsafe import Markup
 from tuplet.claims.claim import METRIC_TITLES
 from tuplet.claims.figures import claim_figures
 from tuplet.claims.markdown import HOW_TO_READ
-from tuplet.claims.report import OF_STUDY, Section, StudyReport
+from tuplet.claims.report import Section, StudyReport
+from tuplet.claims.tables import OF_STUDY
 from tuplet.pages import page_template
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import secrets
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -53,11 +55,13 @@ class Plan:
         base: the config whose points are varied.
         entries: by claim.
         commands: that planned it.
+        study_id: of its own, so that no other study on a database has its queue; empty in old plans.
     """
 
     base: RunConfig
     entries: Mapping[str, Entry] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
+    study_id: str = ""
 
     @cached_property
     def claims(self) -> dict[str, Claim]:
@@ -81,11 +85,18 @@ class Plan:
         return replace(claim.config(point, base), seed=seed)
 
     def including(self, entries: Iterable[Entry], command: str) -> Plan:
-        """The plan with some entries more, or in place of those of the same claims."""
+        """The plan with some entries more, or in place of those of the same claims, whose rules stay."""
         commands = dict.fromkeys([*self.commands, command])
-        return replace(
-            self, entries={**self.entries, **{one.key: one for one in entries}}, commands=tuple(commands)
-        )
+        rules = {key: one.rule for key, one in self.entries.items()}
+        new = {one.key: replace(one, rule=rules.get(one.key, one.rule)) for one in entries}
+        return replace(self, entries={**self.entries, **new}, commands=tuple(commands))
+
+    def extended(self, entry: Entry) -> Entry:
+        """The entry with as many seeds as were planned before, where those are the same trainings."""
+        before = self.entries.get(entry.key)
+        if before is None or before.epochs != entry.epochs:
+            return entry
+        return replace(entry, num_seeds=max(before.num_seeds, entry.num_seeds))
 
 
 @final
@@ -134,11 +145,12 @@ def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
 def run_key(config: RunConfig) -> str:
     """The name of a run by its settings: the same wherever the same is trained, on whatever devices.
 
-    Fields that have their default are left out, so that a field that is new changes no name.
+    Of what it runs on, the precision alone counts: one study is in one precision. Fields that have
+    their default are left out, so that a field that is new changes no name.
     """
     given, defaults = _leaves(config), _defaults()
     told = {path: given[path] for path in sorted(given) if given[path] != defaults[path]}
-    text = json.dumps({path: one for path, one in told.items() if not path.startswith(("compute.", "name"))})
+    text = json.dumps({path: one for path, one in told.items() if _decides(path)})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -167,10 +179,19 @@ def read_plan(folder: Path) -> Plan | None:
         return None
     try:
         tree = json.loads(file.read_text())
-        entries = [_entry(one) for one in tree["entries"]]
-        return Plan(from_dict(tree["base"]), {one.key: one for one in entries}, tuple(tree["commands"]))
-    except (KeyError, TypeError, ValueError) as error:
+        entries = {one.key: one for one in map(_entry, tree["entries"])}
+        commands = dict.fromkeys(shlex.join(without_storage(shlex.split(one))) for one in tree["commands"])
+        plan = Plan(from_dict(tree["base"]), entries, tuple(commands), str(tree.get("study_id", "")))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}); want the plan as tuplet claims wrote it") from None
+    _require_known(plan, file)
+    return plan
+
+
+def without_storage(words: Sequence[str]) -> list[str]:
+    """A command without the address of its database, which may hold a password and differs by worker."""
+    given = zip(["", *words], words, strict=False)
+    return [word for before, word in given if "--storage" not in (before, word.partition("=")[0])]
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -179,6 +200,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
         "base": to_dict(plan.base),
         "entries": [dataclasses.asdict(one) for one in plan.entries.values()],
         "commands": plan.commands,
+        "study_id": plan.study_id,
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / PLAN_FILE, (json.dumps(tree, indent=1) + "\n").encode())
@@ -192,7 +214,7 @@ def plan_for(folder: Path, base: RunConfig) -> Plan:
     """
     plan = read_plan(folder)
     if plan is None:
-        return Plan(base)
+        return Plan(base, study_id=secrets.token_hex(8))
     if run_key(plan.base) != run_key(base):
         raise InputError(
             f"{folder} has a study on other settings; want the same ones, or another folder: --to FOLDER"
@@ -208,6 +230,27 @@ def _require_different(plan: Plan, entry: Entry, configs: Mapping[Point, RunConf
                 f"claim {entry.key} would compare a run with itself on this base: {one.title}; want a base"
                 " that differs from its points"
             )
+
+
+def _require_known(plan: Plan, file: Path) -> None:
+    for entry in plan.entries.values():
+        claim = plan.claims.get(entry.key)
+        if claim is None:
+            what = f"claim {entry.key!r}"
+        else:
+            unknown = [point for point in entry.points if point not in claim.points]
+            if not unknown:
+                continue
+            what = f"{point_title(unknown[0])!r} of claim {entry.key}"
+        raise InputError(
+            f"{file} has {what}, which this version of tuplet does not know; want the version that wrote it,"
+            " or a new folder"
+        )
+
+
+def _decides(path: str) -> bool:
+    """Whether a setting has a part in what is trained."""
+    return path == "compute.precision" or not path.startswith(("compute.", "name"))
 
 
 def _entry(tree: dict[str, Any]) -> Entry:

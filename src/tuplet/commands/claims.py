@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +71,9 @@ def claims(arguments: list[str]) -> None:
     actions = {"run": _run, "status": say_status, "report": _report, "list": _list}
     if arguments[0] not in actions:
         raise InputError(f"tuplet claims {arguments[0]!r} is unknown; want one of {', '.join(actions)}")
+    if arguments[0] != "run" and {"-h", "--help"} & set(arguments):
+        print(_USAGE)
+        return
     actions[arguments[0]](arguments[1:])
 
 
@@ -85,7 +87,7 @@ def _run(arguments: list[str]) -> None:
     _check(chosen)
     require_extra("tune", "optuna", "psycopg")
     from tuplet.claims.catalogue import chosen_claims
-    from tuplet.claims.plan import jobs_of, read_plan
+    from tuplet.claims.plan import read_plan, without_storage
     from tuplet.experiment import Images
     from tuplet.training import launch
 
@@ -95,16 +97,14 @@ def _run(arguments: list[str]) -> None:
         require_extra("baselines", "pytorch_metric_learning")
     folder = chosen.to or Path("runs") / f"claims-{base.name}"
     fabric, images = launch(base), Images()
-    command = shlex.join(["tuplet", "claims", "run", *arguments])
+    command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
     try:
-        entries = _planned(some, chosen, base, folder, command, fabric=fabric, images=images)
-        plan = read_plan(folder)
-        assert plan is not None  # it was just written
-        _work(plan, jobs_of(plan, entries), folder, chosen.storage, fabric=fabric, images=images)
+        plan, jobs = _planned(some, chosen, base, folder, command, fabric=fabric, images=images)
+        _work(plan, jobs, folder, chosen.storage, fabric=fabric, images=images)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
-    print(_write_report(plan, folder))
+    print(_write_report(read_plan(folder) or plan, folder))  # others may have planned more meanwhile
 
 
 def _planned(
@@ -116,53 +116,31 @@ def _planned(
     *,
     fabric: Fabric,
     images: Images,
-) -> list[Entry]:
-    """What is to be run of the claims, written into the folder's plan; as they were planned before."""
+) -> tuple[Plan, list[Job]]:
+    """The folder's plan with the claims in it, written, and this command's runs."""
     from filelock import FileLock
 
+    from tuplet.claims.budget import parse_budget, within
     from tuplet.claims.plan import jobs_of, plan_for, whole, write_plan
 
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".plan.lock"):
-        plan = plan_for(folder, base)
+        before = plan_for(folder, base)
         entries = [whole(claim, chosen.seeds) for claim in some]
-        if command in plan.commands and all(claim.key in plan.entries for claim in some):
-            entries = [plan.entries[claim.key] for claim in some]
-        elif chosen.budget is not None:
-            jobs_of(plan, entries)  # what cannot be run is said before anything is
-            entries = _within_budget(plan, entries, chosen.budget, folder, fabric=fabric, images=images)
-        plan = plan.including(entries, command)
+        planned = [before.extended(one) for one in entries]
+        if chosen.budget is not None:
+            jobs_of(before, entries)  # what cannot be run is said before anything is
+            if command in before.commands and all(one.key in before.entries for one in entries):
+                entries = [before.entries[one.key] for one in entries]
+            else:
+                seconds, say = parse_budget(chosen.budget), partial(print, flush=True)
+                entries = within(before, entries, seconds, folder, fabric=fabric, images=images, say=say)
+            planned = entries
+        plan = before.including(planned, command)
         jobs = jobs_of(plan, entries)
         write_plan(plan, folder)
-    _say_plan(entries, jobs, folder)
-    return entries
-
-
-def _within_budget(
-    plan: Plan, entries: Sequence[Entry], budget: str, folder: Path, *, fabric: Fabric, images: Images
-) -> list[Entry]:
-    """The entries as large as the budget allows, after the first run's speed."""
-    from tuplet.claims.budget import first_point, fit, measure_speed, parse_budget
-    from tuplet.claims.plan import Job, jobs_of, run_key
-    from tuplet.claims.running import run_folder
-
-    began, seconds = time.monotonic(), parse_budget(budget)
-    speeds, pilots = {}, []
-    for entry in entries:
-        claim = plan.claims[entry.key]
-        if claim.base not in speeds:
-            config = plan.config(entry, first_point(claim, entry), plan.base.seed)
-            pilot = Job(run_key(config), config, f"claim {claim.key}")
-            print(f"timing    {pilot.title} at its published setting", flush=True)
-            speeds[claim.base] = measure_speed(pilot, folder, fabric=fabric, images=images)
-            pilots.append(pilot)
-    left = seconds - (time.monotonic() - began)
-    fitting = fit(plan, entries, speeds, left, folder)
-    wanted = {job.key for job in jobs_of(plan, fitting)}
-    for pilot in pilots:
-        if pilot.key not in wanted:  # its epochs are fewer now
-            shutil.rmtree(run_folder(folder, pilot.key), ignore_errors=True)
-    return fitting
+    _say_plan(before, plan, entries, jobs, folder)
+    return plan, jobs
 
 
 def _work(
@@ -184,6 +162,7 @@ def _work(
         folder,
         fabric=fabric,
         images=images,
+        study_id=plan.study_id,
         storage_url=storage,
         on_job=on_job,
         on_epoch=on_epoch,
@@ -227,15 +206,22 @@ def _write_report(plan: Plan, folder: Path) -> str:
     return "\n".join([*lines, "", *(f"report    {file}" for file in files)])
 
 
-def _say_plan(entries: Sequence[Entry], jobs: Sequence[Job], folder: Path) -> None:
+def _say_plan(before: Plan, plan: Plan, entries: Sequence[Entry], jobs: Sequence[Job], folder: Path) -> None:
+    from tuplet.claims.plan import jobs_of
     from tuplet.claims.running import state_of
 
     states = [state_of(folder, job.key) for job in jobs]
     print(f"{len(jobs)} runs for {len(entries)} claims, {states.count('finished')} of them finished before")
     for entry in entries:
-        print(f"claim {entry.key}: {entry.rule}")
+        print(f"claim {entry.key}: {plan.entries[entry.key].rule}")
         for line in entry.left_out:
             print(f"  for the budget: {line}")
+        earlier = [before.entries[entry.key]] if entry.key in before.entries else []
+        kept = {job.key for job in jobs_of(plan, [plan.entries[entry.key]])}
+        dropped = [job.key for job in jobs_of(before, earlier) if job.key not in kept]
+        num_finished = sum(state_of(folder, key) == "finished" for key in dropped)
+        if num_finished:
+            print(f"  {num_finished} finished runs of an earlier plan are not in its report now")
     sys.stdout.flush()
 
 

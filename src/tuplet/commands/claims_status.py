@@ -47,7 +47,10 @@ def existing_study(arguments: Sequence[str], action: str) -> tuple[Plan, Path]:
     require_extra("tune", "optuna", "psycopg")
     from tuplet.claims.plan import PLAN_FILE, read_plan
 
-    named = [one for one in arguments if one != "--to"]
+    named = [one.removeprefix("--to=") for one in arguments if one != "--to"]
+    options = [one for one in named if one.startswith("-")]
+    if options:
+        raise InputError(f"{options[0]!r} is no option here; want tuplet claims {action} [FOLDER]")
     no_more(named[1:], f"tuplet claims {action} [FOLDER]")
     found = [Path(named[0])] if named else [file.parent for file in Path("runs").glob(f"*/{PLAN_FILE}")]
     if len(found) != 1:
