@@ -193,9 +193,13 @@ def luminance(color: str) -> float:
 
 
 def test_page_colours_stand_out_in_both_modes() -> None:
-    template = Path(plots.__file__).with_name("templates") / "style.css"
-    modes = re.findall(r":root \{(.*?)\}", template.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(modes) == 2
+    folder = Path(plots.__file__).with_name("templates")
+    base, own = (
+        re.findall(r":root \{(.*?)\}", (folder / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+        for name in ("style_base.css", "style.css")
+    )
+    assert (len(base), len(own)) == (2, 2)
+    modes = [first + second for first, second in zip(base, own, strict=True)]
     for mode in modes:
         colors = dict(re.findall(r"--([\w-]+): (#\w{6})", mode))
         for ground in ("page", "card", "wash"):
