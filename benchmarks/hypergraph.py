@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tuplet.data.sampling import batches
@@ -80,7 +80,7 @@ def row(run: Run) -> list[str]:
 
 @torch.no_grad()
 def tuplets_of(
-    loss: HISTLoss, embeddings: Float[Tensor, "N D"], labels: Float[Tensor, " N"]
+    loss: HISTLoss, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
 ) -> tuple[float, float]:
     """The own share of the tuplets of a batch, and what one propagation keeps of the images' differences."""
     distances = class_distances(embeddings, loss.means, loss.log_variances, distance=loss.distance)

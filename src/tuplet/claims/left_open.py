@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tuplet.claims.claim import Axis, Claim, Level, number_axis
 from tuplet.claims.contrast import falls_less, less
-from tuplet.claims.rules import Above, AtMostTimes, Rule, Within
-from tuplet.claims.the_study import LEAST_GAIN, MARGIN
+from tuplet.claims.rules import Above, AtMostTimes, Rule
+from tuplet.claims.the_study import LEAST_GAIN, consistent
 from tuplet.config import LossName, RunConfig
 
 _RIVALS: tuple[LossName, ...] = ("proxy-anchor", "multi-similarity")
@@ -28,7 +28,6 @@ def steps(base: RunConfig) -> Claim:
         also={value: _as_many_steps(base, value / 32) for value in values},
     )
     reference = ("N = 32",)
-    others = [(level.name,) for level in axis.levels if (level.name,) != reference]
     return Claim(
         "steps",
         "Batch size at equal steps",
@@ -36,7 +35,7 @@ def steps(base: RunConfig) -> Claim:
         _NOBODY,
         "",
         (axis,),
-        Within(tuple(less(one, reference) for one in others), MARGIN),
+        consistent(axis, reference),
         reference,
         reading="The control of claim 1, where a smaller batch takes more steps. Here a larger one sees every"
         " image more often. Epochs are those of the recipe times N / 32, rounded to whole ones, at"

@@ -80,15 +80,11 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
             `PIL.Image.MAX_IMAGE_PIXELS` would have to be decoded.
     """
     try:
-        with own_filters():
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            image = Image.open(file, formats=readable_formats())
-        with image:
-            if min_side is not None:
-                image.draft(None, (2 * min_side, 2 * min_side))
+        with open_image(source) as image:
+            choose_scale(image, min_side)
             _require_size(image)
             image.load()
-            with own_filters():
+            with _own_filters():
                 # After load: a PNG may hold its EXIF behind the pixels, a TIFF is turned by load itself.
                 orientation = _orientation(image)
             upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
@@ -108,16 +104,39 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def open_image(source: Path | bytes) -> Image.Image:
+    """An image of a format that `decode_image` reads, of which nothing is decoded yet.
+
+    Args:
+        source: an image file, or what is in one.
+
+    Raises:
+        Exception: of whatever kind; it is no such image, or beyond twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    with _own_filters():
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        return Image.open(file, formats=_formats())
+
+
+def choose_scale(image: Image.Image, min_side: int | None) -> None:
+    """Nothing; a JPEG then has the size that `decode_image` decodes it at.
+
+    Args:
+        image: as `open_image` returns it.
+        min_side: see `decode_image`.
+    """
+    if min_side is not None:
+        image.draft(None, (2 * min_side, 2 * min_side))
+
+
 @cache
-def readable_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that `decode_image` reads, those that this Pillow can open."""
+def _formats() -> tuple[str, ...]:
     Image.init()
     return tuple(sorted(_FORMATS & Image.OPEN.keys()))
 
 
 @contextmanager
-def own_filters() -> Iterator[None]:
-    """Nothing; meanwhile Pillow says nothing of odd files, in no thread."""
+def _own_filters() -> Iterator[None]:
     # The filters are global to the process: two threads that restore them in turn would leave ours behind.
     with _filters_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 
-from PIL import Image
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
-from tuplet.data.images import own_filters, readable_formats
+from tuplet.data.images import choose_scale, open_image
 
 MOST_SCANS = 100
 """Of a JPEG; each goes over the whole picture once more, however few bytes it has. Ten are usual."""
@@ -38,19 +36,6 @@ class DecodingWork:
     scans: int
 
 
-def open_header(content: bytes) -> Image.Image:
-    """A picture of which nothing is decoded yet; of the formats that `decode_image` reads.
-
-    Args:
-        content: of the file.
-
-    Raises:
-        Exception: of whatever kind; it is no such picture, or beyond twice `PIL.Image.MAX_IMAGE_PIXELS`.
-    """
-    with own_filters():
-        return Image.open(io.BytesIO(content), formats=readable_formats())
-
-
 def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
     """What it takes `decode_image` to decode a picture; None where it is none, as that then says.
 
@@ -62,7 +47,7 @@ def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
         Exception: of whatever kind; its header is broken.
     """
     try:
-        opened = open_header(content)
+        opened = open_image(content)
     except Exception:  # corrupt bytes make Pillow raise nearly anything
         return None
     with opened as image:
@@ -74,7 +59,7 @@ def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
         elif image.format in ("JPEG", "MPO"):
             scans = _num_scans(content)
             if scans == 1:  # of several, every coefficient is held until the last, at whatever scale
-                image.draft(None, (2 * min_side, 2 * min_side))
+                choose_scale(image, min_side)
                 pixels = image.width * image.height
         return DecodingWork(width, height, pixels, scans)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from tuplet.data.images import open_image
 from tuplet.search.index import IndexedPicture
-from tuplet.search.picture_headers import open_header
 
 MOST_BYTES = 1 << 26
 """Of a file that is handed out, for it is held in memory."""
@@ -69,7 +69,7 @@ def read_picture_file(picture: IndexedPicture) -> PictureFile:
 
 def _media_type(content: bytes) -> str:
     try:
-        with open_header(content) as image:
+        with open_image(content) as image:
             kind = image.format or ""
     except Exception:  # corrupt bytes make Pillow raise nearly anything
         raise PictureGoneError("it is no picture") from None
