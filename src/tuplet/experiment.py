@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -36,7 +36,7 @@ def open_run(config: RunConfig, folder: Path) -> Run:
 
 def epochs_of_runs(
     config: RunConfig, folder: Path, *, fabric: Fabric, images: Split | None = None
-) -> Iterator[tuple[Run, EpochReport]]:
+) -> Generator[tuple[Run, EpochReport]]:
     """Each epoch as it ends, with its run, of all trainings that the config's selection takes.
 
     With selection validation these are one training a fold, in folders beside the run's own, and then the run

@@ -52,6 +52,10 @@ class EpochReport:
     learning_rates: dict[str, float]
 
 
+class LockedRunError(InputError):
+    """Another process is training the run."""
+
+
 @final
 class Run:
     """One training run on disk.
@@ -226,13 +230,13 @@ class Run:
         """Hold the run for one process; the hold ends with the process, however it ends.
 
         Raises:
-            InputError: (a ValueError) another process is training this run.
+            LockedRunError: (an InputError) another process is training this run.
         """
         try:
             with FileLock(self.folder / ".lock", timeout=0):
                 yield
         except Timeout:
-            raise InputError(
+            raise LockedRunError(
                 f"another process is training {self.folder}; want one at a time: wait, or end it"
             ) from None
 

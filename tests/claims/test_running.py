@@ -25,7 +25,7 @@ from tuplet.claims.running import (
 )
 from tuplet.config import RunConfig
 from tuplet.experiment import Images, open_run
-from tuplet.overrides import from_dict, override
+from tuplet.overrides import override
 from tuplet.runs import EpochReport, Run
 from tuplet.training import launch
 from tuplet.tuning.storage import Storage, sqlite_url
@@ -92,7 +92,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> dict[int, BaseException]:
             run.model_folder.mkdir()
 
     monkeypatch.setattr(running, "epochs_of_runs", epochs)
-    monkeypatch.setattr(running, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
     return errors
 
 
@@ -131,11 +131,10 @@ def test_a_command_runs_its_own_jobs_and_leaves_others_waiting(
     new.run()
     assert sorted(new.epochs) == [(seed, epoch) for seed in (5, 7) for epoch in (0, 1, 2)]
     assert stopped.states == ["begun", "not run", "finished"]
-    # What waited before still waits, each once, for workers of any version.
-    queue = Storage(sqlite_url(tmp_path / "queue.db")).study(queue_name(tmp_path, ""))
-    waiting = [one.user_attrs for one in queue.get_trials(states=(TrialState.WAITING,))]
-    assert sorted(from_dict(one["config"]).seed for one in waiting) == [4, 6]
-    assert all(one["run"] == run_key(from_dict(one["config"])) for one in waiting)
+    # What waited before still waits, each once.
+    queue = Storage(sqlite_url(tmp_path / "queue.db")).study(queue_name(tmp_path, "", stopped.jobs))
+    waiting = [one.user_attrs["run"] for one in queue.get_trials(states=(TrialState.WAITING,))]
+    assert sorted(waiting) == sorted(one.key for one in stopped.jobs)
     stopped.epochs.clear()
     stopped.run()
     assert sorted(stopped.epochs) == [(4, 2), (6, 0), (6, 1), (6, 2)]
@@ -175,8 +174,15 @@ def test_studies_in_folders_of_one_name_on_one_database(tmp_path: Path, quick: R
         other.run()
         assert other.epochs == [(3, 0), (3, 1), (3, 2)]
         assert [one.name for one in (there / "runs").iterdir()] == [other.jobs[0].key]
-    assert queue_name(here, "one") != queue_name(here, "two")
-    assert queue_name(here, "") == queue_name(there, "") == "claims-study"
+
+
+def test_one_queue_for_all_workers_of_a_command(tmp_path: Path, quick: RunConfig) -> None:
+    here, there = tmp_path / "a" / "study", tmp_path / "b" / "study"
+    one, two = job(quick, seed=1), job(quick, seed=2)
+    assert queue_name(here, "id", [one, two]) == queue_name(there, "id", [two, one])
+    assert queue_name(here, "id", [one, two]) != queue_name(here, "id", [one])
+    assert queue_name(here, "id", [one]) != queue_name(here, "other", [one])
+    assert queue_name(here, "", [one]) == queue_name(there, "", [one]) != queue_name(tmp_path, "", [one])
 
 
 @pytest.mark.parametrize(
@@ -220,24 +226,39 @@ def test_a_finished_run_is_no_failed_one(tmp_path: Path, quick: RunConfig, untra
     assert worker.states == ["finished"]
 
 
-def test_a_run_that_another_process_trains_is_waited_for(
-    tmp_path: Path, quick: RunConfig, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_another_process_trains_is_left_for_later(
+    tmp_path: Path, quick: RunConfig, untrained
 ) -> None:
-    monkeypatch.setattr(running, "_POLL_SECONDS", 0.01)
     lock = ExitStack()
-    failures: list[str] = []
+    told: list[int | str] = []
+
+    def give_way(num_running: int) -> None:
+        told.append(num_running)
+        lock.close()
+
     worker = Worker(
-        tmp_path,
-        quick,
-        1,
-        waiting=lambda num_running: lock.close(),
-        on_failure=lambda one, error: failures.append(error),
+        tmp_path, quick, 1, 2, waiting=give_way, on_job=lambda one, left: told.append(f"{one.title}, {left}")
     )
     run = open_run(worker.jobs[0].config, run_folder(tmp_path, worker.jobs[0].key))
     lock.enter_context(run.locked())
     worker.run()
-    assert worker.states == ["finished"]
-    assert failures == []
+    assert told == ["seed=2, 2", 1, "seed=1, 1"]
+    assert worker.states == ["finished", "finished"]
+    assert not failure_file(tmp_path, worker.jobs[0].key).exists()
+
+
+def test_so_is_one_that_another_process_begins_just_now(
+    tmp_path: Path, quick: RunConfig, untrained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_is_elsewhere", lambda folder, key: False)
+    lock = ExitStack()
+    worker = Worker(tmp_path, quick, 1, 2)
+    run = open_run(worker.jobs[0].config, run_folder(tmp_path, worker.jobs[0].key))
+    lock.enter_context(run.locked())
+    worker.meanwhile = lock.close
+    worker.run()
+    assert [seed for seed, epoch in worker.epochs if epoch == 0] == [2, 1]
+    assert worker.states == ["finished", "finished"]
     assert not failure_file(tmp_path, worker.jobs[0].key).exists()
 
 

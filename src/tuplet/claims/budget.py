@@ -20,11 +20,18 @@ from tuplet.claims.catalogue import base_of
 from tuplet.claims.claim import Axis, Base, Claim
 from tuplet.claims.contrast import Point, point_title
 from tuplet.claims.plan import Entry, Job, Plan, jobs_of, run_key
-from tuplet.claims.running import FAULTS_OF_A_RUN, epochs_of, in_a_line, run_folder, state_of
+from tuplet.claims.running import (
+    FAULTS_OF_A_RUN,
+    POLL_SECONDS,
+    epochs_of,
+    in_a_line,
+    run_folder,
+    state_of,
+)
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
 from tuplet.experiment import Images, fold_folder
-from tuplet.runs import EpochReport, Run
+from tuplet.runs import EpochReport, LockedRunError, Run
 
 LEAST_SEEDS = 2
 """A single seed has no interval, and so no verdict."""
@@ -139,14 +146,17 @@ def measure_speed(job: Job, folder: Path, *, fabric: Fabric, images: Images) -> 
     timed = where if num_trainings(job.config) == 1 else fold_folder(where, 0)
     wanted = min(PILOT_EPOCHS, job.config.schedule.last_epoch)
     began, loading = time.perf_counter(), None
-    if not any(report.epoch >= wanted for report in _reports(timed)):
-        with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
-            for run, report in epochs:
-                if loading is None:
-                    told = report.train_seconds + report.evaluation_seconds
-                    loading = time.perf_counter() - began - told
-                if run.folder == timed and report.epoch >= wanted:
-                    break
+    while not any(report.epoch >= wanted for report in _reports(timed)):
+        try:
+            with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
+                for run, report in epochs:
+                    if loading is None:
+                        told = report.train_seconds + report.evaluation_seconds
+                        loading = time.perf_counter() - began - told
+                    if run.folder == timed and report.epoch >= wanted:
+                        break
+        except LockedRunError:
+            time.sleep(POLL_SECONDS)  # another process trains it, and its reports will tell
     reports = _reports(timed)
     # The first epoch is slower than those after it.
     training = [report.train_seconds for report in reports[1:]]

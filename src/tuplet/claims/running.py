@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import optuna
 import torch
-from filelock import Timeout
 from lightning_fabric import Fabric
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from tuplet.claims.plan import Job
 from tuplet.errors import InputError
 from tuplet.experiment import Images, epochs_of_runs
-from tuplet.overrides import to_dict
-from tuplet.runs import EpochReport, Run, write_atomically
+from tuplet.runs import EpochReport, LockedRunError, Run, write_atomically
 from tuplet.session import DivergedError
 from tuplet.tuning.storage import Storage, sqlite_url, storage_errors
 from tuplet.tuning.workers import work
@@ -32,7 +30,8 @@ State: TypeAlias = Literal["finished", "failed", "begun", "not run"]
 FAULTS_OF_A_RUN = (InputError, RuntimeError, MemoryError)
 """What a run may fail of and another may not; a full disk or a broken device ends the study."""
 
-_POLL_SECONDS = 2.0
+POLL_SECONDS = 2.0
+"""Between two looks whether another process has ended what it trains."""
 
 
 def run_folder(folder: Path, key: str) -> Path:
@@ -65,14 +64,16 @@ def failure_of(folder: Path, key: str) -> str:
     return str(tree["error"])
 
 
-def queue_name(folder: Path, study_id: str) -> str:
-    """What the queue of a study is called in its database.
+def queue_name(folder: Path, study_id: str, jobs: Sequence[Job]) -> str:
+    """What the queue of these jobs is called in its database: one for all workers of a command.
 
     Args:
         folder: of the study.
-        study_id: of its plan; empty: its queue is called after the folder's last name.
+        study_id: of its plan; empty: its queues are called after the folder's last name.
+        jobs: of the command, finished or not, in any order.
     """
-    return f"claims-{study_id or folder.absolute().name}"
+    keys = " ".join(sorted(job.key for job in jobs))
+    return f"claims-{study_id or folder.absolute().name}-{hashlib.sha256(keys.encode()).hexdigest()[:16]}"
 
 
 def run_jobs(
@@ -92,8 +93,8 @@ def run_jobs(
     """Nothing; every job is finished or has failed, here or by another worker.
 
     Any number of processes may do the same at once. What is finished is not repeated, what was begun goes
-    on, and what another worker began and lost is taken up by the next. What else waits in the queue, for
-    another command, goes on waiting.
+    on, and what another worker began and lost is taken up by the next. Workers with the same jobs share a
+    queue; what one with other jobs trains is known by the lock of its run, and left for later.
 
     Args:
         jobs: in the order wanted.
@@ -114,20 +115,22 @@ def run_jobs(
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     url = storage_url or sqlite_url((folder / "queue.db").absolute())
     storage = Storage(url, heartbeat_seconds=heartbeat_seconds)
-    queue = storage.study(queue_name(folder, study_id))
-    left = list(jobs)
+    queue = storage.study(queue_name(folder, study_id, jobs))
+    left: dict[str, Job] = {}
+    told = 0
 
-    def train_one(trial: optuna.Trial) -> float:
-        job = _taken(storage, queue, trial, left, folder)
-        if job is None:
+    def run_one(trial: optuna.Trial) -> float:
+        job = left.get(trial.user_attrs.get("run", ""))
+        if job is None or not _is_left(folder, job.key) or _is_elsewhere(folder, job.key):
             return 0.0
-        on_job(job, len(left))
-        epochs = epochs_of(job, folder, fabric=fabric, images=images, on_locked=lambda: waiting(1))
+        on_job(job, sum(_is_left(folder, key) for key in left))
         try:
             # Closed whatever is raised, or the run would stay locked as long as the error is kept.
-            with closing(epochs):
+            with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
                 for run, report in epochs:
                     on_epoch(run, report)
+        except LockedRunError:
+            pass  # begun elsewhere since we looked, and so left for later
         except torch.AcceleratorError:
             raise  # the device answers no run of this process any more
         except FAULTS_OF_A_RUN as error:
@@ -138,50 +141,36 @@ def run_jobs(
     with storage_errors(storage.name), storage.lock(queue.study_name):
         for job in jobs:
             _forget_failure(folder, job.key)
-    told = 0
-    while left := [job for job in left if _is_left(folder, job.key)]:
+    while left := {job.key: job for job in jobs if _is_left(folder, job.key)}:
+        elsewhere = {key for key in left if _is_elsewhere(folder, key)}
         with storage_errors(storage.name), storage.lock(queue.study_name):
-            running = _offer(queue, left)
-        if running < len(left):
-            # Without a limit a trial is taken always, and nothing waits for other commands' runs.
-            next(work(storage, queue, train_one, wanted=sys.maxsize), None)
-            continue
-        if running != told:
-            told = running
-            waiting(running)
-        time.sleep(_POLL_SECONDS)
+            _offer(queue, [job for key, job in left.items() if key not in elsewhere])
+        for _ in work(storage, queue, run_one, wanted=0, waiting=waiting, poll_seconds=POLL_SECONDS):
+            pass
+        if len(elsewhere) == len(left):
+            if told != len(left):
+                told = len(left)
+                waiting(told)
+            time.sleep(POLL_SECONDS)
 
 
 def epochs_of(
-    job: Job, folder: Path, *, fabric: Fabric, images: Images, on_locked: Callable[[], None] = lambda: None
+    job: Job, folder: Path, *, fabric: Fabric, images: Images
 ) -> Generator[tuple[Run, EpochReport]]:
-    """Each epoch of a job as it ends, with its run; one that another process trains goes on after that.
+    """Each epoch of a job as it ends, with its run.
 
     Args:
         job: to be trained.
         folder: of the study.
         fabric: launched; one rank.
         images: of the runs.
-        on_locked: told once that another process trains it.
 
     Raises:
-        InputError: (a ValueError) as `epochs_of_runs` does, but for the lock of another process.
+        LockedRunError: (an InputError) another process trains it.
+        InputError: (a ValueError) as `epochs_of_runs` does.
     """
-    told = False
-    while True:
-        split = images.of(job.config)
-        epochs = epochs_of_runs(job.config, run_folder(folder, job.key), fabric=fabric, images=split)
-        try:
-            with closing(cast("Generator[tuple[Run, EpochReport]]", epochs)):
-                yield from epochs
-            return
-        except InputError as error:
-            if not isinstance(error.__context__, Timeout):
-                raise
-        if not told:
-            told = True
-            on_locked()
-        time.sleep(_POLL_SECONDS)
+    where = run_folder(folder, job.key)
+    return epochs_of_runs(job.config, where, fabric=fabric, images=images.of(job.config))
 
 
 def in_a_line(error: BaseException) -> str:
@@ -216,56 +205,26 @@ def _is_left(folder: Path, key: str) -> bool:
     return state_of(folder, key) in ("begun", "not run")
 
 
-def _offer(queue: optuna.Study, jobs: Sequence[Job]) -> int:
-    """Let every job wait in the queue that does not wait or run there already; how many of them run."""
+def _is_elsewhere(folder: Path, key: str) -> bool:
+    """Whether another process trains the run, or one of its folds."""
+    where = run_folder(folder, key)
+    for one in (where, *where.parent.glob(f"{key}-fold*")):
+        try:
+            if (one / "config.yaml").exists():
+                with Run(one).locked():
+                    pass
+        except LockedRunError:
+            return True
+    return False
+
+
+def _offer(queue: optuna.Study, jobs: Iterable[Job]) -> None:
+    """Let every job wait in the queue that does not wait or run there already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         optuna.storages.fail_stale_trials(queue)
-    waiting, running = (set(_by_run(queue, one)) for one in (TrialState.WAITING, TrialState.RUNNING))
+    there = queue.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
+    offered = {one.user_attrs.get("run") for one in there}
     for job in jobs:
-        if job.key not in waiting | running:
-            queue.enqueue_trial({}, user_attrs=_attributes(job))
-    return sum(job.key in running for job in jobs)
-
-
-def _taken(
-    storage: Storage, queue: optuna.Study, trial: optuna.Trial, left: Sequence[Job], folder: Path
-) -> Job | None:
-    """The job that a trial is for, one of those that are left; None where others took them meanwhile.
-
-    Optuna gives out what has waited longest. Where that is another command's, the two trials change places.
-    """
-    jobs = {job.key: job for job in left}
-    key = trial.user_attrs.get("run")
-    with storage_errors(storage.name), storage.lock(queue.study_name):
-        elsewhere = {
-            one for one, at in _by_run(queue, TrialState.RUNNING).items() if at.number != trial.number
-        }
-        if key is None or key in elsewhere or not _is_left(folder, key):
-            return None  # it waited twice
-        if key in jobs:
-            return jobs[key]
-        others = {name: trial.user_attrs[name] for name in _attributes(left[0]) if name in trial.user_attrs}
-        for waiting, held in _by_run(queue, TrialState.WAITING).items():
-            if waiting in jobs and waiting not in elsewhere and _is_left(folder, waiting):
-                database = storage.optuna_storage
-                study = database.get_study_id_from_name(queue.study_name)
-                place = database.get_trial_id_from_study_id_trial_number(study, held.number)
-                for name, value in _attributes(jobs[waiting]).items():
-                    trial.set_user_attr(name, value)
-                for name, value in others.items():
-                    database.set_trial_user_attr(place, name, value)
-                return jobs[waiting]
-        queue.enqueue_trial({}, user_attrs=others)
-    return None
-
-
-def _by_run(queue: optuna.Study, state: TrialState) -> dict[str, FrozenTrial]:
-    """The trials in a state, by the run that they are for."""
-    trials = queue.get_trials(deepcopy=False, states=(state,))
-    return {one.user_attrs["run"]: one for one in trials if "run" in one.user_attrs}
-
-
-def _attributes(job: Job) -> dict[str, Any]:
-    """What a trial says of its job; all of it, for workers of older versions too."""
-    return {"run": job.key, "title": job.title, "config": to_dict(job.config)}
+        if job.key not in offered:
+            queue.enqueue_trial({}, user_attrs={"run": job.key, "title": job.title})

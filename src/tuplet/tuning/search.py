@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import statistics
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, final
+from typing import Any, Literal, final
 
 import optuna
 from lightning_fabric import Fabric
@@ -204,9 +204,8 @@ def _trial_value(
         where = folder if fold == 0 else fold_folder(folder, fold)
         try:
             of_fold = _measured(search, config, fold)
-            epochs = epochs_of_runs(of_fold, where, fabric=fabric, images=images.of(config))
             # Closed whatever is raised, or the run would stay locked as long as the error is kept.
-            with closing(cast("Generator[tuple[Run, EpochReport]]", epochs)):
+            with closing(epochs_of_runs(of_fold, where, fabric=fabric, images=images.of(config))) as epochs:
                 for run, report in epochs:
                     on_epoch(trial, run, report)
                     so_far = _offer_to_pruner(search, trial, report, values)
