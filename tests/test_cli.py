@@ -280,9 +280,11 @@ def test_demo_ends_with_where_the_report_is_and_what_to_try(
 
 def test_a_failed_start_removes_only_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine"
-    mine.mkdir()
+    (mine / ".git").mkdir(parents=True)
+    (mine / ".git" / "HEAD").write_text("ref")
+    (mine / ".env").write_text("mine")
     bad = ["--model.backbone", "nothing", "--model.no-pretrained", *FEW_GLYPHS]
     assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(mine))
-    assert mine.is_dir()
+    assert sorted(path.name for path in mine.rglob("*")) == [".env", ".git", "HEAD"]
     assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()

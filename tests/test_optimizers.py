@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 from tuplet.config import OptimizerConfig, RunConfig
 from tuplet.errors import InputError
@@ -15,6 +17,7 @@ from tuplet.models.embedder import Embedder
 from tuplet.optimizers import RowwiseAdam, build_optimizers
 from tuplet.overrides import override
 from tuplet.runs import Run
+from tuplet.session import Session
 from tuplet.training import train
 
 LR, BETA2, EPS = 0.1, 0.9, 1e-8
@@ -129,6 +132,39 @@ def test_sparse_gradients_cannot_be_clipped(tiny: RunConfig):
     changes = {"optimizer.class_update": "rowwise", "loss.class_fraction": 0.5, "optimizer.clip_norm": 1.0}
     with pytest.raises(InputError, match=r"optimizer.clip_norm is 1.0; want 0, for sparse gradients"):
         override(tiny, changes)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.05])
+def test_scaled_gradients_train_clipped_or_not(tiny: RunConfig, tmp_path: Path, clip_norm: float) -> None:
+    """What a GPU does with 16-mixed, with a scaler that works on a CPU."""
+    changes = {
+        "compute.precision": "16-mixed",
+        "optimizer.clip_norm": clip_norm,
+        "optimizer.name": "sgd",
+        "schedule.epochs": 1,
+    }
+    run = Run.create(override(tiny, changes), tmp_path / "run")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    fabric = Fabric(accelerator="cpu", plugins=MixedPrecision("16-mixed", "cpu", scaler))
+    norms = []
+    moved = Session.step
+
+    def step(session: Session) -> None:
+        moved(session)
+        norms.append(scaler.get_scale())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "step", step)
+        reports = list(train(run, fabric=fabric))
+    assert norms
+    assert set(norms) == {1024.0}  # no step was skipped
+    assert reports[-1].losses["total"] > 0
+
+
+def test_16_mixed_has_one_optimizer_and_whole_gradients_on_each_rank(tiny: RunConfig) -> None:
+    for changes in ({"optimizer.class_update": "rowwise"}, {"compute.shard_classes": True}):
+        with pytest.raises(InputError, match=r"precision is '16-mixed'; want bf16-mixed or 32-true, for"):
+            override(tiny, {"compute.precision": "16-mixed", **changes})
 
 
 def test_a_run_with_sampled_classes_and_sparse_gradients_resumes_bit_for_bit(tiny: RunConfig, tmp_path: Path):

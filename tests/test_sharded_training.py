@@ -9,16 +9,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
-from processes import command_started, run_command
+from processes import command_started, in_processes, run_command
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
+from tuplet.losses.hist import HISTLoss
 from tuplet.losses.sharded import ClassShard
+from tuplet.models.embedder import Embedder
 from tuplet.overrides import override
 from tuplet.runs import Run, write_config
+from tuplet.session import Session
 from tuplet.shards import load_rows
 from tuplet.training import train
 
@@ -70,6 +75,35 @@ def test_processes_that_share_the_classes_learn_what_one_learns(
     assert_close(learnt(one, 5), learnt(two, 5))
     assert not [path for path in two.folder.glob("checkpoints/classes-*") if path.name != "classes-2"]
     assert one.reports()[-1].losses == pytest.approx(two.reports()[-1].losses, rel=1e-4)
+
+
+def test_devices_that_each_have_all_classes_sum_over_the_same(tiny: RunConfig) -> None:
+    with pytest.raises(InputError, match=r"class_fraction is 0.5; want 1, or compute.shard_classes"):
+        override(tiny, {"compute.devices": 2, "loss.class_fraction": 0.5})
+    override(tiny, {"compute.devices": 2, "loss.class_fraction": 0.5, "compute.shard_classes": True})
+
+
+def copies(rank: int, ranks: int, port: int, queue, spread: bool) -> None:
+    """Into the queue: of each weight and statistic, whether it is now what the first rank had."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks)
+    loss = HISTLoss(6, 4, hidden_dim=3, shard=ClassShard(6, rank, ranks) if spread else None)
+    network = Embedder("tuplet_convnet", embedding_dim=4, pretrained=False)
+    for tensor in [*loss.state_dict().values(), *network.buffers()]:
+        tensor.fill_(rank + 1)
+    session = SimpleNamespace(loss=loss, _embedder=network, fabric=SimpleNamespace(world_size=ranks))
+    Session.share_copies(cast(Session, session))
+    names = {**loss.state_dict(), **dict(network.named_buffers())}
+    queue.put((rank, sorted(name for name, value in names.items() if bool((value == 1.0).all()))))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_ranks_go_on_with_the_same_copies(spread: bool) -> None:
+    (_, first), (_, second) = in_processes(copies, 2, spread)
+    rows = {"means", "log_variances", "hgnn.layers.1.weight", "hgnn.layers.1.bias"}
+    assert set(first) - set(second) == (rows if spread else set())
+    assert any(name.endswith("running_mean") for name in second)
 
 
 @pytest.fixture(scope="module")

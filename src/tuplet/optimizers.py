@@ -16,7 +16,7 @@ from tuplet.models.embedder import Embedder
 
 
 def build_optimizers(
-    network: Embedder, loss: MetricLoss, config: OptimizerConfig
+    network: Embedder, loss: MetricLoss, config: OptimizerConfig, *, fused: bool = True
 ) -> list[torch.optim.Optimizer]:
     """One optimizer over the groups of network and loss, or two of them.
 
@@ -25,18 +25,25 @@ def build_optimizers(
 
     With `class_update` rowwise, a second one has the parameters that are as large as the classes are many, in
     groups of the same names; in the first, those groups keep the rest.
+
+    Args:
+        network: trained.
+        loss: trained.
+        config: of both.
+        fused: one pass over memory, where the plain loop makes a dozen; not for gradients that are scaled and
+            have to be unscaled before the step.
     """
     groups = [
         *network.parameter_groups(lr_backbone=config.lr_backbone, lr_embedding=config.lr_embedding),
         *_groups_of_loss(loss, config),
     ]
     if config.class_update == "same":
-        return [_build(groups, config)]
+        return [_build(groups, config, fused)]
     of_classes = {id(parameter) for parameter in loss.class_parameters().values()}
     rows = [_only(group, lambda parameter: id(parameter) in of_classes) for group in groups]
     others = [_only(group, lambda parameter: id(parameter) not in of_classes) for group in groups]
     # The first optimizer keeps a group without parameters, so that its groups are the same four always.
-    return [_build(others, config), RowwiseAdam([group for group in rows if group["params"]])]
+    return [_build(others, config, fused), RowwiseAdam([group for group in rows if group["params"]])]
 
 
 @final
@@ -113,13 +120,12 @@ def _groups_of_loss(loss: MetricLoss, config: OptimizerConfig) -> list[dict[str,
     return loss.parameter_groups(lr_proxies=config.lr_proxies)
 
 
-def _build(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    # Fused: one pass over memory, where the plain loop makes a dozen.
+def _build(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
     if config.name == "sgd":
         decay = config.weight_decay
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=decay, fused=True)
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, weight_decay=config.weight_decay, fused=True)
+    return kind(groups, weight_decay=config.weight_decay, fused=fused)
 
 
 def _only(group: dict[str, Any], wanted: Callable[[Tensor], bool]) -> dict[str, Any]:

@@ -232,7 +232,12 @@ def _study(
             weight_decay=weight_decay,
         ),
         schedule=ScheduleConfig(
-            epochs=epochs, warmup_epochs=1, decay="step", step_epochs=step_epochs, step_gamma=0.5
+            # The authors' code counts the epochs of the tables behind the warm-up.
+            epochs=1 + epochs,
+            warmup_epochs=1,
+            decay="step",
+            step_epochs=step_epochs,
+            step_gamma=0.5,
         ),
         evaluation=EvaluationConfig(recall_at=RECALL_AT[source]),
     )

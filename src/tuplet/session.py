@@ -87,7 +87,8 @@ class Session:
         self._initial_weights = hash_weights(self._embedder.state_dict())
         self.loss = build_loss(config, split.train.num_classes)
         self.loss.to(fabric.device)
-        optimizers = build_optimizers(self._embedder, self.loss, config.optimizer)
+        unscaled = config.compute.precision == "16-mixed" and config.optimizer.clip_norm > 0
+        optimizers = build_optimizers(self._embedder, self.loss, config.optimizer, fused=not unscaled)
         self._rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
         self._backbone: list[torch.nn.Parameter] = optimizers[0].param_groups[0]["params"]
         wrapped: tuple[Any, ...] = fabric.setup(self._embedder, *optimizers)
@@ -201,6 +202,16 @@ class Session:
             self._stop(f"at epoch {epoch}, step {step}: the loss is not finite ({parts})", epoch)
         return terms
 
+    def share_copies(self) -> None:
+        """Give every rank the first one's running statistics and loss, which it saves and measures with.
+
+        DDP shares the statistics only before a forward that it synchronises. The loss is computed alike on
+        all ranks, but not to the last bit where they differ in their device or its free memory.
+        """
+        rows = set(self.loss.class_parameters()) if self.loss.shard is not None else set()
+        loss = (value for name, value in self.loss.state_dict().items() if name not in rows)
+        share(self.fabric, [*self._embedder.buffers(), *loss])
+
     def require_finite_weights(self, epoch: int) -> None:
         """Stop the run before weights that are not finite reach its checkpoint."""
         found = ""
@@ -221,7 +232,6 @@ class Session:
             return None, 0.0
         began = time.perf_counter()
         self.network.eval()
-        share(self.fabric, self._embedder.buffers())  # DDP does so only before a forward that it synchronises
         report = evaluate_split(self.network, self.split, config, fabric=self.fabric, last=last)
         return report, time.perf_counter() - began
 

@@ -98,6 +98,7 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
     losses = {name: total.item() / len(loader) for name, total in sums.items()}
     train_seconds = time.perf_counter() - began
 
+    session.share_copies()
     session.require_finite_weights(epoch)
     evaluation, evaluation_seconds = session.evaluate(epoch)
     images_per_second = len(loader) * config.data.batch_size / train_seconds

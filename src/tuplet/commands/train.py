@@ -100,14 +100,14 @@ def _one(config: RunConfig, folder: Path, fabric: Fabric) -> Run | None:
     from tuplet.training import load_split
 
     split = load_split(config)
-    new = not folder.exists()
+    before = set(folder.iterdir()) if folder.is_dir() else None
     on_first(fabric, lambda: Run.create(config, folder).folder)
     run = Run(folder)
     try:
         return _finish(run, fabric, split)
     except InputError:
         if fabric.is_global_zero and not run.reports():
-            _remove(run.folder, whole=new)  # nothing was learnt, and the mended command may want the name
+            _remove_new(run.folder, before)  # nothing was learnt, and the mended command may want the name
         raise
 
 
@@ -143,10 +143,11 @@ def _several(
     return runs[0] if speaks and seeds == 1 else None
 
 
-def _remove(folder: Path, *, whole: bool) -> None:
-    for entry in folder.iterdir():
+def _remove_new(folder: Path, before: set[Path] | None) -> None:
+    """Remove what was not in the folder before, and the folder if it was not there itself."""
+    for entry in set(folder.iterdir()) - (before or set()):
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    if whole:
+    if before is None:
         folder.rmdir()
 
 

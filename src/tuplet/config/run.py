@@ -71,6 +71,22 @@ class RunConfig:
             self.loss.implementation,
             "chunked, for compute.shard_classes",
         )
+        require(
+            self.compute.devices == 1 or self.compute.shard_classes or self.loss.class_fraction == 1,
+            "loss.class_fraction",
+            self.loss.class_fraction,
+            f"1, or compute.shard_classes: each of {self.compute.devices} devices would draw other classes",
+        )
+        for path, scaled_alike in (
+            ("optimizer.class_update", self.optimizer.class_update == "same"),
+            ("compute.shard_classes", not self.compute.shard_classes),
+        ):
+            require(
+                scaled_alike or self.compute.precision != "16-mixed",
+                "compute.precision",
+                self.compute.precision,
+                f"bf16-mixed or 32-true, for {path}: its steps would be skipped apart from the others",
+            )
         sparse = self.optimizer.class_update == "rowwise" and self.loss.class_fraction < 1
         require(
             not sparse or self.optimizer.clip_norm == 0,

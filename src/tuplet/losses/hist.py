@@ -201,7 +201,8 @@ class HISTLoss(MetricLoss):
             half a million, and else chunked.
         class_fraction: share of the classes that a training step sums over, in (0, 1]: those of the batch,
             and others drawn anew each time. Below 1 both terms come out too small, as classes are missing
-            from the sums; eval() sums over all. Not with plain.
+            from the sums; eval() sums over all. Not with plain. Where several ranks compute the loss of one
+            gathered batch without a shard, seed torch alike on all before each step, or they draw apart.
         sparse_gradients: with class_fraction < 1, gradients of the class parameters are sparse tensors of the
             rows summed over, for optimizers such as torch.optim.SparseAdam.
         alpha_control: admit alpha <= 0, which is outside of the paper's range (Eq. 4 wants weights <= 1).
