@@ -44,7 +44,7 @@ def describe_environment(device: torch.device, num_ranks: int) -> dict[str, str 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": current_commit(),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
         "system": platform.platform(),
@@ -91,7 +91,8 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """The commit of the tuplet that runs, and whether there are changes beside it; empty outside of git."""
     try:
         git = ["git", "-C", str(Path(__file__).parent)]
         top = subprocess.run(

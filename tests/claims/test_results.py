@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tuplet.claims.plan import Plan, run_key, whole
 from tuplet.claims.report import study_report
 from tuplet.claims.results import ClaimResult, results
 from tuplet.claims.running import Job, record_failure, run_folder
+from tuplet.claims.values import study_json
 from tuplet.overrides import override
 from tuplet.recipes import recipe
 from tuplet.runs import write_atomically
@@ -54,6 +56,19 @@ def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -
         assert cell.mean.mean == pytest.approx(statistics.fmean(values))
         assert cell.mean.std == pytest.approx(statistics.stdev(values))
         assert cell.labels == ("last epoch of 2",)
+    told = json.loads(study_json(study_report(plan, tmp_path)))["claims"]
+    assert list(told) == ["2"]
+    assert told["2"]["verdict"] == "does not hold"
+    for point, cell in zip(told["2"]["points"], found.cells, strict=True):
+        wanted = {str(seed): layers(cell.point, seed) for seed in range(3)}
+        assert point["values_by_seed"] == pytest.approx(wanted)
+    last = told["2"]["comparisons"][-1]
+    gaps = [layers(("L = 5",), seed) - layers(("L = 2",), seed) for seed in range(3)]
+    assert last["mean"] == pytest.approx(statistics.fmean(gaps))
+    assert (last["outcome"], last["p_fails"]) == (
+        "does not hold",
+        found.verdict.evidence[-1].comparison.p_fails,
+    )
     page = study_markdown(study_report(plan, tmp_path))
     assert "| 2 | HIST performs consistently whatever the number of layers" in page
     mean = statistics.fmean(layers(("L = 5",), seed) for seed in range(3))

@@ -53,7 +53,8 @@ def test_equivalence_is_two_one_sided_tests(seed: int) -> None:
     assert [one.comparison.p_holds for one in verdict.evidence] == pytest.approx(inside)
     assert [one.comparison.p_fails for one in verdict.evidence] == pytest.approx(outside)
     assert [one.p_fails for one in verdict.evidence] == pytest.approx(stepped_down(outside))
-    for one, p_in, p_out in zip(verdict.evidence, inside, stepped_down(outside), strict=True):
+    # The claim does not hold, so that those for it are picked from several.
+    for one, p_in, p_out in zip(verdict.evidence, stepped_down(inside), stepped_down(outside), strict=True):
         wanted = "holds" if p_in <= 0.05 else "does not hold" if p_out <= 0.05 else "undecided"
         assert one.outcome == wanted
     assert verdict.outcome == "does not hold"  # b is 5 points off
@@ -90,6 +91,25 @@ def test_better_is_a_one_sided_paired_test(seed: int) -> None:
     fewer = [stats.ttest_1samp(gap, 0.005, alternative="less").pvalue for gap in gaps]
     assert [one.comparison.p_holds for one in verdict.evidence] == pytest.approx(more)
     assert [one.p_fails for one in verdict.evidence] == pytest.approx(stepped_down(fewer))
+
+
+def test_what_holds_by_itself_is_adjusted_unless_all_hold() -> None:
+    def judged(last: float) -> list[tuple[float | None, str]]:
+        found = values(
+            a=[0.53, 0.51, 0.55, 0.50, 0.52],
+            b=[0.50, 0.51, 0.52, 0.49, 0.50],
+            c=[0.53, 0.48, 0.52, 0.49, 0.50],
+            d=[one + last for one in (0.53, 0.51, 0.55, 0.50, 0.52)],
+        )
+        verdict = Above((less(A, B), less(A, C), less(A, D))).judge(found, SEEDS)
+        return [(one.comparison.p_holds, one.outcome) for one in verdict.evidence]
+
+    (first, _), (second, _), _ = together = judged(-0.1)
+    assert first is not None
+    assert 0.05 / 3 < first < 0.05
+    assert second == pytest.approx(first)
+    assert [outcome for _, outcome in together] == ["holds"] * 3
+    assert [outcome for _, outcome in judged(0.0)] == ["undecided"] * 3
 
 
 def test_pairing_is_by_seed() -> None:

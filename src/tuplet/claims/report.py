@@ -15,7 +15,7 @@ from tuplet.claims.results import Cell, ClaimResult, RunResult, results
 from tuplet.claims.tables import Table, cost_table, spread, table_3
 from tuplet.claims.verdict import Evidence
 from tuplet.config import RunConfig
-from tuplet.environment import short_commit
+from tuplet.environment import current_commit, short_commit
 from tuplet.metrics.seeds import SeedMean
 
 
@@ -201,5 +201,6 @@ def _environment(runs: Sequence[RunResult]) -> str:
     commits = ", ".join(dict.fromkeys(short_commit(run.environment) for run in runs))
     return (
         f"{every('processor')}, {every('cores')} cores, threads: {every('threads')}, device"
-        f" {every('device')}; torch {every('torch')}; commit {commits}."
+        f" {every('device')}; torch {every('torch')}; trained at commit {commits}, judged at commit"
+        f" {short_commit({'commit': current_commit()})}."
     )

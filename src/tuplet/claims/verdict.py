@@ -25,8 +25,9 @@ HOW_DECIDED = (
     " where one is shown to be otherwise, and is undecided at this number of seeds in all other cases."
     " Shown: by one-sided t tests over seeds, the same seeds at every point, at 5 %; within a margin by two"
     " of them, one a side. As a single comparison can refute a claim, those against it are adjusted by Holm"
-    " for their number; those for it need not be, as all of them must hold. Intervals are 95 %, two-sided,"
-    " of one comparison alone."
+    " for their number; those for it need not be, as all of them must hold. Where they do not, those that"
+    " hold by themselves are several of several, and adjusted too. Intervals are 95 %, two-sided, of one"
+    " comparison alone."
 )
 """What all rules have in common, for the report."""
 
@@ -59,7 +60,7 @@ class Evidence:
     Attributes:
         comparison: as it was measured.
         p_fails: adjusted for the number of comparisons.
-        outcome: of this comparison alone.
+        outcome: of this comparison, among those of its claim.
     """
 
     comparison: Comparison
@@ -101,9 +102,12 @@ def decide(comparisons: Sequence[Comparison]) -> Verdict:
         comparisons: all that must hold.
     """
     fails = _adjusted([one.p_fails for one in comparisons])
+    holds: Sequence[float | None] = [one.p_holds for one in comparisons]
+    if not all(_is_shown(p_holds) for p_holds in holds):
+        holds = _adjusted(holds)
     evidence = tuple(
-        Evidence(one, p_fails, _outcome(one.p_holds, p_fails))
-        for one, p_fails in zip(comparisons, fails, strict=True)
+        Evidence(one, p_fails, _outcome(p_holds, p_fails))
+        for one, p_holds, p_fails in zip(comparisons, holds, fails, strict=True)
     )
     outcomes = [one.outcome for one in evidence]
     if "does not hold" in outcomes:
@@ -116,9 +120,13 @@ def _or_one(p_value: float | None) -> float:
 
 
 def _outcome(p_holds: float | None, p_fails: float | None) -> Outcome:
-    if p_holds is not None and p_holds <= SIGNIFICANCE:
+    if _is_shown(p_holds):
         return "holds"
-    return "does not hold" if p_fails is not None and p_fails <= SIGNIFICANCE else "undecided"
+    return "does not hold" if _is_shown(p_fails) else "undecided"
+
+
+def _is_shown(p_value: float | None) -> bool:
+    return p_value is not None and p_value <= SIGNIFICANCE
 
 
 def _adjusted(p_values: Sequence[float | None]) -> Sequence[float | None]:

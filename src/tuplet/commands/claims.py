@@ -48,7 +48,7 @@ again, between claims too. tuplet claims run 1 --on RECIPE --help lists every fi
 
 @dataclass(frozen=True)
 class ClaimsArguments:
-    """Run claims of the study on any data. Ends with TO/report.html and TO/report.md."""
+    """Run claims of the study on any data. Ends with TO/report.html, .md and .json."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     seeds: int = 5
@@ -192,11 +192,13 @@ def _write_report(plan: Plan, folder: Path) -> str:
     from tuplet.claims.markdown import study_markdown
     from tuplet.claims.page import study_page
     from tuplet.claims.report import study_report
+    from tuplet.claims.values import study_json
     from tuplet.runs import write_atomically
 
     report = study_report(plan, folder)
-    files = [folder / "report.md", folder / "report.html"]
-    for file, text in zip(files, (study_markdown(report), study_page(report)), strict=True):
+    pages = {"md": study_markdown(report), "json": study_json(report), "html": study_page(report)}
+    files = [folder / f"report.{kind}" for kind in pages]
+    for file, text in zip(files, pages.values(), strict=True):
         write_atomically(file, text.encode("utf-8", errors="replace"))
     lines = [""]
     for section in report.sections:
