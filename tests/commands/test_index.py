@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -70,6 +74,57 @@ def test_indexing_says_what_it_did(folder: Path, tmp_path: Path, capsys: pytest.
     tree = json.loads(says(capsys, *arguments, "--json"))
     assert (tree["unchanged"], tree["total"], tree["labels"], tree["unreadable"]) == (4, 4, {"train": 4}, [])
     assert tree["model"]["dim"] == 16
+
+
+def test_a_folder_that_cannot_be_listed_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder / "index", tmp_path / "index")
+    forbidden, listing = folder / "photos" / "[bold]class 2", os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if str(path) == str(forbidden):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    arguments = ["index", folder / "photos", "--index", tmp_path / "index", "--accelerator", "cpu"]
+    printed = [" ".join(line.split()) for line in says(capsys, *arguments).splitlines()]
+    assert printed[:4] == [
+        "0 new",
+        "9 unchanged",
+        "4 kept, for they or their folders cannot be read now",
+        "2 skipped, cannot be read:",
+    ]
+    assert printed[4] == f"{forbidden}: cannot list it (Permission denied)"
+    assert f"{tmp_path / 'index'}: 13 pictures, 3 labels" in printed[6]
+    assert json.loads(says(capsys, *arguments, "--json"))["kept"] == 4
+
+
+@pytest.mark.parametrize(
+    ("rebuild", "said"),
+    [
+        ([], "stopped; the same command goes on from what INDEX holds"),
+        (
+            ["--rebuild"],
+            "stopped; the same command goes on from what it did; until it ends, INDEX holds what it held",
+        ),
+    ],
+)
+def test_an_indexing_that_is_stopped_says_how_to_go_on(
+    rebuild: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = shutil.copytree(folder / "index", tmp_path / "index")
+    arguments = ["index", folder / "photos", "--index", index, "--accelerator", "cpu", *rebuild]
+    with (
+        mock.patch("tuplet.search.indexing.PictureFiles.read", side_effect=KeyboardInterrupt),
+        pytest.raises((KeyboardInterrupt, SystemExit)),
+    ):
+        main([*map(str, arguments)])
+    assert said.replace("INDEX", str(index)) in capsys.readouterr().err
+    assert "13  unchanged" in says(
+        capsys, "index", folder / "photos", "--index", index, "--accelerator", "cpu"
+    )
 
 
 def test_searching(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

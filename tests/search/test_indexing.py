@@ -40,6 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def counts(report: IndexingReport) -> tuple[int, ...]:
+    assert not report.kept
     return report.added, report.changed, report.touched, report.unchanged, report.dropped, report.others
 
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from killed_rebuild import kill_a_rebuild
 from picture_folder import draw, open_embedder, save_model
 
 from tuplet.errors import InputError
+from tuplet.search import rebuilding, storage
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import index_pictures
 
@@ -65,3 +69,37 @@ def test_an_index_in_object_storage_is_like_one_in_a_folder(bucket: str, tmp_pat
     with pytest.raises(InputError, match="cannot open the index s3://") as error:
         ImageIndex("s3://no-such-bucket/index")
     assert "cargo" not in str(error.value)
+
+
+def test_a_killed_rebuild_in_object_storage(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, uri = draw(tmp_path / "photos", range(2), range(4)), f"s3://{bucket}/index"
+    old, new = (open_embedder(save_model(tmp_path / str(seed), seed=seed)) for seed in range(2))
+    index_pictures(uri, [photos], old)
+    opened = ImageIndex(uri)
+    server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    kill_a_rebuild("copying", uri, photos, tmp_path / "1", server)
+    (left,) = storage.rebuild_names(uri)
+    # It could be going on elsewhere, so others leave it alone for a day.
+    assert index_pictures(uri, [photos], old).unchanged == 8
+    assert storage.rebuild_names(uri) == [left]
+    assert {one.id for one in ImageIndex(uri).pictures()} == {one.id for one in opened.pictures()}
+    assert not old.model.difference(ImageIndex(uri).model)
+
+    report = index_pictures(uri, [photos], new, rebuild=True)
+    assert (report.added, report.unchanged, report.total) == (0, 8, 8)
+    assert storage.rebuild_names(uri) == []
+    for picture in opened.pictures():
+        vector = new.embed_files([Path(picture.path)])[0]
+        (found,) = ImageIndex(uri).nearest(vector, 1)
+        assert (found.picture.path, found.distance < 1e-4) == (picture.path, True)
+        assert opened.nearest(old.embed_files([Path(picture.path)])[0], 1)[0].distance < 1e-4
+    opened.refresh()
+    with pytest.raises(InputError, match="made anew with another model"):
+        opened.nearest(vector, 1)
+
+    rebuilding.begin_rebuild(uri, old.model)
+    monkeypatch.setattr(rebuilding, "KEPT_VERSIONS", timedelta(0))
+    assert index_pictures(uri, [photos], new).unchanged == 8
+    assert storage.rebuild_names(uri) == []

@@ -31,7 +31,7 @@ DIR may be s3://bucket/path; LanceDB then reads AWS_ACCESS_KEY_ID, AWS_ENDPOINT 
   --labels last   a picture's label is the folder it lies in; first, the default, the one right below PHOTOS;
                   or none
   --only          drop pictures of other folders
-  --rebuild       begin anew, perhaps with another model
+  --rebuild       begin anew, perhaps with another model; what DIR holds answers until that is whole
   --recall        measure how much of the exact answer the approximate index finds
 
 tuplet index PHOTOS --help lists every option. Then: tuplet search IMAGE --index DIR; tuplet duplicates DIR"""
@@ -55,7 +55,7 @@ class IndexArguments:
     only: bool = False
     """Drop pictures of other folders than these."""
     rebuild: bool = False
-    """Begin anew; the old vectors are gone at once."""
+    """Begin anew; the index answers as before until that is whole."""
     image_size: int | None = None
     """Side of the square that the model sees, pixels; None: as it was trained."""
     resize: int | None = None
@@ -109,8 +109,9 @@ def index(arguments: list[str]) -> None:
             approximate_from=chosen.approximate_from,
         )
     except KeyboardInterrupt:
-        again = ", without --rebuild" if chosen.rebuild else ""
-        print(f"\nstopped; the same command{again} goes on from what {chosen.index} holds", file=sys.stderr)
+        until = f"; until it ends, {chosen.index} holds what it held" if chosen.rebuild else ""
+        done = "it did" if chosen.rebuild else f"{chosen.index} holds"
+        print(f"\nstopped; the same command goes on from what {done}{until}", file=sys.stderr)
         raise
     opened = ImageIndex(chosen.index)
     recall = measure_recall(opened) if chosen.recall and report.approximate else None
@@ -151,6 +152,7 @@ def _said(
         (report.touched, "with another time or label but the same content"),
         (report.dropped, "gone and dropped"),
         (report.unchanged, "unchanged"),
+        (report.kept, "kept, for they or their folders cannot be read now"),
         (report.others, "of other folders, left as they were"),
     )
     lines = [f"{number:>9,}  {what}" for number, what in done if number or what == "new"]

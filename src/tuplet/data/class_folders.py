@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -47,35 +48,60 @@ def class_images(side: Path, notes: list[str]) -> Classes:
     return classes
 
 
-def files_below(folder: str, seen: set[str]) -> list[str]:
-    """All files at any depth; `seen`, the folders already entered, ends loops of links."""
+def files_below(folder: str, seen: set[str], unlisted: dict[str, str] | None = None) -> list[str]:
+    """All files at any depth.
+
+    Args:
+        folder: where.
+        seen: the folders already entered, which ends loops of links; those that are entered are added.
+        unlisted: folders that cannot be listed are added, with the reason; None: they raise InputError.
+    """
     real = os.path.realpath(folder)
     if real in seen:
         return []
     seen.add(real)
-    folders, files = entries(Path(folder))
-    return files + [file for inner in folders for file in files_below(inner, seen)]
+    try:
+        folders, files = _scanned(Path(folder))
+    except OSError as error:
+        if unlisted is None:
+            raise _not_listed(folder, error) from error
+        unlisted[folder] = error.strerror or type(error).__name__
+        return []
+    return files + [file for inner in folders for file in files_below(inner, seen, unlisted)]
 
 
 def entries(folder: Path) -> tuple[list[str], list[str]]:
     """(folders, files) right inside, sorted, without hidden ones; a broken link counts as a file."""
     try:
-        with os.scandir(folder) as found:
-            shown = [entry for entry in found if not entry.name.startswith(".") and entry.name != "Thumbs.db"]
+        return _scanned(folder)
     except OSError as error:
-        raise InputError(f"cannot list {folder}: {error.strerror}; want a folder to read") from error
+        raise _not_listed(folder, error) from error
+
+
+def _scanned(folder: Path) -> tuple[list[str], list[str]]:
+    with os.scandir(folder) as found:
+        shown = [entry for entry in found if not entry.name.startswith(".") and entry.name != "Thumbs.db"]
     folders = [entry.path for entry in shown if _is_folder(entry)]
-    files = [
-        entry.path for entry in shown if not _is_folder(entry) and (entry.is_symlink() or entry.is_file())
-    ]
+    files = [entry.path for entry in shown if not _is_folder(entry) and _is_file(entry)]
     return sorted(folders), sorted(files)
+
+
+def _not_listed(folder: str | Path, error: OSError) -> InputError:
+    return InputError(f"cannot list {folder}: {error.strerror}; want a folder to read")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    except OSError as error:  # what cannot be looked at is what its name says; a link to itself is no folder
+        return error.errno != errno.ELOOP and not is_image(entry.path)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() or entry.is_file()
+    except OSError:
+        return True
 
 
 def is_image(file: str) -> bool:

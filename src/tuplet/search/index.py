@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, final
 
+import lancedb
 import numpy as np
 import pyarrow
 import pyarrow.compute
@@ -16,7 +17,7 @@ from tuplet.errors import InputError
 from tuplet.search.embedding import IndexedModel
 from tuplet.search.filters import all_of, any_of, quoted
 from tuplet.search.schema import COLUMNS, model_of, require_complete, schema_of
-from tuplet.search.storage import Uri, errors_in_a_line, make_table, open_table
+from tuplet.search.storage import TABLE, Uri, errors_in_a_line, make_table, no_rows, open_table
 
 VECTOR_INDEX = "vector_idx"
 """LanceDB's name of the approximate index of the column `vector`."""
@@ -84,30 +85,28 @@ class ImageIndex:
 
     Args:
         uri: a folder, or s3://bucket/path; see `open_table`.
+        name: of the table: the one that answers, or one that is to take its place.
 
     Attributes:
         uri: where it lies.
-        table: LanceDB's table (`lancedb.table.Table`).
+        name: of the table.
+        table: LanceDB's table (`lancedb.table.Table`), another object after `refresh`.
 
     Raises:
         InputError: there is no index, or it cannot be read.
     """
 
-    def __init__(self, uri: Uri) -> None:
-        table = open_table(uri)
-        if table is None:
-            raise InputError(
-                f"there is no index in {uri}; want one: tuplet index PHOTOS --model RUN --index {uri}"
-            )
-        self.uri = uri
-        self.table: Any = table
-        require_complete(table.schema, uri)
+    def __init__(self, uri: Uri, name: str = TABLE) -> None:
+        self.uri, self.name = uri, name
+        self._session = lancedb.Session()
+        self.table: Any = self._latest()
+        self._opened_with = self.model
 
     @classmethod
-    def create(cls, uri: Uri, model: IndexedModel) -> ImageIndex:
+    def create(cls, uri: Uri, model: IndexedModel, name: str = TABLE) -> ImageIndex:
         """An empty index in place of what there was; raises InputError where it cannot be written."""
-        make_table(uri, schema_of(model))
-        return cls(uri)
+        make_table(uri, no_rows(schema_of(model)), name)
+        return cls(uri, name)
 
     @property
     def model(self) -> IndexedModel:
@@ -121,8 +120,16 @@ class ImageIndex:
 
     def refresh(self) -> None:
         """Nothing; what others have written until now can be seen then."""
-        with errors_in_a_line(f"cannot read the index {self.uri}"):
-            self.table.checkout_latest()
+        # A new object, for a search in another thread must see one version only, with its model.
+        self.table = self._latest()
+
+    def _latest(self) -> Any:
+        table = open_table(self.uri, self.name, self._session)
+        if table is None:
+            wanted = f"tuplet index PHOTOS --model RUN --index {self.uri}"
+            raise InputError(f"there is no index in {self.uri}; want one: {wanted}")
+        require_complete(table.schema, self.uri)
+        return table
 
     def count(self, where: str | None = None) -> int:
         """How many pictures there are.
@@ -160,11 +167,19 @@ class ImageIndex:
             exact: look at every vector even where there is an approximate index.
 
         Raises:
-            InputError: a vector of another width, or a condition that cannot be used.
+            InputError: a vector of another width, a condition that cannot be used, or an index that was made
+                anew with another model since it was opened.
         """
-        if vector.shape != (self.model.dim,):
+        table = self.table
+        model = model_of(table.schema)
+        difference = self._opened_with.difference(model)
+        if difference:
             raise InputError(
-                f"the vector has shape {list(vector.shape)}; want [{self.model.dim}], as in {self.uri}"
+                f"{self.uri} was made anew with another model ({difference}); want this started again"
+            )
+        if vector.shape != (model.dim,):
+            raise InputError(
+                f"the vector has shape {list(vector.shape)}; want [{model.dim}], as in {self.uri}"
             )
         if top < 1:
             raise InputError(f"top is {top}; want 1 or more")
@@ -172,7 +187,7 @@ class ImageIndex:
             top = min(top, max(self.count(), 1))
         others = f"NOT {any_of('id', exclude)}" if exclude else None
         with self._reading(where):
-            search = self.table.search(vector).distance_type("cosine").limit(top)
+            search = table.search(vector).distance_type("cosine").limit(top)
             search = search.minimum_nprobes(LEAST_PROBES).maximum_nprobes(0).refine_factor(REFINE_FACTOR)
             condition = all_of(where, others)
             if condition is not None:
@@ -249,7 +264,7 @@ class ImageIndex:
         drawn = np.random.default_rng(seed).choice(len(ids), min(count, len(ids)), replace=False)
         batches = list(self.vectors(where=any_of("id", {ids[place] for place in drawn})))
         pictures = [picture for batch in batches for picture in batch.pictures]
-        together = np.concatenate([np.empty((0, self.model.dim), np.float32), *(b.vectors for b in batches)])
+        together = np.concatenate([b.vectors for b in batches] or [np.empty((0, self.model.dim), np.float32)])
         order = sorted(range(len(pictures)), key=lambda row: pictures[row].id)
         return VectorBatch(tuple(pictures[row] for row in order), together[order])
 

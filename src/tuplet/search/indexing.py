@@ -19,6 +19,7 @@ from tuplet.search.embedding import PictureEmbedder
 from tuplet.search.index import ImageIndex
 from tuplet.search.pictures import (
     FoundPicture,
+    FoundPictures,
     LabelFolder,
     PictureFiles,
     ReadPicture,
@@ -27,8 +28,9 @@ from tuplet.search.pictures import (
     picture_id,
     readable,
 )
+from tuplet.search.rebuilding import begin_rebuild, drop_rebuilds, finish_rebuild
 from tuplet.search.storage import Uri, errors_in_a_line, locked, open_table
-from tuplet.search.writing import RowWriter
+from tuplet.search.writing import RowWriter, tidy
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class IndexingReport:
         touched: pictures with another time or label and the same content; they were not embedded.
         unchanged: pictures that were not even read.
         dropped: pictures that were in the index and are gone, or can no longer be read.
+        kept: pictures that cannot be looked at, nor the folders that they lie in, left as they were.
         others: pictures of other folders, left as they were.
-        unreadable: files that are no pictures after all, "path: reason".
+        unreadable: files that are no pictures after all, and what cannot be looked at, "path: reason".
         total: pictures in the index now.
         approximate: whether there is an approximate index.
     """
@@ -52,6 +55,7 @@ class IndexingReport:
     touched: int
     unchanged: int
     dropped: int
+    kept: int
     others: int
     unreadable: tuple[str, ...]
     total: int
@@ -96,7 +100,7 @@ def index_pictures(
 
     It is written in commits of a thousand pictures, or every 20 s. A process that is killed leaves the last
     commit; the next goes on from there. A file of the same size and time is not read; one with the same
-    content is not embedded.
+    content is not embedded. A rebuild is seen when it is whole, see `finish_rebuild`.
 
     Args:
         uri: the index; made where there is none.
@@ -104,7 +108,8 @@ def index_pictures(
         embedder: of the model that made the index.
         label_folder: see `find_pictures`.
         only: drop the pictures of other folders.
-        rebuild: begin anew, perhaps with another model; the old vectors are gone at once.
+        rebuild: begin anew, perhaps with another model, or go on with such a rebuild that was killed; without
+            it, what a killed one left is dropped.
         batch_size: pictures that are embedded at a time, >= 1.
         num_workers: threads that decode, >= 0; 0 and 1 are the same.
         approximate_from: pictures from which on there is an approximate index, >= 1.
@@ -113,41 +118,42 @@ def index_pictures(
         InputError: no folder, one without pictures, another model, or an index that cannot be written or is
             being written by another process.
     """
-    found, broken = find_pictures(folders, label_folder=label_folder)
+    found = find_pictures(folders, label_folder=label_folder)
     with locked(uri):
-        index = _opened(uri, embedder, rebuild=rebuild)
+        index = begin_rebuild(uri, embedder.model) if rebuild else _opened(uri, embedder)
+        left = not rebuild and drop_rebuilds(uri)
         known, twice = _known(index)
-        ids = {picture_id(one.path): one for one in found}
-        below = tuple(f"{readable(absolute(folder)).rstrip(os.sep)}{os.sep}" for folder in folders)
-        gone = {
-            name for name, one in known.items() if name not in ids and (only or one.path.startswith(below))
-        }
+        gone, kept = _missing(known, found, None if only or rebuild else folders)
         writer = RowWriter(index)
         writer.delete(gone | twice)
-        work = _compare(ids, known, writer)
+        work = _compare(found, known, writer)
         writing = _Reading(work, embedder, writer)
         writing.read(batch_size, num_workers)
         writer.commit()
         lost = {picture_id(path) for path in writing.problems} & known.keys()
         writer.delete(lost)
-        writer.finish()
+        if rebuild:
+            index = finish_rebuild(index, embedder.model)
+        if rebuild or left or writer.commits:
+            tidy(index)
         keep_approximate_index(index, approximate_from)
-        total = index.count()
+        total, pictures = index.count(), len(found.pictures) - len(writing.problems)
         return IndexingReport(
             added=writing.added,
             changed=writing.embedded - writing.added,
             touched=writer.updated,
-            unchanged=len(found) - writing.embedded - writer.updated - len(writing.problems),
+            unchanged=pictures - writing.embedded - writer.updated,
             dropped=len(gone) + len(lost),
-            others=total - (len(found) - len(writing.problems)),
-            unreadable=(*broken, *(f"{path}: {reason}" for path, reason in writing.problems.items())),
+            kept=len(kept),
+            others=total - pictures - len(kept),
+            unreadable=(*found.broken, *(f"{path}: {reason}" for path, reason in writing.problems.items())),
             total=total,
             approximate=index.is_approximate,
         )
 
 
-def _opened(uri: Uri, embedder: PictureEmbedder, *, rebuild: bool) -> ImageIndex:
-    if rebuild or open_table(uri) is None:
+def _opened(uri: Uri, embedder: PictureEmbedder) -> ImageIndex:
+    if open_table(uri) is None:
         return ImageIndex.create(uri, embedder.model)
     index = ImageIndex(uri)
     difference = embedder.model.difference(index.model)
@@ -175,11 +181,37 @@ def _known(index: ImageIndex) -> tuple[dict[str, _Known], set[str]]:
     return {name: one for name, one in known.items() if name not in twice}, twice
 
 
-def _compare(found: dict[str, FoundPicture], known: dict[str, _Known], writer: RowWriter) -> list[_Work]:
+def _missing(
+    known: dict[str, _Known], found: FoundPictures, folders: Sequence[Path] | None
+) -> tuple[set[str], set[str]]:
+    """The ids of pictures in the index that are gone, and of those that only cannot be looked at.
+
+    Args:
+        known: the index.
+        found: what there is in the folders.
+        folders: pictures of others are neither; None: all are looked for.
+    """
+    ids = {picture_id(one.path) for one in found.pictures}
+    below = tuple(f"{readable(absolute(folder)).rstrip(os.sep)}{os.sep}" for folder in folders or ())
+    missing = {
+        name: one.path
+        for name, one in known.items()
+        if name not in ids and (folders is None or one.path.startswith(below))
+    }
+    if not found.unseen:
+        return set(missing), set()
+    unseen = {Path(readable(path)) for path in found.unseen}
+    kept = {
+        name for name, path in missing.items() if not unseen.isdisjoint((Path(path), *Path(path).parents))
+    }
+    return missing.keys() - kept, kept
+
+
+def _compare(found: FoundPictures, known: dict[str, _Known], writer: RowWriter) -> list[_Work]:
     """The files that have to be read; of those that need not be, other labels are written."""
     work = []
-    for name, picture in found.items():
-        row = known.get(name)
+    for picture in found.pictures:
+        row = known.get(picture_id(picture.path))
         if row is None or not row.is_as(picture):
             work.append(_Work(picture, "" if row is None else row.content))
         elif row.label != picture.label:

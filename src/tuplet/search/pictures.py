@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -26,6 +27,8 @@ LabelFolder = Literal["first", "last", "none"]
 THUMBNAIL_SIDE = 256
 """Longest side of a thumbnail, pixels."""
 _HASH_DIGITS = 32
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What is said of a path that leads nowhere, a link to itself among them."""
 _LATEST = 253_402_214_400_000_000
 """The last day that Python's datetime knows, in microseconds since 1970; file systems can be wrong."""
 
@@ -45,6 +48,21 @@ class FoundPicture:
     label: str | None
     size: int
     modified: int
+
+
+@dataclass(frozen=True)
+class FoundPictures:
+    """What there is in some folders.
+
+    Attributes:
+        pictures: by path, each file once.
+        broken: files and folders that cannot be looked at, "path: reason".
+        unseen: of these the paths, absolute, at or below which there may be pictures all the same.
+    """
+
+    pictures: tuple[FoundPicture, ...]
+    broken: tuple[str, ...]
+    unseen: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -88,10 +106,8 @@ def content_hash(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:_HASH_DIGITS]
 
 
-def find_pictures(
-    folders: Sequence[Path], *, label_folder: LabelFolder = "first"
-) -> tuple[list[FoundPicture], list[str]]:
-    """The pictures at any depth below some folders, each file once, and those that cannot be looked at.
+def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first") -> FoundPictures:
+    """The pictures at any depth below some folders, and what there cannot be looked at.
 
     Links are followed, each folder once. Names that begin with a dot or do not end like an image are left
     out.
@@ -101,28 +117,25 @@ def find_pictures(
         label_folder: first: the label is the name of the folder right below the one that was given; last: of
             the folder that the picture lies in; none: no labels. Pictures right inside have none.
 
-    Returns: pictures by path, and the others as "path: reason".
-
     Raises:
-        InputError: one of them is no folder, or has no pictures.
+        InputError: one of them is no folder, cannot be listed, or has no pictures.
     """
     found: dict[str, FoundPicture] = {}
     broken: list[str] = []
+    unseen: list[str] = []
     for folder in folders:
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder} {'is a file' if folder.exists() else 'does not exist'}; want a folder of pictures"
-            )
         top = absolute(folder)
-        files = [file for file in files_below(top, set()) if is_image(file)]
-        if not files:
-            raise InputError(f"{folder} holds no pictures, at any depth; want a folder with some")
+        files, unlisted = _image_files(folder, top)
+        broken += [f"{inner}: cannot list it ({reason})" for inner, reason in unlisted.items()]
+        unseen += unlisted
         for file in files:
             label = None if label_folder == "none" else _label(file, top, label_folder)
             try:
                 status = Path(file).stat()
             except OSError as error:
                 broken.append(f"{file}: {error.strerror}")
+                if error.errno not in _NOT_THERE:
+                    unseen.append(file)
                 continue
             if not stat.S_ISREG(status.st_mode):  # a link to a pipe or a device can be read for ever
                 broken.append(f"{file}: it is no file, but a pipe or a device")
@@ -130,7 +143,25 @@ def find_pictures(
             modified = min(max(status.st_mtime_ns // 1000, 0), _LATEST)
             picture = FoundPicture(file, label, status.st_size, modified)
             found.setdefault(file, picture)
-    return [found[path] for path in sorted(found)], broken
+    return FoundPictures(tuple(found[path] for path in sorted(found)), tuple(broken), tuple(unseen))
+
+
+def _image_files(folder: Path, top: str) -> tuple[list[str], dict[str, str]]:
+    """The files below a folder that are called like images, and why folders there cannot be listed."""
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except OSError as error:
+        reason = "does not exist" if error.errno in _NOT_THERE else f"cannot be read ({error.strerror})"
+        raise InputError(f"{folder} {reason}; want a folder of pictures") from None
+    if not is_folder:
+        raise InputError(f"{folder} is a file; want a folder of pictures")
+    unlisted: dict[str, str] = {}
+    files = [file for file in files_below(top, set(), unlisted) if is_image(file)]
+    if not files:
+        for inner, reason in unlisted.items():
+            raise InputError(f"cannot list {inner}: {reason}; want a folder to read")
+        raise InputError(f"{folder} holds no pictures, at any depth; want a folder with some")
+    return files, unlisted
 
 
 def _label(file: str, top: str, label_folder: LabelFolder) -> str | None:

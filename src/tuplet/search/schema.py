@@ -31,7 +31,15 @@ def schema_of(model: IndexedModel) -> pyarrow.Schema:
 
 def model_of(schema: pyarrow.Schema) -> IndexedModel:
     """The model whose vectors are in a table with this schema, which `require_complete` has seen."""
-    return IndexedModel.from_json(schema.metadata[_MODEL_KEY])
+    return IndexedModel.from_json((schema.metadata or {})[_MODEL_KEY])
+
+
+def is_complete(schema: pyarrow.Schema) -> bool:
+    """Whether this version of tuplet can use a table with this schema."""
+    try:
+        return bool(schema.equals(schema_of(model_of(schema))))
+    except (KeyError, ValueError, TypeError):  # what is said of the model is more, less or something else
+        return False
 
 
 def require_complete(schema: pyarrow.Schema, uri: Uri) -> None:
@@ -43,11 +51,7 @@ def require_complete(schema: pyarrow.Schema, uri: Uri) -> None:
     """
     if _MODEL_KEY not in (schema.metadata or {}):
         raise InputError(f"the table in {uri} is none of tuplet's; want an index that tuplet index made")
-    try:
-        complete = schema.equals(schema_of(model_of(schema)))
-    except (ValueError, TypeError):  # what is said of the model is more, less or something else
-        complete = False
-    if not complete:
+    if not is_complete(schema):
         raise InputError(
             f"the index {uri} was made by another version of tuplet; want that version, or the index made"
             " anew with tuplet index --model RUN --rebuild"

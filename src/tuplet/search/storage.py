@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +20,11 @@ Uri: TypeAlias = str
 """A folder, or s3://bucket/path, gs://bucket/path, az://container/path."""
 
 TABLE = "pictures"
+"""The table that answers."""
+REBUILD = "rebuild-"
+"""How the names of tables begin that are made to take its place."""
 _LOCK = ".lock"
+_OURS = re.compile(rf"{re.escape(_LOCK)}|({TABLE}|{REBUILD}[0-9a-f]+)\.lance")
 
 
 def is_remote(uri: Uri) -> bool:
@@ -27,42 +32,78 @@ def is_remote(uri: Uri) -> bool:
     return "://" in uri
 
 
-def open_table(uri: Uri) -> Table | None:
-    """The table of an index; None where there is no index yet.
+def open_table(uri: Uri, name: str = TABLE, session: lancedb.Session | None = None) -> Table | None:
+    """A table of an index; None where there is none yet.
 
     Args:
         uri: where. LanceDB reads the credentials, the region and the endpoint of object storage from the
             environment: AWS_ACCESS_KEY_ID, AWS_ENDPOINT, AWS_ALLOW_HTTP and so on.
+        name: of the table.
+        session: what LanceDB remembers of the index from one opening to the next; None: nothing.
 
     Raises:
         InputError: it cannot be read.
     """
-    if not is_remote(uri) and not Path(uri, f"{TABLE}.lance").is_dir():
+    if not is_remote(uri) and not Path(uri, f"{name}.lance").is_dir():
         return None  # to connect would make the folder
     with errors_in_a_line(f"cannot open the index {uri}"):
-        database = lancedb.connect(uri)
+        database = lancedb.connect(uri, session=session)
         try:
-            return database.open_table(TABLE)
+            return database.open_table(name)
         except ValueError as error:
             if "was not found" in str(error):
                 return None
             raise
 
 
-def make_table(uri: Uri, schema: pyarrow.Schema) -> Table:
-    """An empty table in place of what there was, in one step.
+def make_table(uri: Uri, rows: pyarrow.RecordBatchReader, name: str = TABLE) -> Table:
+    """A table of these rows in place of what there was, in one step: a new version, or nothing.
+
+    Args:
+        uri: where.
+        rows: read once, a batch at a time.
+        name: of the table.
 
     Raises:
         InputError: it cannot be written.
     """
-    with errors_in_a_line(f"cannot write the index {uri}", "want room there, and leave to write"):
-        mode = "create" if open_table(uri) is None else "overwrite"
-        return lancedb.connect(uri).create_table(TABLE, schema=schema, mode=mode)
+    wanted = "want room there, and leave to write; the same command then goes on"
+    with errors_in_a_line(f"cannot write the index {uri}", wanted):
+        mode = "create" if open_table(uri, name) is None else "overwrite"
+        return lancedb.connect(uri).create_table(name, data=rows, mode=mode)
+
+
+def no_rows(schema: pyarrow.Schema) -> pyarrow.RecordBatchReader:
+    """Nothing to read, with these columns."""
+    return pyarrow.RecordBatchReader.from_batches(schema, [])
+
+
+def rebuild_names(uri: Uri) -> list[str]:
+    """The names of the tables that are, or were, made to take the place of the one that answers."""
+    with errors_in_a_line(f"cannot open the index {uri}"):
+        return [name for name in lancedb.connect(uri).list_tables().tables if name.startswith(REBUILD)]
+
+
+def drop_table(uri: Uri, name: str) -> None:
+    """Nothing; there is no such table then. A drop that is killed leaves one without rows, or none.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with errors_in_a_line(f"cannot write the index {uri}", "want leave to write"):
+        database = lancedb.connect(uri)
+        # Files go one by one: what remains of a table that was not emptied could look like a whole one.
+        with suppress(RuntimeError, ValueError):  # it cannot be opened as it is
+            emptied = make_table(uri, no_rows(pyarrow.schema([("nothing", pyarrow.bool_())])), name)
+            emptied.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+        database.drop_table(name)
 
 
 @contextmanager
 def locked(uri: Uri) -> Iterator[None]:
     """Hold an index in a folder for one writing process; the hold ends with the process, however it ends.
+
+    What a process that was killed had written only in part is removed.
 
     In object storage nothing is held: there LanceDB's commits put two writers in order.
 
@@ -79,7 +120,7 @@ def locked(uri: Uri) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the index {uri} ({error.strerror}); want another --index") from None
-    others = sorted(one.name for one in folder.iterdir() if one.name not in (_LOCK, f"{TABLE}.lance"))
+    others = sorted(one.name for one in folder.iterdir() if not _OURS.fullmatch(one.name))
     if others and not (folder / f"{TABLE}.lance").is_dir():
         raise InputError(f"{uri} holds other things, such as {others[0]}; want a new folder")
     lock = FileLock(folder / _LOCK, timeout=0)
@@ -92,6 +133,8 @@ def locked(uri: Uri) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write the index {uri} ({error.strerror}); want another --index") from None
     try:
+        for torn in folder.glob("*.lance/**/.tmp*"):  # LanceDB's own cleaning passes them over
+            torn.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, final
 
 import numpy as np
@@ -15,12 +15,12 @@ from jaxtyping import Float32
 from tuplet.search.filters import any_of
 from tuplet.search.index import ImageIndex
 from tuplet.search.pictures import FoundPicture, ReadPicture, picture_id, readable
-from tuplet.search.storage import errors_in_a_line
+from tuplet.search.storage import errors_in_a_line, is_remote
 
 COMMIT_ROWS = 1024
 COMMIT_SECONDS = 20.0
 KEPT_VERSIONS = timedelta(days=1)
-"""Older versions of an index are removed when it is written: nobody reads them any more."""
+"""Versions that were replaced so long ago are removed when an index is written: nobody reads them now."""
 _DELETED_AT_ONCE = 1000
 
 
@@ -75,12 +75,6 @@ class RowWriter:
                 self._index.table.delete(any_of("id", names[start : start + _DELETED_AT_ONCE]))
                 self.commits += 1
 
-    def finish(self) -> None:
-        """Nothing; what many commits left in pieces is put together, and old versions are removed."""
-        if self.commits:
-            with _writing(self._index):
-                self._index.table.optimize(cleanup_older_than=KEPT_VERSIONS)
-
     def _merge(self) -> None:
         schema, table = self._index.table.schema, self._index.table
         if self._rows:
@@ -90,6 +84,26 @@ class RowWriter:
             columns = [schema.field(name) for name in self._updates[0]]
             rows = pyarrow.Table.from_pylist(self._updates, schema=pyarrow.schema(columns))
             table.merge_insert("id").when_matched_update_all().execute(rows)
+
+
+def tidy(index: ImageIndex) -> None:
+    """Nothing; what many commits left in pieces is put together, and versions that nobody reads are removed.
+
+    Args:
+        index: held by this process.
+    """
+    with _writing(index):
+        # In a folder nobody else writes: what no version names was left by a process that was killed.
+        index.table.optimize(
+            cleanup_older_than=_age_of_current(index), delete_unverified=not is_remote(index.uri)
+        )
+
+
+def _age_of_current(index: ImageIndex) -> timedelta:
+    """The age of the version that was the current one `KEPT_VERSIONS` ago, and a second."""
+    now = datetime.now()
+    ages = (now - one["timestamp"] for one in index.table.list_versions())
+    return min((age for age in ages if age > KEPT_VERSIONS), default=KEPT_VERSIONS) + timedelta(seconds=1)
 
 
 def _writing(index: ImageIndex) -> AbstractContextManager[None]:
