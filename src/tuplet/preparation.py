@@ -25,6 +25,7 @@ def preparation(config: DataConfig) -> dict[str, Any]:
         "pixels": "uint8 RGB 0..255, [N, 3, image_size, image_size]",
         "upright": "as the EXIF orientation says",
         "transparency": "over white",
+        "sixteen_bits": "scaled to 8: divided by 257 and rounded",
         "image_size": config.image_size,
         "resize_short_side": None if whole else config.resize,
         "crop": None if whole else "centre",

@@ -53,7 +53,11 @@ def index_of_vectors(
 
 
 def add_vectors(
-    index: ImageIndex, vectors: np.ndarray, labels: list[str | None] | None, paths: list[str] | None
+    index: ImageIndex,
+    vectors: np.ndarray,
+    labels: list[str | None] | None,
+    paths: list[str] | None,
+    contents: list[str] | None = None,
 ) -> None:
     paths = paths or [f"/photos/{number:05d}.jpg" for number in range(len(vectors))]
     rows = [
@@ -63,7 +67,7 @@ def add_vectors(
             "label": None if labels is None else labels[number],
             "size": number,
             "modified": number,
-            "content": f"{path}",
+            "content": path if contents is None else contents[number],
             "vector": vectors[number],
             "thumbnail": b"jpeg of " + path.encode(),
         }

@@ -121,6 +121,14 @@ def test_no_file_of_this_machine_is_named(exported: Path) -> None:
         assert not [place for place in places if place != "/" and place.encode() in content]
 
 
+def _others(picture: Image.Image) -> dict[str, Image.Image]:
+    """A picture as files whose pixels are not simply red, green and blue of 8 bits."""
+    half = picture.convert("RGBA")
+    half.putalpha(Image.linear_gradient("L").resize(picture.size))
+    grey = np.asarray(picture.convert("L")).astype(np.uint16) * 200 + 77
+    return {"half.png": half, "palette.png": half.quantize(64), "grey.png": Image.fromarray(grey)}
+
+
 @pytest.mark.parametrize("data", [PHOTOGRAPHS, CHARACTERS], ids=["photographs", "characters"])
 def test_the_page_shows_how_to_use_onnx_without_tuplet(
     data: DataConfig, network: Embedder, exported: Path, tmp_path: Path, monkeypatch, capsys
@@ -136,6 +144,10 @@ def test_the_page_shows_how_to_use_onnx_without_tuplet(
     exec(block, found)
     squares = torch.stack([eval_transform(data)(decode_image(Path(name))) for name in ("a.jpg", "b.jpg")])
     assert abs(found["pixels"].astype(int) - squares.numpy().astype(int)).max() <= 1
+    for name, picture in _others(Image.open("a.jpg")).items():
+        picture.save(name)
+        wanted_square = eval_transform(data)(decode_image(Path(name))).numpy().astype(int)
+        assert abs(found["square"](name).astype(int) - wanted_square).max() <= 1, name
     wanted = torch.nn.functional.normalize(network(squares)).detach()
     for name, row in zip("ab", wanted, strict=True):
         assert float(found[name] @ row.numpy()) > 0.999

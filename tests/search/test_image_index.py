@@ -152,6 +152,17 @@ def test_recall_by_labels_is_that_of_the_metrics(
     assert drawn.num_queries == 50
 
 
+def test_to_find_an_exact_copy_tells_nothing(tmp_path: Path) -> None:
+    east, north = np.eye(2, dtype=np.float32)
+    vectors = unit(np.stack([east, east, east + 0.1 * north, north, north + 0.1 * east, north]))
+    index = index_of_vectors(tmp_path / "index", vectors[:0])
+    paths = [f"/photos/{number}.jpg" for number in range(6)]
+    add_vectors(index, vectors, ["a", "a", "b", "b", "b", "b"], paths, ["copy", "copy", "2", "3", "4", "5"])
+    measured = measure_index(index, recall_at=(1, 2))
+    # Nearest to both copies of a is b; nearest to the b among them are those copies.
+    assert measured.exact.recall_at[1] == 3 / 6
+
+
 def test_threads_search_while_rows_are_written(vectors: np.ndarray, tmp_path: Path) -> None:
     writer = index_of_vectors(tmp_path / "index", vectors[:100])
     reader = ImageIndex(str(tmp_path / "index"))

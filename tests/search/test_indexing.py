@@ -85,6 +85,26 @@ def test_rows_are_what_lies_in_the_folders(
             assert (thumbnail.format, thumbnail.size) == ("JPEG", (24, 24))
 
 
+def test_files_are_embedded_in_batches_as_one_by_one(photos: Path, embedder: PictureEmbedder) -> None:
+    files = sorted(photos.rglob("*.png"))
+    wanted = [embedder.embed_image(decode_image(file)) for file in files]
+    for batch_size in (1, 5, 64):
+        np.testing.assert_allclose(embedder.embed_files(files, batch_size=batch_size), wanted, atol=1e-5)
+
+
+def test_a_photograph_is_seen_as_in_training(
+    embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large JPEG is decoded at the scale that training decodes it at, or its vector is another one."""
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).resize((1600, 1200)).save(tmp_path / "large.jpg")
+    trained = decode_image(tmp_path / "large.jpg", min_side=18)
+    assert trained.shape[1:] == (150, 200)
+    index_pictures(str(tmp_path / "index"), [tmp_path], embedder)
+    (batch,) = ImageIndex(str(tmp_path / "index")).vectors()
+    np.testing.assert_allclose(batch.vectors[0], embedder.embed_image(trained), atol=1e-5)
+
+
 def test_only_what_is_new_or_changed_is_embedded(
     photos: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuplet.arguments import parse
@@ -13,6 +15,7 @@ from tuplet.commands.extras import require_extra
 from tuplet.errors import InputError
 
 if TYPE_CHECKING:
+    from tuplet.runs import Run
     from tuplet.search.accuracy import IndexAccuracy, SearchAccuracy
 
 
@@ -44,15 +47,28 @@ def evaluate_index(arguments: Sequence[str]) -> None:
     if chosen.seed < 0:
         raise InputError(f"--seed is {chosen.seed}; want 0 or more")
     require_extra("search", "lancedb")
+    from tuplet.commands.seen_classes import seen_in_training
     from tuplet.search.accuracy import measure_index
     from tuplet.search.index import ImageIndex
 
     index = ImageIndex(chosen.index)
     measured = measure_index(index, recall_at=chosen.recall_at, num_queries=chosen.queries, seed=chosen.seed)
+    for line in seen_in_training(_run_of(index.model.path), index.model.path, list(index.labels())):
+        print(line, file=sys.stderr)
     if chosen.json:
         print(json.dumps(dataclasses.asdict(measured), indent=2))
         return
     print("\n".join(_table(measured, index.uri)))
+
+
+def _run_of(model: str) -> Run | None:
+    """The run that trained an index's model; None where the model is gone, or nothing says."""
+    from tuplet.trained_model import open_model
+
+    try:
+        return open_model(Path(model)).run
+    except InputError:
+        return None
 
 
 def _table(measured: IndexAccuracy, uri: str) -> list[str]:

@@ -21,7 +21,7 @@ from tuplet.data.transforms import eval_transform, short_side
 from tuplet.environment import hash_weights
 from tuplet.errors import InputError
 from tuplet.models.embedder import Embedder
-from tuplet.search.pictures import THUMBNAIL_SIDE, absolute
+from tuplet.search.pictures import absolute
 from tuplet.trained_model import open_model
 from tuplet.training import launch
 
@@ -91,7 +91,7 @@ class PictureEmbedder:
             data.augmentation,
         )
         self.transform = eval_transform(data)
-        self.min_side = max(short_side(data), THUMBNAIL_SIDE)
+        self.min_side = short_side(data)  # as in training: at another scale a JPEG is another picture
         self._network, self._device = fabric.setup_module(network.eval()), fabric.device
 
     @classmethod
@@ -184,9 +184,21 @@ class PictureEmbedder:
         vector: Float32[np.ndarray, " D"] = self.embed(self.transform(image)[None])[0]
         return vector
 
-    def embed_files(self, files: Sequence[Path]) -> Float32[np.ndarray, "N D"]:
-        """The unit vectors of picture files, at least one; raises UnreadableImageError."""
-        return np.stack([self.embed_image(decode_image(file, min_side=self.min_side)) for file in files])
+    def embed_files(self, files: Sequence[Path], *, batch_size: int = 64) -> Float32[np.ndarray, "N D"]:
+        """The unit vectors of picture files.
+
+        Args:
+            files: at least one.
+            batch_size: pictures that are embedded at a time, >= 1.
+
+        Raises:
+            UnreadableImageError: (an InputError) a file that is no picture.
+        """
+        vectors = []
+        for start in range(0, len(files), batch_size):
+            some = [decode_image(file, min_side=self.min_side) for file in files[start : start + batch_size]]
+            vectors.append(self.embed(torch.stack([self.transform(image) for image in some])))
+        return np.concatenate(vectors)
 
 
 def mean_direction(vectors: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, " D"]:
