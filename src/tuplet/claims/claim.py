@@ -113,7 +113,7 @@ class Claim:
         key: how the command line calls it.
         title: a few words.
         statement: what is claimed, in a sentence.
-        source: who says so, or that nobody has measured it.
+        source: who says so, or that the study did not look.
         found: what the study found; empty where it did not look.
         axes: what is varied, one or two.
         rule: what must be true of the measurements, fixed before the runs.

@@ -59,7 +59,7 @@ class LossConfig:
     variance: Variance = "learnt"
     """Of the class distributions. unit: fixed at one, not trained; distance=mahalanobis only."""
     implementation: Implementation = "auto"
-    """chunked: constant extra memory, for any number of classes; compiled: the same, fused by torch.compile;
+    """chunked: little extra memory, for any number of classes; compiled: the same, fused by torch.compile;
     plain: the readable functions in order; auto: plain for few classes, where it is faster, else chunked."""
     class_fraction: float = 1.0
     """Share of the classes that a step sums over, in (0, 1]: the batch's, and others drawn anew each step."""
