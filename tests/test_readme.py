@@ -31,4 +31,5 @@ def test_the_tree_names_every_file() -> None:
 def test_public_names_exist_and_have_docstrings() -> None:
     for name in tuplet.__all__:
         assert getattr(tuplet, name).__doc__, name
+    assert re.fullmatch(r"\d+\.\d+\.\d+", tuplet.__version__)
     assert dir(tuplet) == sorted(tuplet.__all__)
