@@ -41,7 +41,7 @@ def test_the_page_needs_nothing_else_and_believes_no_name(tmp_path: Path) -> Non
         b"one",
         b"two",
     ]
-    shown = EVIL.replace("\udcff", "?")
+    shown = EVIL.replace("\udcff", "\\udcff")
     assert page.words.count(shown) == 6  # heading, a fact's name, another's value, group, picture, mark
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [shown, "y.jpg"]
     assert [attributes["title"] for tag, attributes in page.tags if tag == "li"] == [
@@ -55,3 +55,20 @@ def test_the_page_needs_nothing_else_and_believes_no_name(tmp_path: Path) -> Non
     for no_file, reason in ((tmp_path, "Is a directory"), (file / "sheet.html", "File exists")):
         with pytest.raises(InputError, match=rf"cannot write the page .* \({reason}\); want another --html"):
             write_contact_sheet(no_file, "again", [], {})
+
+
+def test_names_that_are_long_or_turn_the_text_round(tmp_path: Path) -> None:
+    label = "\u202egnp.exe \x1b[31m " + "long " * 60
+    shot = Shot(b"one", label, "/photos/screen\u202fshot \u0646\u200c\u0627.jpg\n", "0.1", "\u2067mark")
+    write_contact_sheet(tmp_path / "sheet.html", label, [ShotGroup(label, (shot,))], {label: label})
+    text = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert not set("\u202e\u2067\x1b") & set(text)
+    page, spelt = Page(text), "\\u202egnp.exe \\x1b[31m " + "long " * 60
+    assert page.words.count(spelt) == 5  # heading, a fact's name and value, group, picture
+    assert "\\u2067mark" in page.words
+    # Spaces and joiners that ordinary names have stay as they are.
+    assert "screen\u202fshot \u0646\u200c\u0627.jpg\\n" in page.words
+    # A long label is cut off by the style, and the whole of it is there to be seen.
+    assert [attributes["title"] for tag, attributes in page.tags if tag == "b"] == [spelt]
+    (rule,) = (line for line in text.splitlines() if line.startswith(".row b {") and "clamp" in line)
+    assert "-webkit-line-clamp: 2; overflow: hidden" in rule

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from picture_folder import index_of_vectors, unit
 
-from tuplet.search.filters import all_of, any_of, label_is, path_like
+from tuplet.errors import InputError
+from tuplet.search.filters import MOST_ONES, MOST_STARS, all_of, any_of, label_is, path_like
 from tuplet.search.index import ImageIndex
 
 NAMES = [
@@ -34,6 +35,7 @@ NAMES = [
 ]
 PATTERNS = [
     *("*", "*a*", "?????", "[a-d]*", "[!a-d]*", "*[']*", "*[]]*", "*[!]]*", "*\\*", "*%*", "*_*", "*[[]*"),
+    *("?*", "*?", "?*?*", "*?**??*", "????*?*?*?*", "**", "[!]", "[!]]?*?", "*[!a]?*[]-a]*"),
     *("[", "*[*", "*.*", "*^*", "*[\\]*", "*\n*", "*[&~]*", "*-", "*[-^]*", "*(*", "*{2}*", "*$", "*[?]*"),
 ]
 
@@ -70,3 +72,23 @@ def test_conditions_together_keep_their_brackets(index: ImageIndex) -> None:
     either = "label = 'plain' OR label = 'dot.dot'"
     assert names(index, all_of(either, None, "label = 'plain'")) == ["plain"]
     assert all_of(None, None) is None
+
+
+def test_a_pattern_has_only_so_many_wildcards(index: ImageIndex) -> None:
+    for fits in ("*a" * MOST_STARS, "/" + "?" * MOST_ONES, "a*" * MOST_STARS, "/" + "[ab]" * MOST_ONES):
+        assert names(index, path_like(fits)) == []
+    # Those in a row are one, and one in brackets is none.
+    assert names(index, path_like("/photos/" + "*" * 300)) == sorted(NAMES)
+    assert names(index, path_like("/photos/" + "?*" * 5)) == sorted(name for name in NAMES if len(name) >= 5)
+    assert names(index, path_like("/photos/sta[*]r" + "[*]" * 20)) == []
+    assert path_like("*?" * 20).count("*") == 1
+    for wild, stars, ones in (
+        ("*a" * (MOST_STARS + 1), MOST_STARS + 1, 0),
+        ("?" * (MOST_ONES + 1), 0, MOST_ONES + 1),
+        ("?*" * 240, 1, 240),
+        ("*[ab]?" * 100, 100, 200),
+    ):
+        with pytest.raises(InputError) as refused:
+            path_like(wild)
+        assert f"has {stars} * (in a row they count once) and {ones} ? or [...]; want" in str(refused.value)
+        assert "\n" not in str(refused.value)

@@ -154,7 +154,7 @@ def test_pretrained_weights_are_named(config: RunConfig) -> None:
     [
         ({"data.source": "cub"}, "CUB-200-2011"),
         ({"data.source": "torchvision", "data.dataset": "Flowers102"}, "Flowers102"),
-        ({"data.source": "glyphs"}, "Characters drawn by a seeded program"),
+        ({"data.source": "glyphs", "data.root": None}, "Characters drawn by a seeded program"),
         ({"data.root": str(Path("/x/y/leaves of\ntrees"))}, "Images of `leaves of trees`"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def slow_groups(vectors: np.ndarray, contents: np.ndarray, threshold: float) -> 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_groups_are_the_connected_components(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(duplicates, *(("_BLOCK_ROWS", 7), ("_BLOCK_PRODUCTS", 1500))[seed % 2])
     random = np.random.default_rng(seed)
     contents = random.integers(0, 100, 120)
     vectors = unit(random.standard_normal((100, 3)))[contents]  # in three dimensions, chains are long
@@ -36,6 +37,22 @@ def test_groups_are_the_connected_components(seed: int, monkeypatch: pytest.Monk
         found = similar_groups(torch.from_numpy(vectors), contents, threshold)
         assert {frozenset(group.tolist()) for group in found} == slow_groups(vectors, contents, threshold)
         assert all(np.all(np.diff(group) > 0) for group in found)
+
+
+@pytest.mark.parametrize("kinds", [1, 3])
+def test_what_all_looks_alike_takes_no_more_memory(kinds: int) -> None:
+    random = np.random.default_rng(0)
+    of = random.integers(0, kinds, 2000)
+    vectors = unit(np.eye(8)[of] + 0.01 * random.standard_normal((2000, 8)))
+    tracemalloc.start()
+    try:
+        found = similar_groups(torch.from_numpy(vectors), np.arange(2000), 0.95)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    wanted = {tuple(np.flatnonzero(of == kind).tolist()) for kind in range(kinds)}
+    assert {tuple(group.tolist()) for group in found} == wanted
+    assert peak < 100 * vectors.shape[0] * 8  # a number for each pair of one kind is 5 MB or more
 
 
 def test_copies_are_told_from_what_only_looks_alike(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from picture_folder import DIM, draw, index_of_vectors, open_embedder, save_mode
 from prometheus_client.parser import text_string_to_metric_families
 
 from tuplet.search.access import Access
-from tuplet.search.collection_map import BackgroundMap, draw_map
-from tuplet.search.index import ImageIndex
+from tuplet.search.collection_map import draw_map
 from tuplet.search.indexing import index_pictures
 from tuplet.search.pictures import picture_id
 from tuplet.search.service import ServiceSettings
@@ -89,6 +88,9 @@ def test_labels_pictures_and_the_map(server: Server) -> None:
     assert {one["label"]: one["pictures"] for one in labels["labels"]} == server.index.labels()
     some = server.get("/pictures?top=5").json["pictures"]
     assert len({one["id"] for one in some}) == 5
+    more = server.get("/pictures?top=500").json["pictures"]
+    assert {one["id"] for one in more} == {picture_id(path) for path in vectors_by_path(server)}
+    assert more[:5] == some
     assert {one["label"] for one in server.get("/pictures?top=9&label=it%27s").json["pictures"]} == {"it's"}
     wait_until(lambda: server.get("/map").json["ready"])
     drawn = server.get("/map").json
@@ -281,11 +283,3 @@ def test_a_map_of_few_pictures_and_of_none(tmp_path: Path) -> None:
     gaps = np.linalg.norm(drawn.places[:, None] - drawn.places[None], axis=2)
     np.fill_diagonal(gaps, np.inf)
     assert (drawn.label_of[gaps.argmin(axis=1)] == drawn.label_of).mean() > 0.95
-    kept = BackgroundMap(ImageIndex(index.uri), 5)
-    kept.keep(80)
-    wait_until(lambda: kept.drawn is not None)
-    first = kept.drawn
-    kept.keep(86)
-    assert kept.drawn is first
-    kept.keep(89)
-    wait_until(lambda: kept.drawn is not first)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from http.cookiejar import CookieJar
+from http.cookies import SimpleCookie
 from pathlib import Path
+from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_opener
 
 import pytest
 from live_server import TOKEN, Server, saved, serving, small_index
@@ -189,14 +193,98 @@ def test_pages_of_other_sites_can_only_lead_here(server: Server) -> None:
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-def test_a_stranger_gets_no_further_than_the_door(server: Server, settings: ServiceSettings) -> None:
-    access = Access(TOKEN)
-    with serving(server.index, server.embedder, server.photos, access=access, settings=settings) as closed:
-        refused = closed.post("/search", bytes(5_000_000), authorization="Bearer wrong-wrong-wrong-wrong")
-        assert (refused.status, "the token is wrong" in refused.detail) == (401, True)
-        two = f"authorization: Bearer {TOKEN}\r\nauthorization: Bearer wrong\r\n"
-        answer = closed.raw(f"GET /labels HTTP/1.1\r\nhost: localhost\r\n{two}\r\n".encode())
-        assert answer.status == 401
-        assert closed.get("/labels", authorization=f"Bearer {TOKEN}", host="evil.example").status == 421
-        assert closed.get("/labels?token=" + TOKEN).status == 401
-        assert closed.get("/labels", cookie="a=b; =; tuplet-session").status == 401
+@pytest.fixture(scope="module")
+def closed(server: Server, settings: ServiceSettings) -> Iterator[Server]:
+    """The same server, on the loopback interface as well, for those who have the token."""
+    with serving(
+        server.index, server.embedder, server.photos, access=Access(TOKEN), settings=settings
+    ) as running:
+        yield running
+
+
+def test_a_stranger_gets_no_further_than_the_door(closed: Server) -> None:
+    refused = closed.post("/search", bytes(5_000_000), authorization="Bearer wrong-wrong-wrong-wrong")
+    assert (refused.status, "the token is wrong" in refused.detail) == (401, True)
+    two = f"authorization: Bearer {TOKEN}\r\nauthorization: Bearer wrong\r\n"
+    answer = closed.raw(f"GET /labels HTTP/1.1\r\nhost: localhost\r\n{two}\r\n".encode())
+    assert answer.status == 401
+    assert closed.get("/labels?token=" + TOKEN).status == 401
+    assert closed.get("/labels", cookie="a=b; =; tuplet-session").status == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "name", "secure"),
+    [
+        ("photos.example.com", "https://photos.example.com", "tuplet-session", True),
+        ("Photos.example.com:443", "https://photos.example.com", "tuplet-session-443", True),
+        ("photos.example.com:8443", "https://photos.example.com:8443", "tuplet-session-8443", True),
+        ("photos.example.com", "http://photos.example.com", "tuplet-session", False),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", "tuplet-session-8000", False),
+        ("[::1]:8000", "http://[::1]:8000", "tuplet-session-8000", False),
+        ("photos.example.com", None, "tuplet-session", False),
+    ],
+)
+def test_a_proxy_on_this_machine_that_passes_the_host_on(
+    closed: Server, host: str, origin: str | None, name: str, secure: bool
+) -> None:
+    page = {"host": host, "sec_fetch_site": "same-origin"} | ({} if origin is None else {"origin": origin})
+    assert closed.get("/labels", **page).status == 401
+    given = closed.post("/login", b"", authorization=f"Bearer {TOKEN}", **page)
+    assert given.status == 204
+    ((own, cookie),) = SimpleCookie(given.headers["set-cookie"]).items()
+    assert (own, bool(cookie["secure"])) == (name, secure)
+    assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "strict", "/")
+    page["cookie"] = f"{name}={cookie.value}"
+    assert closed.get("/labels", **page).status == 200
+    assert closed.post("/search?top=1", saved("PNG"), **page).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("127.0.0.1:8000", "https://photos.example.com"),
+        ("photos.example.com", "https://photos.example.com:8443"),
+        ("photos.example.com:80", "https://photos.example.com"),
+        ("photos.example.com:443", "http://photos.example.com"),
+    ],
+)
+def test_a_proxy_that_changes_the_host_is_told_so(closed: Server, host: str, origin: str) -> None:
+    page = {"host": host, "origin": origin, "authorization": f"Bearer {TOKEN}"}
+    refused = closed.post("/login", b"", sec_fetch_site="same-origin", **page)
+    assert refused.status == 403
+    assert repr(origin) in refused.detail
+    assert "want the proxy between them to pass on the header Host" in refused.detail
+    # A browser that does not say that page and server are one is not believed either.
+    assert "a page of another site" in closed.post("/login", b"", **page).detail
+
+
+def test_a_name_that_was_made_to_lead_here_is_of_no_use(closed: Server) -> None:
+    # The page of evil.example asks evil.example, which is 127.0.0.1 by now: all is of one origin.
+    page = {"host": "evil.example", "sec_fetch_site": "same-origin", "sec_fetch_mode": "cors"}
+    for path in ("/labels", "/map", "/pictures", "/metrics", "/docs", "/openapi.json"):
+        assert closed.get(path, **page).status == 401, path
+    page["origin"] = "http://evil.example"
+    assert closed.post("/search", saved("PNG"), **page).status == 401
+    assert "set-cookie" not in closed.post("/login", b"", **page).headers
+    # The browser would have brought a cookie to its own name only; and other sites stay outside of that.
+    there = {"host": "photos.example.com", "authorization": f"Bearer {TOKEN}"}
+    assert closed.post("/search", saved("PNG"), origin="https://evil.example", **there).status == 403
+
+
+def test_two_servers_of_one_host_in_one_browser(server: Server, settings: ServiceSettings) -> None:
+    other = Access(TOKEN + "2")
+    jar = CookieJar()
+    browser = build_opener(ProxyHandler({}), HTTPCookieProcessor(jar))
+    common = (server.index, server.embedder, server.photos)
+    with (
+        serving(*common, access=Access(TOKEN), settings=settings) as one,
+        serving(*common, access=other, settings=settings) as two,
+    ):
+        for each, token in ((one, TOKEN), (two, TOKEN + "2")):
+            login = Request(f"http://127.0.0.1:{each.port}/login", method="POST")
+            login.add_header("Authorization", f"Bearer {token}")
+            browser.open(login).close()
+        assert len(jar) == 2
+        for each in (one, two):
+            with browser.open(f"http://127.0.0.1:{each.port}/labels") as answer:
+                assert answer.status == 200

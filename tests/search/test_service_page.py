@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from headless_chromium import PROGRAM, Browser
 from live_server import TOKEN, Server, serving, wait_until
+from picture_folder import DIM, add_vectors, unit
 
 from tuplet.search.access import Access
+from tuplet.search.index import ImageIndex
 from tuplet.search.pictures import picture_id
 from tuplet.search.service import ServiceSettings
 
@@ -155,3 +158,86 @@ def test_the_page_asks_for_the_token_once(server: Server, browser: Browser) -> N
         browser.open(f"http://127.0.0.1:{closed.port}/?label=class%201")
         browser.until(f"{READY} && document.querySelectorAll('#found a').length === 5")
         assert not browser.run("document.getElementById('gate').open")
+
+
+LONG = "Donaudampfschifffahrtselektrizitaetenhauptbetriebswerkbauunterbeamtengesellschaft" * 3
+TURNING = "photo \u202egnp.exe"
+
+
+def named(uri: Path, server: Server, labels: list[str | None], names: list[str]) -> ImageIndex:
+    """An index of pictures of these names, for the server's model."""
+    index = ImageIndex.create(str(uri), server.embedder.model)
+    vectors = unit(np.random.default_rng(0).standard_normal((len(names), DIM)))
+    add_vectors(index, vectors, labels, [f"/photos/{name}" for name in names])
+    return index
+
+
+def test_names_that_are_long_or_turn_the_text_round(
+    server: Server, browser: Browser, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    labels: list[str | None] = [LONG, TURNING, None, "oak"]
+    names = [f"{LONG}.jpg", "\u202egpj.2.jpg", "screen\u202fshot.jpg", "4.jpg"]
+    index = named(tmp_path / "index", server, labels, names)
+    with serving(index, server.embedder, server.photos, settings=settings) as hostile:
+        wait_until(lambda: hostile.get("/map").json["ready"])
+        browser.size(390, 844, phone=True)
+        for name in names[:2]:
+            browser.open(f"http://127.0.0.1:{hostile.port}/?id={picture_id(f'/photos/{name}')}")
+            browser.until(f"{READY} && document.querySelectorAll('#found a').length === 3")
+            assert browser.run("document.documentElement.scrollWidth") == 390
+            lines = "(one) => one.clientHeight / parseFloat(getComputedStyle(one).lineHeight)"
+            assert max(browser.run(f"[...document.querySelectorAll('.row b')].map({lines})")) < 2.3
+            assert max(browser.run(f"[...document.querySelectorAll('.name')].map({lines})")) < 1.3
+            assert browser.run(f"({lines})(document.getElementById('title'))") < 4.3
+            said = [browser.run("document.body.innerText + document.title")]
+            for hint in ("title", "ariaLabel"):
+                said += browser.run(f"[...document.querySelectorAll('*')].map((one) => one.{hint})")
+            said += browser.run("[...document.querySelectorAll('option')].map((one) => one.text)")
+            everything = "\n".join(filter(None, said))
+            assert "\u202e" not in everything
+            assert "\\u202egnp.exe" in everything
+            assert "screen\u202fshot.jpg" in everything
+            assert LONG in browser.run(
+                "[...document.querySelectorAll('.row b, h1')].map((one) => one.title).join()"
+            )
+        # What is chosen in the filter is the label as it is, however it is shown.
+        browser.run(
+            "{const box = document.getElementById('label'); box.selectedIndex = [...box.options]"
+            ".findIndex((one) => one.text.includes('exe')); box.onchange();}"
+        )
+        browser.until(f"{READY} && location.search.includes('label=photo+%E2%80%AEgnp.exe')")
+        browser.run("document.getElementById('home').click()")
+        browser.until(f"{READY} && document.getElementById('wait').hidden")
+        browser.run(
+            "{window.drawn = []; CanvasRenderingContext2D.prototype.fillText = (text) => drawn.push(text);"
+            "document.getElementById('show-map').click(); document.getElementById('whole').click();}"
+        )
+        drawn = browser.until("drawn.length && drawn")
+        assert "photo \\u202egnp.exe" in drawn
+        assert max(map(len, drawn)) <= 24
+
+
+def test_one_picture_and_none(
+    server: Server, browser: Browser, settings: ServiceSettings, tmp_path: Path
+) -> None:
+    index = named(tmp_path / "index", server, ["oak"], ["1.jpg"])
+    shown = "['size', 'hint', 'live'].map((one) => document.getElementById(one).textContent)"
+    with serving(index, server.embedder, server.photos, settings=settings) as small:
+        wait_until(lambda: small.get("/map").json["ready"])
+        browser.open(f"http://127.0.0.1:{small.port}/")
+        browser.until(f"{READY} && document.getElementById('wait').hidden")
+        assert browser.run(shown) == ["1 picture", "1 picture.", "1 picture"]
+        browser.open(f"http://127.0.0.1:{small.port}/?label=elm")
+        browser.until(f"{READY} && !document.getElementById('say').hidden")
+        # Who was told that there is none is not sent to "one of these".
+        assert "with the label" in browser.run("document.getElementById('say').textContent")
+        assert "one of these" not in browser.run("document.body.innerText")
+
+
+def test_without_scripts_the_page_says_so(server: Server, browser: Browser) -> None:
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    browser.open(f"http://127.0.0.1:{server.port}/")
+    said = browser.until("document.body.innerText")
+    assert "This page needs JavaScript" in said
+    assert not any(word in said for word in ("Loading", "being drawn", "Pick a picture"))
+    assert browser.problems() == []

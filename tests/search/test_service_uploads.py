@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from live_server import Server, saved
 
+from tuplet.data.images import decode_image
+from tuplet.search import uploads
+
 pytestmark = pytest.mark.usefixtures("answers_afterwards")
 
 
@@ -79,6 +82,19 @@ def test_what_would_take_too_much_is_not_decoded(server: Server, sides: tuple[in
     assert "at most 25,000,000 (tuplet serve --max-upload-megapixels 25): a smaller one" in answer.detail
 
 
+def test_jpeg_2000_is_not_decoded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("image/jp2", "image/jpeg"):
+        with monkeypatch.context() as patched:
+            patched.delattr(uploads, "decode_image")
+            answer = server.post("/search", saved("JPEG2000"), name)
+        assert answer.status == 415
+        assert answer.detail.startswith("the picture is a JPEG 2000, which can be indexed but takes too long")
+        assert answer.detail.endswith("; want JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM")
+    assert decode_image(saved("JPEG2000")).shape == (3, 30, 40)
+    for kind in ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM"):
+        assert server.post("/search", saved(kind)).status == 200, kind
+
+
 def test_pictures_that_are_something_else_as_well_are_pictures(server: Server) -> None:
     for body in (zip_behind(saved("JPEG")), saved("GIF", comment=b"<script>alert(1)</script>")):
         assert server.post("/search", body).status == 200
@@ -108,6 +124,7 @@ def test_pictures_that_are_something_else_as_well_are_pictures(server: Server) -
         ("/search?where=1=1", b"x", "image/png", 422, "where is '1=1'; want only parameters that /docs"),
         ("/search?label=" + "a" * 501, b"x", "image/png", 422, "want 500 characters or fewer"),
         ("/search?path=[z-a]", saved("PNG"), "image/png", 400, "label or path cannot be used"),
+        ("/search?path=" + "*a" * 9, saved("PNG"), "image/png", 422, "; the path's pattern has 9 * ("),
     ],
 )
 def test_bodies_and_parameters(

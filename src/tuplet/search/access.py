@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tuplet.errors import InputError
 
 SESSION_COOKIE = "tuplet-session"
+"""Begin of the cookie's name; see `session_cookie`."""
 OPEN_PATHS = frozenset({"/", "/favicon.ico", "/health"})
 """What needs no token: the page, in which there is nothing yet, and whether the server is alive."""
 LEAST_TOKEN = 16
@@ -25,6 +26,7 @@ LEAST_TOKEN = 16
 MOST_ADDRESS, MOST_HEADERS = 8_192, 16_384
 """Bytes of a request's address and of its headers."""
 
+_USUAL_PORTS = {"http": 80, "https": 443}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALWAYS = {
     "x-content-type-options": "nosniff",
@@ -42,8 +44,10 @@ class Access:
 
     Attributes:
         token: what a request must bring; None: nothing, on the loopback interface only.
-        loopback: the server listens on the loopback interface only, so any other name that it is called by
-            is that of a foreign page whose name was made to lead here.
+        loopback: the server listens on the loopback interface only. Without a token any other name that it
+            is called by is that of a foreign page whose name was made to lead here. With one such a page gets
+            nowhere, for the browser keeps the cookie for the name at which it was given; and what speaks TLS
+            on this machine may call the server by the name that it has itself.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -111,9 +115,11 @@ def refusal(access: Access, scope: Scope) -> Refusal | None:
         return Refusal(431, f"the headers are too long; want at most {MOST_HEADERS:,} bytes")
     hosts = headers.getlist("host")
     host = hosts[0].lower() if len(hosts) == 1 else ""
-    if access.loopback and not is_loopback(_name(host)):
+    if access.token is None and not is_loopback(_place(host)[0]):
         return Refusal(
-            421, f"this server is not called {host[:80]!r}; want localhost or 127.0.0.1 as the host"
+            421,
+            f"this server is not called {host[:80]!r}; want localhost or 127.0.0.1 as the host, or a token"
+            " (--token-file), with which any name will do",
         )
     refused = _foreign(method, host, headers)
     if refused is None and access.token is not None and scope["path"] not in OPEN_PATHS:
@@ -121,12 +127,35 @@ def refusal(access: Access, scope: Scope) -> Refusal | None:
     return refused
 
 
-def _name(host: str) -> str:
-    """The name in a Host header, without the port; empty where it is none."""
+def session_cookie(access: Access, scope: Scope) -> str:
+    """The header Set-Cookie for a browser that has brought the token; it ends with the browser.
+
+    Browsers keep one cookie of a name for all ports of a host, so the port that the page was opened at, if
+    it shows one, is part of the name. Where the page came by TLS the cookie goes by nothing else.
+
+    Args:
+        access: who may ask.
+        scope: of the request, of ASGI.
+    """
+    headers = Headers(scope=scope)
+    rules = "HttpOnly; Path=/; SameSite=strict"
+    if headers.get("origin", "").lower().startswith("https://"):
+        rules += "; Secure"
+    return f"{_cookie_name(headers)}={access.session}; {rules}"
+
+
+def _cookie_name(headers: Headers) -> str:
+    _, port = _place(headers.get("host", ""))
+    return SESSION_COOKIE if port is None else f"{SESSION_COOKIE}-{port}"
+
+
+def _place(host: str) -> tuple[str, int | None]:
+    """The name and the port in a Host header; the name is empty where it is none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        return parts.hostname or "", parts.port
     except ValueError:
-        return ""
+        return "", None
 
 
 def _foreign(method: str, host: str, headers: Headers) -> Refusal | None:
@@ -134,19 +163,25 @@ def _foreign(method: str, host: str, headers: Headers) -> Refusal | None:
     # A browser says so on its own; a page cannot change it. Following a link to here is no harm.
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
     follows_link = method in _SAFE_METHODS and mode == "navigate"
-    origin = headers.get("origin")
-    alien = origin is not None and method not in _SAFE_METHODS and _netloc(origin) != host
+    origin = headers.get("origin", "").lower()
+    alien = "origin" in headers and method not in _SAFE_METHODS and not _is_of(origin, host)
+    if alien and site == "same-origin":
+        return Refusal(
+            403,
+            f"the page is of {origin[:80]!r} and its request came to {host[:80]!r}; want the proxy"
+            " between them to pass on the header Host as it came",
+        )
     if alien or (site not in ("none", "same-origin") and not follows_link):
         return Refusal(403, "the request comes from a page of another site; want the server's own page")
     return None
 
 
-def _netloc(origin: str) -> str | None:
-    try:
-        parts = urlsplit(origin.lower())
-    except ValueError:
-        return None
-    return parts.netloc if parts.scheme in ("http", "https") else None
+def _is_of(origin: str, host: str) -> bool:
+    """Whether a page is of the server that its request was sent to."""
+    scheme, _, netloc = origin.partition("://")
+    usual = _USUAL_PORTS.get(scheme)
+    (name, port), (own_name, own_port) = _place(netloc), _place(host)
+    return usual is not None and name != "" and (name, port or usual) == (own_name, own_port or usual)
 
 
 def _stranger(access: Access, token: str, headers: Headers) -> Refusal | None:
@@ -155,7 +190,7 @@ def _stranger(access: Access, token: str, headers: Headers) -> Refusal | None:
         scheme, _, credentials = given[0].partition(" ")
         known = len(given) == 1 and scheme.lower() == "bearer" and _same(credentials.strip(), token)
     else:
-        cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
+        cookie = cookie_parser(headers.get("cookie", "")).get(_cookie_name(headers), "")
         known = _same(cookie, access.session)
     if known:
         return None
@@ -192,6 +227,8 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 for name, value in _ALWAYS.items():
                     headers.setdefault(name, value)
+                if scope["path"] == "/login" and message["status"] == 204:
+                    headers["set-cookie"] = session_cookie(self._access, scope)
             await send(message)
 
         refused = refusal(self._access, scope)

@@ -20,6 +20,8 @@ Kind: TypeAlias = Literal["ivf-rq", "ivf-sq", "ivf-pq", "hnsw-sq"]
 APPROXIMATE_FROM = 100_000
 """Pictures from which on a search is approximate; every vector is looked at below."""
 _SAME = 1e-6
+_MOST_PIECES = 16
+"""LanceDB adds a piece with every run, puts them together only when it divides a part, and searches each."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,26 @@ class MeasuredRecall:
 
 
 def keep_approximate_index(index: ImageIndex, approximate_from: int = APPROXIMATE_FROM) -> None:
-    """Nothing; an index of so many pictures then has an approximate index.
+    """Nothing; an index of so many pictures then has an approximate index, of not too many pieces.
 
     Args:
         index: held by this process.
         approximate_from: pictures from which on it is built, >= 1; one that is there stays and takes new rows
-            in when `RowWriter.finish` is called.
+            in when `tidy` is called.
     """
-    if not index.is_approximate and index.count() >= approximate_from:
+    if not index.is_approximate:
+        due = index.count() >= approximate_from
+    else:
+        with errors_in_a_line(f"cannot read the index {index.uri}"):
+            due = index.table.index_stats(VECTOR_INDEX).num_indices > _MOST_PIECES
+    if due:
         build_approximate_index(index)
+
+
+def misses_rows(index: ImageIndex) -> bool:
+    """Whether there are rows that the approximate index does not hold, as after a run that was killed."""
+    with errors_in_a_line(f"cannot read the index {index.uri}"):
+        return index.is_approximate and index.table.index_stats(VECTOR_INDEX).num_unindexed_rows > 0
 
 
 def build_approximate_index(

@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from tuplet.errors import InputError
-from tuplet.search.index import ImageIndex
+from tuplet.search.embedding import IndexedModel
+from tuplet.search.filters import any_of
+from tuplet.search.index import ImageIndex, IndexedPicture
 
 MOST_POINTS = 2000
 """Pictures on a map; more would lie on top of each other and take minutes."""
-_GROWN = 0.1
+_CHANGED = 0.1
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,25 @@ class CollectionMap:
     """Places of some pictures.
 
     Attributes:
-        ids: of the pictures.
+        pictures: which.
         labels: the labels among them, sorted.
         label_of: number of each picture's label, -1 where it has none.
         places: from 0 to 1 in both directions, the longer side filled.
         total: pictures in the index when the map was drawn.
+        model: whose vectors these places are of.
     """
 
-    ids: tuple[str, ...]
+    pictures: tuple[IndexedPicture, ...]
     labels: tuple[str, ...]
     label_of: Int64[np.ndarray, " N"]
     places: Float64[np.ndarray, "N 2"]
     total: int
+    model: IndexedModel
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the pictures."""
+        return tuple(one.id for one in self.pictures)
 
 
 def draw_map(index: ImageIndex, *, most: int = MOST_POINTS, seed: int = 0) -> CollectionMap:
@@ -51,9 +60,9 @@ def draw_map(index: ImageIndex, *, most: int = MOST_POINTS, seed: int = 0) -> Co
     # Only a map needs t-SNE, and with it what draws figures; a server answers before it has one.
     from tuplet.plots import tsne
 
-    total = index.count()
+    model, total = index.model, index.count()
     if total == 0:
-        return CollectionMap((), (), np.empty(0, np.int64), np.empty((0, 2)), 0)
+        return CollectionMap((), (), np.empty(0, np.int64), np.empty((0, 2)), 0, model)
     drawn = index.sample(most, seed)
     labels = sorted({one.label for one in drawn.pictures if one.label is not None})
     number = {label: place for place, label in enumerate(labels)}
@@ -62,7 +71,29 @@ def draw_map(index: ImageIndex, *, most: int = MOST_POINTS, seed: int = 0) -> Co
     spread = np.ptp(places, axis=0)
     middle = places.min(axis=0) + spread / 2
     unit = 0.5 + (places - middle) / max(float(spread.max()), 1e-12)
-    return CollectionMap(tuple(one.id for one in drawn.pictures), tuple(labels), label_of, unit, total)
+    return CollectionMap(drawn.pictures, tuple(labels), label_of, unit, total, model)
+
+
+def is_out_of_date(drawn: CollectionMap, index: ImageIndex) -> bool:
+    """Whether more than a tenth of a collection is another than when its map was drawn, or its model is.
+
+    Args:
+        drawn: a map of the index.
+        index: as it is now.
+
+    Raises:
+        InputError: the index cannot be read.
+    """
+    if drawn.model.difference(index.model):
+        return True
+    total = index.count()
+    if not drawn.pictures:
+        return total > 0
+    then = {one.id: (one.content, one.label) for one in drawn.pictures}
+    now = index.pictures(any_of("id", then))
+    kept = sum(then[one.id] == (one.content, one.label) for one in now) / len(then)
+    new = total - kept * drawn.total
+    return kept < 1 - _CHANGED or new > _CHANGED * drawn.total
 
 
 @final
@@ -81,26 +112,27 @@ class BackgroundMap:
     def __init__(self, index: ImageIndex, most: int = MOST_POINTS) -> None:
         self._index, self._most = index, most
         self._thread: threading.Thread | None = None
+        self._version: int | None = None
         self.drawn: CollectionMap | None = None
         self.problem = ""
 
-    def keep(self, total: int) -> None:
+    def keep(self, version: int) -> None:
         """Nothing; the map is drawn if there is none, or the collection changed by a tenth since.
 
         Args:
-            total: pictures in the index now.
+            version: of the index that is read.
         """
-        if self._thread is not None and self._thread.is_alive():
-            return
-        if self.drawn is not None and abs(total - self.drawn.total) <= _GROWN * self.drawn.total:
+        if (self._thread is not None and self._thread.is_alive()) or version == self._version:
             return
         # A daemon: who stops the server does not wait for a map.
-        self._thread = threading.Thread(target=self._draw, name="map", daemon=True)
+        self._thread = threading.Thread(target=self._renew, args=(version,), name="map", daemon=True)
         self._thread.start()
 
-    def _draw(self) -> None:
+    def _renew(self, version: int) -> None:
         try:
-            self.drawn, self.problem = draw_map(self._index, most=self._most), ""
+            if self.drawn is None or is_out_of_date(self.drawn, self._index):
+                self.drawn = draw_map(self._index, most=self._most)
+            self.problem, self._version = "", version
         except InputError as error:
             self.problem = str(error)
         except Exception:

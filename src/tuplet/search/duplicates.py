@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -18,7 +18,7 @@ from tuplet.search.index import ImageIndex, IndexedPicture
 
 THRESHOLD = 0.95
 """Cosine from which on two pictures count as near-duplicates; docs/search.md says how it was chosen."""
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS, _BLOCK_PRODUCTS = 1024, 2**25
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def find_duplicates(
     """Groups of near-duplicates and exact copies, the largest first.
 
     Every pair is compared, a block at a time: the time grows with the square of the number of pictures, the
-    memory with the number itself. Two pictures of a group may be less alike than the threshold, where others
-    lie between them.
+    memory with the number itself, however many of them are alike. Two pictures of a group may be less alike
+    than the threshold, where others lie between them.
 
     Args:
         index: of any size.
@@ -102,14 +102,12 @@ def similar_groups(
     _, first, of_content = np.unique(contents, return_index=True, return_inverse=True)
     single = vectors[torch.from_numpy(first).to(vectors.device)]
     component = np.arange(len(first))
-    for start in track(range(0, len(first), _BLOCK_ROWS), "comparing"):
-        similar = single[start : start + _BLOCK_ROWS] @ single[start:].T
+    # So many products at a time, however many rows there are.
+    size = max(1, min(_BLOCK_ROWS, _BLOCK_PRODUCTS // max(len(first), 1)))
+    for start in track(range(0, len(first), size), "comparing"):
         # Rounding leaves the product of equal unit vectors a little below 1.
-        rows, columns = (similar >= threshold - 1e-6).nonzero(as_tuple=True)
-        later = columns > rows
-        a, b = (side[later].cpu().numpy() + start for side in (rows, columns))
-        if a.size:
-            component = _joined(component, a, b)
+        similar = single[start : start + size] @ single[start:].T >= threshold - 1e-6
+        component = _joined(component, similar, start)
     of_row = component[of_content]
     order = np.argsort(of_row, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(of_row[order])) + 1)
@@ -117,15 +115,29 @@ def similar_groups(
 
 
 def _joined(
-    component: Int64[np.ndarray, " N"], a: Int64[np.ndarray, " P"], b: Int64[np.ndarray, " P"]
+    component: Int64[np.ndarray, " N"], similar: Bool[Tensor, "B M"], start: int
 ) -> Int64[np.ndarray, " N"]:
-    """The components after some more pairs of items were joined."""
-    ones = np.ones(len(a), dtype=np.int8)
-    shape = (len(component), len(component))
-    graph = coo_array((ones, (component[a], component[b])), shape=shape)
-    together: Int64[np.ndarray, " N"] = connected_components(graph, directed=False)[1].astype(np.int64)
-    joined: Int64[np.ndarray, " N"] = together[component]
-    return joined
+    """The components after the `B` rows from `start` on were joined with those of the `M` from there on."""
+    while True:
+        of = torch.from_numpy(component[start:]).to(similar.device)
+        apart = (similar & (of[: len(similar), None] != of)).view(torch.uint8)
+        if not apart.any():
+            return component
+        # There may be as many pairs as products. One of each row and column joins every component that has
+        # any with another, so that at least half as many are left and a few rounds do.
+        found, column = apart.max(dim=1)
+        reached, row = apart.max(dim=0)
+        pairs = torch.cat([_pairs(found, column), _pairs(reached, row)], dim=1).cpu().numpy()
+        a, b = component[pairs + start]
+        graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=2 * component.shape)
+        together = connected_components(graph, directed=False)[1].astype(np.int64)
+        component = together[component]
+
+
+def _pairs(found: UInt8[Tensor, " n"], other: Int64[Tensor, " n"]) -> Int64[Tensor, "2 m"]:
+    """The places where something was found, and what."""
+    places = found.nonzero()[:, 0]
+    return torch.stack([places, other[places]])
 
 
 def _group(

@@ -5,6 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from tuplet.errors import InputError
+
+MOST_STARS, MOST_ONES = 8, 64
+"""Of a path's pattern: places with *, and signs that stand for one character."""
+
+_PART = re.compile(r"(?P<wild>[*?]+)|\[(?P<inside>!?+.[^\]]*)\]|.", re.DOTALL)
+
 
 def label_is(label: str) -> str:
     """The condition that a picture has this label."""
@@ -18,10 +25,12 @@ def path_like(pattern: str) -> str:
         pattern: * is any text, slashes too; ? one character; [abc] and [a-z] one of these, [!abc] one of the
             others; anything else is itself. One that begins with neither / nor * may begin anywhere behind a
             slash.
+
+    Raises:
+        InputError: it has so many * or ? that a search by it would take very long.
     """
-    if not pattern.startswith(("/", "*")):
-        return path_like(f"*/{pattern}")
-    return f"regexp_like(path, {quoted(_expression(pattern))})"
+    anywhere = "" if pattern.startswith(("/", "*")) else ".*/"
+    return f"regexp_like(path, {quoted(f'(?s)^{anywhere}{_expression(pattern)}$')})"
 
 
 def any_of(column: str, values: Collection[str]) -> str:
@@ -42,18 +51,23 @@ def quoted(text: str) -> str:
 
 def _expression(pattern: str) -> str:
     """The regular expression of a shell's pattern."""
-    parts, place = [], 0
-    while place < len(pattern):
-        char, place = pattern[place], place + 1
-        closing = pattern.find("]", place + 1 + pattern[place : place + 1].count("!")) if char == "[" else -1
-        if char in "*?":
-            parts.append(".*" if char == "*" else ".")
-        elif closing > 0:
-            parts.append(_one_of(pattern[place:closing]))
-            place = closing + 1
+    parts, stars, ones = [], 0, 0
+    for found in _PART.finditer(pattern):
+        wild, inside = found["wild"] or "", found["inside"]
+        # In whatever order they stand, ? and * in a row are any text of so many characters or more.
+        stars, ones = stars + ("*" in wild), ones + wild.count("?") + (inside is not None)
+        if inside is not None:
+            parts.append(_one_of(inside))
+        elif wild:
+            parts.append("." * wild.count("?") + (".*" if "*" in wild else ""))
         else:
-            parts.append(re.escape(char))
-    return f"(?s)^{''.join(parts)}$"
+            parts.append(re.escape(found[0]))
+    if stars > MOST_STARS or ones > MOST_ONES:
+        raise InputError(
+            f"the path's pattern has {stars} * (in a row they count once) and {ones} ? or [...]; want at most"
+            f" {MOST_STARS} and {MOST_ONES}"
+        )
+    return "".join(parts)
 
 
 def _one_of(inside: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow.compute
 from jaxtyping import Float32
 
 from tuplet.errors import InputError
+from tuplet.search.drawing import drawn_rows
 from tuplet.search.embedding import IndexedModel
 from tuplet.search.filters import all_of, any_of, quoted
 from tuplet.search.schema import COLUMNS, model_of, require_complete, schema_of
@@ -228,8 +229,8 @@ class ImageIndex:
         """How many pictures each label has, by label; pictures without one are not counted."""
         with self._reading():
             column = self.table.search().select(["label"]).to_arrow()["label"]
-        counts = pyarrow.compute.value_counts(column.drop_null()).to_pylist()
-        return {one["values"]: one["counts"] for one in sorted(counts, key=lambda one: str(one["values"]))}
+        counts = pyarrow.compute.value_counts(column.drop_null())
+        return dict(sorted(zip(*(counts.field(name).to_pylist() for name in (0, 1)), strict=True)))
 
     def pictures(self, where: str | None = None) -> Iterator[IndexedPicture]:
         """Every picture, in no order, read in batches; `where` as in `count`."""
@@ -244,9 +245,7 @@ class ImageIndex:
             where: as in `count`.
         """
         for batch in self._batches([*_COLUMNS, "vector"], where, batch_size):
-            flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
-            rows = batch.select(_COLUMNS).to_pylist()
-            yield VectorBatch(tuple(map(_picture, rows)), flat.reshape(len(rows), -1))
+            yield _vectors(batch)
 
     def sample(self, count: int, seed: int, *, labels: Collection[str] | None = None) -> VectorBatch:
         """Some pictures drawn at random without repetition, by id; fewer where there are fewer.
@@ -256,17 +255,8 @@ class ImageIndex:
             seed: >= 0.
             labels: draw among pictures with these only; None: among all.
         """
-        ids = []
-        for batch in self._batches(["id", "label"], None, None):
-            names, of = batch["id"].to_pylist(), batch["label"].to_pylist()
-            ids += [one for one, label in zip(names, of, strict=True) if labels is None or label in labels]
-        ids.sort()
-        drawn = np.random.default_rng(seed).choice(len(ids), min(count, len(ids)), replace=False)
-        batches = list(self.vectors(where=any_of("id", {ids[place] for place in drawn})))
-        pictures = [picture for batch in batches for picture in batch.pictures]
-        together = np.concatenate([b.vectors for b in batches] or [np.empty((0, self.model.dim), np.float32)])
-        order = sorted(range(len(pictures)), key=lambda row: pictures[row].id)
-        return VectorBatch(tuple(pictures[row] for row in order), together[order])
+        with self._reading():
+            return _vectors(drawn_rows(self.table, [*_COLUMNS, "vector"], count, seed, labels))
 
     def _row(self, picture: str, columns: list[str]) -> dict[str, Any]:
         with self._reading():
@@ -297,3 +287,10 @@ class ImageIndex:
 def _picture(row: dict[str, Any]) -> IndexedPicture:
     modified = row["modified"].astimezone(UTC)
     return IndexedPicture(row["id"], row["path"], row["label"], row["size"], modified, row["content"])
+
+
+def _vectors(rows: pyarrow.RecordBatch | pyarrow.Table) -> VectorBatch:
+    pictures = tuple(map(_picture, rows.select(_COLUMNS).to_pylist()))
+    dim = rows.schema.field("vector").type.list_size
+    flat = pyarrow.compute.list_flatten(rows["vector"]).to_numpy(zero_copy_only=False)
+    return VectorBatch(pictures, flat.reshape(-1, dim))

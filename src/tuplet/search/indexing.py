@@ -14,7 +14,7 @@ import torch
 
 from tuplet.errors import InputError
 from tuplet.progress import track
-from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index
+from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
 from tuplet.search.embedding import PictureEmbedder
 from tuplet.search.index import ImageIndex
 from tuplet.search.pictures import (
@@ -125,16 +125,17 @@ def index_pictures(
         known, twice = _known(index)
         gone, kept = _missing(known, found, None if only or rebuild else folders)
         writer = RowWriter(index)
-        writer.delete(gone | twice)
+        writer.delete(twice)
         work = _compare(found, known, writer)
         writing = _Reading(work, embedder, writer)
         writing.read(batch_size, num_workers)
         writer.commit()
         lost = {picture_id(path) for path in writing.problems} & known.keys()
-        writer.delete(lost)
+        # Last, for a folder that was renamed can be searched, as it was, until it is embedded again.
+        writer.delete(gone | lost)
         if rebuild:
             index = finish_rebuild(index, embedder.model)
-        if rebuild or left or writer.commits:
+        if rebuild or left or writer.commits or misses_rows(index):
             tidy(index)
         keep_approximate_index(index, approximate_from)
         total, pictures = index.count(), len(found.pictures) - len(writing.problems)

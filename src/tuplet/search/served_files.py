@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO, TypeAlias
 
 from PIL import Image
 
@@ -13,7 +16,10 @@ from tuplet.data.images import open_image
 from tuplet.search.index import IndexedPicture
 
 MOST_BYTES = 1 << 26
-"""Of a file that is handed out, for it is held in memory."""
+"""Of a file that is handed out, for all of it is hashed each time."""
+
+_PART = 1 << 16
+_Stamp: TypeAlias = tuple[int, ...]
 
 
 class PictureGoneError(Exception):
@@ -26,19 +32,34 @@ class PictureTooLargeError(Exception):
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file to be handed out.
+    """A file that may be handed out. Nothing of it is held: neither its bytes nor an open file.
 
     Attributes:
-        content: its bytes.
+        path: where it lies.
+        size: bytes.
         media_type: such as image/jpeg, by what the bytes are and not by the file's name.
+        stamp: by which the file is known again, as long as nobody writes it.
     """
 
-    content: bytes
+    path: str
+    size: int
     media_type: str
+    stamp: _Stamp
+
+    def parts(self) -> Iterator[bytes]:
+        """Its bytes, a few at a time, and only those that were hashed; raises PictureGoneError."""
+        for start in range(0, self.size, _PART):
+            with _opened(self.path) as file:
+                file.seek(start)
+                part = file.read(min(_PART, self.size - start))
+                # Behind the reading: what was written before it would be seen.
+                if _stamp(os.fstat(file.fileno())) != self.stamp:
+                    raise PictureGoneError("it was changed while it was handed out")
+            yield part
 
 
-def read_picture_file(picture: IndexedPicture) -> PictureFile:
-    """The bytes of an indexed picture; only those whose hash is the indexed one.
+def picture_file(picture: IndexedPicture) -> PictureFile:
+    """The file of an indexed picture; only if the hash of its bytes is the indexed one.
 
     Whatever the path has become, a link, a pipe or another file, nothing else can leave by it.
 
@@ -51,25 +72,40 @@ def read_picture_file(picture: IndexedPicture) -> PictureFile:
     """
     if picture.size > MOST_BYTES:
         raise PictureTooLargeError(f"{picture.size:,} bytes; {MOST_BYTES:,} are handed out at most")
+    with _opened(picture.path) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size != picture.size:
+            raise PictureGoneError("it was replaced by another file")
+        digest, left = hashlib.sha256(), picture.size
+        while left and (part := file.read(min(_PART, left))):
+            digest.update(part)
+            left -= len(part)
+        if not picture.content or not digest.hexdigest().startswith(picture.content):
+            raise PictureGoneError("its content has changed")
+        file.seek(0)
+        return PictureFile(picture.path, picture.size, _media_type(file), _stamp(status))
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
     try:
         # Without waiting: to open a pipe that nobody writes would never end.
-        opened = os.open(picture.path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(opened, "rb") as file:
-            status = os.fstat(opened)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != picture.size:
-                raise PictureGoneError("it was replaced by another file")
-            content = file.read(picture.size + 1)
+            yield file
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise PictureGoneError((reason or "no such file").lower()) from None
-    if not hashlib.sha256(content).hexdigest().startswith(picture.content) or not picture.content:
-        raise PictureGoneError("its content has changed")
-    return PictureFile(content, _media_type(content))
 
 
-def _media_type(content: bytes) -> str:
+def _stamp(status: os.stat_result) -> _Stamp:
+    # Without the inode, which file systems of networks may number anew each time that a file is opened.
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _media_type(file: BinaryIO) -> str:
     try:
-        with open_image(content) as image:
+        with open_image(file) as image:
             kind = image.format or ""
     except Exception:  # corrupt bytes make Pillow raise nearly anything
         raise PictureGoneError("it is no picture") from None

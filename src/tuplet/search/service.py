@@ -6,10 +6,10 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar, final
 
 import numpy as np
@@ -21,13 +21,23 @@ from tuplet.search.batching import EmbeddingQueue, QueueFullError
 from tuplet.search.collection_map import MOST_POINTS, BackgroundMap
 from tuplet.search.embedding import PictureEmbedder
 from tuplet.search.index import ImageIndex, Neighbour
-from tuplet.search.service_answers import Picture, PicturesAnswer, SearchAnswer, Wanted, WantedSome
+from tuplet.search.kept_answers import KeptAnswers
+from tuplet.search.service_answers import (
+    MOST_FOUND,
+    LabelsAnswer,
+    Picture,
+    PicturesAnswer,
+    SearchAnswer,
+    Wanted,
+    WantedSome,
+)
 from tuplet.search.service_metrics import ServiceMetrics
 from tuplet.search.uploads import decode_upload, read_upload
+from tuplet.search.work_threads import WorkThreads
 
 T = TypeVar("T")
 
-_READERS, _DECODERS, _SAMPLES = 8, 2, 64
+_READERS, _SCANNERS, _DECODERS, _SAMPLES = 8, 2, 2, 64
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,15 @@ class Collection:
     Attributes:
         version: of the index.
         rows: pictures.
-        labels: how many pictures each label has.
+        labels: those that pictures have.
+        labels_answer: how many pictures each of the most frequent ones has.
         problem: why the model's vectors cannot be looked up in it; empty where they can.
     """
 
     version: int
     rows: int
-    labels: dict[str, int]
+    labels: frozenset[str]
+    labels_answer: LabelsAnswer
     problem: str
 
 
@@ -87,6 +99,7 @@ class SearchService:
         metrics: what is counted.
         collection: the index as it was when last looked at.
         map: of the collection.
+        stale_since: when the index could not be looked at for the first time since it could be; None: it can.
     """
 
     def __init__(self, index: ImageIndex, embedder: PictureEmbedder, settings: ServiceSettings) -> None:
@@ -101,16 +114,18 @@ class SearchService:
             taken=self.metrics.queue.set,
             batched=self.metrics.batches.observe,
         )
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="index")
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
-        self._sampled = lru_cache(_SAMPLES)(self._sample)
+        self._readers = WorkThreads(_READERS, "index")
+        self._scanners = WorkThreads(_SCANNERS, "scan")  # every path is looked at; others need not wait
+        self._decoders = WorkThreads(_DECODERS, "decode")
+        self._samples = KeptAnswers(self._sample, _SAMPLES)
+        self.stale_since: datetime | None = None
         self.collection = self._looked_at()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Nothing; within it requests can be answered."""
         self._queue.start()
-        self.map.keep(self.collection.rows)
+        self.map.keep(self.collection.version)
         refreshing = asyncio.create_task(self._keep_fresh())
         try:
             yield
@@ -119,14 +134,14 @@ class SearchService:
             with suppress(asyncio.CancelledError):
                 await refreshing
             await self._queue.close()
-            for pool in (self._readers, self._decoders):
-                pool.shutdown(wait=False, cancel_futures=True)
+            for threads in (self._readers, self._scanners, self._decoders):
+                threads.close()
 
-    async def read(self, look: Callable[[], T]) -> T:
+    async def read(self, look: Callable[[], T], threads: WorkThreads | None = None) -> T:
         """What a function gives that reads the index or the disk, in a thread; HTTPException 504 if late."""
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._readers, look)
+                return await (threads or self._readers).run(look)
         except TimeoutError:
             raise _too_slow(self.settings) from None
 
@@ -141,15 +156,21 @@ class SearchService:
 
     async def some(self, wanted: WantedSome) -> PicturesAnswer:
         """Some pictures, drawn at random, the same ones for the same version of the index; HTTPException."""
+        known = self.collection
+        if wanted.label is not None and wanted.label not in known.labels:
+            return PicturesAnswer(pictures=[])
         try:
-            return await self.read(partial(self._sampled, self.collection.version, wanted.top, wanted.label))
+            drawn = await self._samples.get((known.version, wanted.label))
         except InputError as error:
             raise _unreadable(error) from None
+        # They come by id, a hash, so that the first of them are as random as all.
+        return PicturesAnswer(pictures=drawn[: wanted.top])
 
-    def _sample(self, version: int, top: int, label: str | None) -> PicturesAnswer:
-        # Every id is read for this, so that it is kept as long as the version is the same.
-        drawn = self.index.sample(top, 0, labels=None if label is None else [label])
-        return PicturesAnswer(pictures=[Picture.of(one) for one in drawn.pictures])
+    async def _sample(self, version_and_label: tuple[int, str | None]) -> list[Picture]:
+        _, label = version_and_label
+        draw = partial(self.index.sample, MOST_FOUND, 0, labels=None if label is None else [label])
+        drawn = await self.read(draw)
+        return [Picture.of(one) for one in drawn.pictures]
 
     async def like_picture(self, name: str, wanted: Wanted) -> SearchAnswer:
         """What looks like a picture of the index, which itself is left out; HTTPException."""
@@ -181,7 +202,7 @@ class SearchService:
             side, most = self._embedder.min_side, self.settings.most_upload_pixels
             return self._embedder.transform(decode_upload(content, min_side=side, most_pixels=most))
 
-        square = await asyncio.get_running_loop().run_in_executor(self._decoders, pixels)
+        square = await self._decoders.run(pixels)
         try:
             vector = await self._queue.vector(square)
         except InputError as error:
@@ -192,11 +213,12 @@ class SearchService:
     async def _nearest(
         self, vector: Float32[np.ndarray, " D"], wanted: Wanted, exclude: set[str]
     ) -> list[Neighbour]:
+        threads = self._readers if wanted.path is None else self._scanners
         look = partial(self.index.nearest, vector, wanted.top, where=wanted.condition, exclude=exclude)
         try:
-            return await self.read(look)
+            return await self.read(look, threads)
         except InputError as error:
-            if wanted.path is None and wanted.label is None:
+            if wanted.condition is None or not str(error).startswith("the condition"):
                 raise _unreadable(error) from None
             raise HTTPException(400, f"label or path cannot be used: {error}") from None
 
@@ -205,10 +227,13 @@ class SearchService:
             await asyncio.sleep(self.settings.refresh_seconds)
             try:
                 self.collection = await self.read(self._refreshed)
-            except (InputError, HTTPException) as error:  # it may be written anew just now
-                logging.getLogger(__name__).warning("the index cannot be refreshed: %s", error)
-                continue
-            self.map.keep(self.collection.rows)
+                self.map.keep(self.collection.version)
+                self.stale_since = None
+            except Exception as error:  # whatever it is, perhaps it works the next time
+                self.stale_since = self.stale_since or datetime.now(UTC)
+                said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                logging.getLogger(__name__).warning("the index cannot be refreshed: %s", said)
+            self.metrics.stale.set(self.stale_since is not None)
 
     def _refreshed(self) -> Collection:
         self.index.refresh()
@@ -222,7 +247,9 @@ class SearchService:
             if difference
             else ""
         )
-        known = Collection(index.version, index.count(), index.labels(), problem)
+        version, rows, labels = index.version, index.count(), index.labels()
+        answer = LabelsAnswer.of(rows, labels)
+        known = Collection(version, rows, frozenset(labels), answer, problem)
         self.metrics.rows.set(known.rows)
         self.metrics.version.set(known.version)
         return known

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
+from tuplet.errors import InputError
 from tuplet.search.collection_map import CollectionMap
 from tuplet.search.filters import all_of, label_is, path_like
 from tuplet.search.index import IndexedPicture, Neighbour
@@ -29,6 +31,15 @@ class Wanted(BaseModel):
         max_length=_LONGEST,
         description="only pictures whose path fits: * any text, ? a character, [ab] one of these",
     )
+
+    @field_validator("path")
+    @classmethod
+    def _may_be_used(cls, path: str | None) -> str | None:
+        try:
+            path_like(path or "")
+        except InputError as error:
+            raise PydanticCustomError("pattern", "{said}", {"said": str(error)}) from None
+        return path
 
     @property
     def condition(self) -> str | None:
@@ -117,6 +128,13 @@ class LabelsAnswer(BaseModel):
     pictures: int = Field(description="in the index, with a label or not")
     num_labels: int
     labels: list[LabelCount]
+
+    @classmethod
+    def of(cls, pictures: int, counts: dict[str, int]) -> LabelsAnswer:
+        """The labels by name; of more than `MOST_LABELS` only the most frequent ones."""
+        often = sorted(counts, key=lambda label: (-counts[label], label))[:MOST_LABELS]
+        named = [LabelCount(label=label, pictures=counts[label]) for label in sorted(often)]
+        return cls(pictures=pictures, num_labels=len(counts), labels=named)
 
 
 class MapAnswer(BaseModel):

@@ -32,6 +32,7 @@ class ServiceMetrics:
         batches: pictures that the model saw at a time.
         rows: pictures in the index.
         version: of the index that is read.
+        stale: 1 while the index cannot be looked at again, 0 otherwise.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,9 @@ class ServiceMetrics:
         )
         self.rows = Gauge("tuplet_index_rows", "Pictures in the index", registry=registry)
         self.version = Gauge("tuplet_index_version", "Version of the index that is read", registry=registry)
+        self.stale = Gauge(
+            "tuplet_index_stale", "Whether the last look at the index failed: 1 or 0", registry=registry
+        )
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp
 
-from tuplet.search.access import SESSION_COOKIE, Access, Gate
-from tuplet.search.served_files import PictureGoneError, PictureTooLargeError, read_picture_file
+from tuplet.search.access import Access, Gate
+from tuplet.search.served_files import PictureGoneError, PictureTooLargeError, picture_file
 from tuplet.search.service import SearchService
 from tuplet.search.service_answers import (
-    MOST_LABELS,
     Health,
-    LabelCount,
     LabelsAnswer,
     MapAnswer,
     PicturesAnswer,
@@ -39,6 +37,7 @@ def _service(request: Request) -> SearchService:
 
 
 Service = Annotated[SearchService, Depends(_service)]
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _BODY = {
     "requestBody": {
         "required": True,
@@ -79,48 +78,62 @@ def build_service(service: SearchService, access: Access) -> ASGIApp:
     return Counted(Gate(app, access), service.metrics)
 
 
-@_router.get("/", include_in_schema=False)
+def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """A decorator: the address answers GET, and HEAD, of whose answer uvicorn leaves the body away."""
+
+    def added(endpoint: Endpoint) -> Endpoint:
+        _router.get(path, **options)(endpoint)
+        _router.head(path, **{**options, "include_in_schema": False})(endpoint)
+        return endpoint
+
+    return added
+
+
+@_get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
     """The page to search with."""
     shown = search_page()
     return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
 
 
-@_router.get("/favicon.ico", include_in_schema=False, status_code=204)
+@_get("/favicon.ico", include_in_schema=False, status_code=204)
 async def favicon() -> None:
     """Nothing; browsers ask for it."""
 
 
-@_router.get("/docs", include_in_schema=False)
+@_get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """Every address of the server, to read."""
     shown = docs_page(request.app.openapi())
     return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
 
 
-@_router.get("/health")
+@_get("/health")
 async def health(service: Service, response: Response) -> Health:
     """Whether the server can answer; needs no token."""
     problem = service.collection.problem
     response.status_code = 503 if problem else 200
+    if service.stale_since and not problem:
+        since = service.stale_since.isoformat(timespec="seconds")
+        return Health(status=f"ok, but the index has not been read anew since {since}; the log says why")
     return Health(status=problem or "ok")
 
 
-@_router.get("/metrics", response_class=Response)
+@_get("/metrics", response_class=Response)
 async def metrics(service: Service) -> Response:
     """Counts, times and sizes, as Prometheus reads them."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 @_router.post("/login", status_code=204)
-async def login(request: Request, response: Response) -> None:
-    """A cookie that stands for the token, for a browser; the token itself comes in the header."""
-    session = request.app.state.access.session
-    secure = request.url.scheme == "https"
-    response.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="strict", secure=secure)
+async def login() -> None:
+    """A cookie that stands for the token, for a browser; the token itself comes in the header.
+
+    The gate before all routes sets it, which knows how the server is called.
+    """
 
 
-@_router.get("/search")
+@_get("/search")
 async def search(service: Service, wanted: Annotated[WantedLike, Query()]) -> SearchAnswer:
     """What looks like a picture of the index."""
     return await service.like_picture(wanted.id, wanted)
@@ -134,43 +147,42 @@ async def search_upload(
     return await service.like_upload(request, wanted)
 
 
-@_router.get("/labels")
+@_get("/labels")
 async def labels(service: Service) -> LabelsAnswer:
     """The labels by name, and how many pictures each has."""
-    known = service.collection
-    often = sorted(known.labels, key=lambda label: -known.labels[label])[:MOST_LABELS]
-    counts = [LabelCount(label=label, pictures=known.labels[label]) for label in sorted(often)]
-    return LabelsAnswer(pictures=known.rows, num_labels=len(known.labels), labels=counts)
+    return service.collection.labels_answer
 
 
-@_router.get("/pictures")
+@_get("/pictures")
 async def pictures(service: Service, wanted: Annotated[WantedSome, Query()]) -> PicturesAnswer:
     """Some pictures of the index, drawn at random, always the same ones."""
     return await service.some(wanted)
 
 
-@_router.get("/map")
+@_get("/map")
 async def collection_map(service: Service) -> MapAnswer:
     """The collection in two dimensions; it takes a while after the start until there is one."""
     return MapAnswer.of(service.map.drawn, service.map.problem)
 
 
-@_router.get("/images/{name}", response_class=Response)
-async def image(service: Service, name: str) -> Response:
+@_get("/images/{name}", response_class=Response)
+async def image(service: Service, request: Request, name: str) -> Response:
     """The file of a picture, byte for byte as it was indexed."""
     picture = await service.of_picture(name, service.index.row)
     try:
-        file = await service.read(partial(read_picture_file, picture))
+        file = await service.read(partial(picture_file, picture))
     except PictureGoneError as error:
         raise HTTPException(
             410, f"the picture's file is gone: {error}; want the folder indexed again"
         ) from None
     except PictureTooLargeError as error:
         raise HTTPException(413, f"the picture's file has {error}; want /thumbnails/{name}") from None
-    return Response(file.content, media_type=file.media_type, headers={"cache-control": _KEPT})
+    headers = {"cache-control": _KEPT, "content-length": str(file.size)}
+    parts = () if request.method == "HEAD" else file.parts()
+    return StreamingResponse(parts, media_type=file.media_type, headers=headers)
 
 
-@_router.get("/thumbnails/{name}", response_class=Response)
+@_get("/thumbnails/{name}", response_class=Response)
 async def thumbnail(service: Service, name: str) -> Response:
     """A small copy of a picture, JPEG, as it was when it was indexed."""
     content = await service.of_picture(name, service.index.thumbnail)

@@ -14,6 +14,8 @@ from tuplet.search.picture_headers import MOST_SCANS, decoding_work
 
 _TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
 """What a picture may be called; the last is what curl calls everything. What it is, its bytes say."""
+_NOT_TAKEN = "JPEG2000"
+"""Pillow lets nothing else in the process run while it decodes one: for seconds, where it is large."""
 _HOW = "want the bytes of one picture as the body, such as curl --data-binary @oak.jpg"
 
 
@@ -63,13 +65,17 @@ def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[T
         most_pixels: that may have to be decoded, see `DecodingWork`.
 
     Raises:
-        HTTPException: 422, it is no whole picture of a known format, or takes too much to decode.
+        HTTPException: 415 a format that is not taken, 422 no whole picture of a known format, or one that
+            takes too much to decode.
     """
     wanted = "want a whole JPEG, PNG or other image file"
     try:
         work = decoding_work(content, min_side=min_side)
     except Exception:  # corrupt bytes make Pillow raise nearly anything
         raise HTTPException(422, f"the picture cannot be read: its header is broken; {wanted}") from None
+    if work is not None and work.kind == _NOT_TAKEN:
+        detail = "the picture is a JPEG 2000, which can be indexed but takes too long to decode here"
+        raise HTTPException(415, f"{detail}; want JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM")
     if work is not None and work.pixels > most_pixels:
         raise HTTPException(
             422,
