@@ -1,90 +1,28 @@
-"""How long a study takes, from the runs that there are, and what a budget removes: its own runs alone."""
+"""How much of a study a budget leaves, and which runs it removes: its own, where nobody trains them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated import fabricate, measured
 
-from tuplet.claims import budget, running
-from tuplet.claims.budget import Speed, first_point, fit, measure_speed, num_trainings, within
+from tuplet.claims import budget
+from tuplet.claims.budget import first_point, fit, within
 from tuplet.claims.catalogue import glyphs
 from tuplet.claims.plan import Entry, Job, Plan, jobs_of, run_key, whole
-from tuplet.claims.running import run_folder
-from tuplet.config import RunConfig
+from tuplet.claims.running import record_failure, run_folder
+from tuplet.claims.timing import Speed, num_trainings
 from tuplet.errors import InputError
-from tuplet.experiment import Images, fold_folder, fold_of
+from tuplet.experiment import Images, fold_folder, open_run
 from tuplet.overrides import override
-from tuplet.runs import EpochReport, Run
+from tuplet.runs import EpochReport
 from tuplet.training import launch
 
 BASE = override(glyphs(), {"schedule.epochs": 9, "compute.accelerator": "cpu"})
 VALIDATED = {"evaluation.selection": "validation", "evaluation.validation_folds": 3}
-
-
-def job(config: RunConfig) -> Job:
-    return Job(run_key(config), config, "timed")
-
-
-def speed_of(config: RunConfig, folder: Path) -> Speed:
-    return measure_speed(job(config), folder, fabric=launch(config), images=Images())
-
-
-def begin(config: RunConfig, where: Path, train_seconds: Sequence[float]) -> None:
-    """A run with an epoch 0 and some more, each of which took 1 s to measure."""
-    run = Run.create(config, where)
-    for epoch, seconds in enumerate([0.0, *train_seconds]):
-        run.append(EpochReport(epoch, {}, measured(0.5), seconds, 1.0, 0.0, {}))
-
-
-@pytest.fixture
-def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def epochs_of_runs(*_, **__):
-        raise AssertionError("a training began")
-
-    monkeypatch.setattr(running, "epochs_of_runs", epochs_of_runs)
-
-
-@pytest.mark.usefixtures("nothing_is_trained")
-def test_the_speed_of_a_finished_run_is_in_its_reports(tmp_path: Path) -> None:
-    fabricate(tmp_path, BASE, [0.5] * 10, seconds=4.0)
-    assert speed_of(BASE, tmp_path) == Speed(2.0, 5.0, 40 * 12)
-
-
-@pytest.mark.usefixtures("nothing_is_trained")
-def test_the_first_epoch_does_not_count_and_measuring_does_as_often_as_it_is(tmp_path: Path) -> None:
-    config = override(BASE, {"evaluation.every_epochs": 4})
-    begin(config, run_folder(tmp_path, run_key(config)), [60.0, 4.0])
-    assert speed_of(config, tmp_path) == Speed(2.0, 4.25, 40 * 12)
-
-
-@pytest.mark.usefixtures("nothing_is_trained")
-def test_the_speed_of_validated_runs_is_that_of_their_first_fold(tmp_path: Path) -> None:
-    config = override(BASE, VALIDATED)
-    begin(fold_of(config, 0), fold_folder(run_folder(tmp_path, run_key(config)), 0), [60.0, 3.0])
-    assert speed_of(config, tmp_path) == Speed(2.0, 4.0, 40 * 12)
-
-
-def test_a_run_that_was_begun_goes_on_to_be_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = run_folder(tmp_path, run_key(BASE))
-    begin(BASE, where, [60.0])
-    trained = []
-
-    def epochs_of_runs(config: RunConfig, folder: Path, **_):
-        run = Run(folder)
-        for epoch in range(2, 10):
-            trained.append(epoch)
-            run.append(EpochReport(epoch, {}, measured(0.5), 7.0, 1.0, 0.0, {}))
-            yield run, run.reports()[-1]
-
-    monkeypatch.setattr(running, "epochs_of_runs", epochs_of_runs)
-    clock = iter([100.0, 111.0])  # 8 s of those 11 are the epoch's own
-    monkeypatch.setattr(budget.time, "perf_counter", lambda: next(clock))
-    assert speed_of(BASE, tmp_path) == Speed(2 * (3.0 + 1.0), 8.0, 40 * 12)
-    assert trained == [2]
 
 
 def test_validation_takes_a_training_a_fold_more(tmp_path: Path) -> None:
@@ -105,15 +43,22 @@ class Study:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.plan, self.said = folder, Plan(BASE), []
         self.failing: set[str] = set()
+        self.meanwhile: set[str] = set()
+        self.epochs: list[int] = []
+        self.trained_by_others = ExitStack()
         self.entry = whole(self.plan.claims["2"], 2)
         first = first_point(self.plan.claims["2"], self.entry)
         self.pilot = run_folder(folder, run_key(self.plan.config(self.entry, first, 0)))
 
-        def measure_speed(one: Job, folder: Path, **_) -> Speed:
+        def measure_speed(one: Job, folder: Path, *, on_epoch, **_) -> Speed:
             for where in (run_folder(folder, one.key), fold_folder(run_folder(folder, one.key), 0)):
                 where.mkdir(parents=True, exist_ok=True)
             if one.key in self.failing:
                 raise MemoryError
+            if one.key in self.meanwhile:
+                run = open_run(one.config, run_folder(folder, one.key))
+                self.trained_by_others.enter_context(run.locked())
+                on_epoch(run, EpochReport(2, {}, None, 1.0, 0.0, 0.0, {}))
             return Speed(1.0, 2.0, 40 * 12)
 
         monkeypatch.setattr(budget, "measure_speed", measure_speed)
@@ -127,6 +72,7 @@ class Study:
             fabric=launch(BASE),
             images=Images(),
             say=self.said.append,
+            on_epoch=lambda run, report: self.epochs.append(report.epoch),
         )
 
 
@@ -157,6 +103,27 @@ def test_a_run_that_another_claim_wants_stays(study: Study) -> None:
     assert study.pilot.exists()
 
 
+def test_a_run_that_another_process_began_meanwhile_stays(study: Study) -> None:
+    study.meanwhile = {study.pilot.name}
+    with study.trained_by_others:
+        (fitting,) = study.within(3 * 2 * 19 - 1)
+        assert fitting.epochs is not None  # the run has more, and so is none of its own
+        assert (study.pilot / "config.yaml").exists()
+    assert study.epochs == [2]
+
+
+def test_a_failure_that_is_tried_again_costs_time(study: Study) -> None:
+    entries, speeds = [study.entry], {"on": Speed(1.0, 2.0, 40 * 12)}
+    jobs = jobs_of(study.plan, entries)
+    enough = len(jobs) * 19.0
+    (study.folder / "runs").mkdir()
+    record_failure(study.folder, jobs[3], "no such folder", lasting=False)
+    assert fit(study.plan, entries, speeds, enough, study.folder) == entries
+    assert fit(study.plan, entries, speeds, enough - 1, study.folder) != entries
+    record_failure(study.folder, jobs[3], "it diverged", lasting=True)
+    assert fit(study.plan, entries, speeds, enough - 19, study.folder) == entries
+
+
 def test_where_one_run_fails_another_is_timed(study: Study) -> None:
     study.failing = {study.pilot.name}
     assert study.within(1000.0) == [study.entry]
@@ -168,3 +135,40 @@ def test_where_one_run_fails_another_is_timed(study: Study) -> None:
     study.failing = {one.key for one in jobs_of(study.plan, [replace(study.entry, num_seeds=1)])}
     with pytest.raises(InputError, match="no run could be timed for --budget"):
         study.within(1000.0)
+
+
+def too_small(plan: Plan, keys: str, speed: Speed, seconds: float, folder: Path, **spent: float) -> str:
+    entries = [whole(plan.claims[key], 3) for key in keys.split()]
+    with pytest.raises(InputError) as refused:
+        fit(plan, entries, {"on": speed}, seconds, folder, **spent)
+    return str(refused.value)
+
+
+def test_what_would_do_instead_of_a_budget_that_is_too_small(tmp_path: Path) -> None:
+    """The smallest study of claim 2: three points, two seeds, a third of 9 epochs; 31 s a run."""
+    speed, base = Speed(1.0, 10.0, 40 * 12), Plan(BASE)
+    smallest = "the smallest study takes about 4 minutes here; want --budget 4m"
+    said = too_small(base, "2", speed, 60.0, tmp_path)
+    assert said == smallest
+    # Timing took a minute of five, and a second more is too much.
+    said = too_small(base, "2", speed, 240.0, tmp_path, spent=240.0 - 6 * 31 + 1)
+    assert said.startswith(f"{smallest.replace('4', '5')}, or ")
+    two = Plan(override(BASE, {"schedule.epochs": 2}))
+    said = too_small(two, "2", Speed(1.0, 1.0, 40 * 12), 10.0, tmp_path)
+    assert said == "the smallest study takes about 1 minute here; want --budget 1m"
+    said = too_small(base, "2 3", speed, 60.0, tmp_path)
+    assert said.endswith("m, or fewer claims")
+
+
+def test_the_epochs_that_are_suggested_fit_and_one_more_does_not(tmp_path: Path) -> None:
+    speed, seconds = Speed(1.0, 10.0, 40 * 12), 6 * 75.0
+    long = Plan(override(BASE, {"schedule.epochs": 60}))
+    said = too_small(long, "2", speed, seconds, tmp_path)
+    (epochs,) = map(int, re.findall("or shorter runs such as --schedule.epochs ([0-9]+)", said))
+    assert epochs == 7
+    short = Plan(override(BASE, {"schedule.epochs": epochs}))
+    entry = whole(short.claims["2"], 3)
+    (fitting,) = fit(short, [entry], {"on": speed}, seconds, tmp_path)
+    assert sum(10 * one.config.schedule.epochs + 1 for one in jobs_of(short, [fitting])) <= seconds
+    # Of three points and two seeds, whose epochs are not taken down once more.
+    assert 6 * (1 + 10 * epochs) <= seconds < 6 * (1 + 10 * (epochs + 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fabricated import fabricate_entry
 
-from tuplet.claims.budget import Speed, fit, parse_budget, thinned
+from tuplet.claims.budget import fit, parse_budget, thinned
 from tuplet.claims.catalogue import claims_of, glyphs
 from tuplet.claims.plan import (
     Plan,
@@ -23,6 +23,7 @@ from tuplet.claims.plan import (
     without_storage,
     write_plan,
 )
+from tuplet.claims.timing import Speed
 from tuplet.config import ComputeConfig, RunConfig
 from tuplet.errors import InputError
 from tuplet.overrides import override
@@ -45,10 +46,10 @@ def test_a_key_is_of_the_settings_and_not_of_devices_or_names() -> None:
             ("data.label_noise", 0.1),
             ("schedule.epochs", 9),
             ("loss.alpha", 0.9),
-            ("data.root", "photos"),
             ("compute.precision", "bf16-mixed"),
         ]
     ]
+    changed += [override(recipe("folder"), {"data.root": root}) for root in ("photos", "drawings")]
     keys = [run_key(one) for one in [base, *changed]]
     assert len(set(keys)) == len(keys)
 
@@ -56,7 +57,7 @@ def test_a_key_is_of_the_settings_and_not_of_devices_or_names() -> None:
 def test_keys_are_pinned() -> None:
     # Those of studies on disk: a new field with its default must not change them.
     assert run_key(RunConfig()) == PINNED[0]
-    assert run_key(recipe("cars-resnet50")) == PINNED[1]
+    assert run_key(override(recipe("cars-resnet50"), {"schedule.epochs": 50})) == PINNED[1]
 
 
 PINNED = (hashlib.sha256(b"{}").hexdigest()[:16], "403563f6eac5fc10")
@@ -128,6 +129,31 @@ def test_the_first_rule_and_the_most_seeds_stay(plan: Plan) -> None:
     assert again.entries["1"].rule == "as it was"
     assert again.entries["2"].rule == plan.claims["2"].rule.sentence
     assert again.commands == ("first", "second")
+
+
+def test_a_command_finds_what_it_planned_unless_another_planned_since(tmp_path: Path, plan: Plan) -> None:
+    small = replace(whole(plan.claims["2"], 2), epochs=3)
+    first = plan.including([small, whole(plan.claims["hgnn"], 2)], "first")
+    write_plan(first, tmp_path)
+    read = read_plan(tmp_path)
+    assert read is not None
+    assert read.of_command(["2"], "first") == [first.entries["2"]]
+    assert read.of_command(["hgnn", "2"], "first") == [first.entries["hgnn"], first.entries["2"]]
+    assert read.of_command(["2", "3"], "first") is None
+    assert read.of_command(["2"], "second") is None
+    second = read.including([whole(plan.claims["2"], 5)], "second")
+    assert second.of_command(["2"], "first") is None
+    assert second.of_command(["hgnn"], "first") == [first.entries["hgnn"]]
+    assert second.of_command(["2"], "second") == [second.entries["2"]]
+    # Plans of before do not say whose an entry is.
+    tree = json.loads((tmp_path / "plan.json").read_text())
+    for entry in tree["entries"]:
+        del entry["planned_by"]
+    (tmp_path / "plan.json").write_text(json.dumps(tree))
+    old = read_plan(tmp_path)
+    assert old is not None
+    assert old.of_command(["2"], "first") == [replace(first.entries["2"], planned_by="")]
+    assert old.of_command(["2"], "second") is None
 
 
 @pytest.mark.parametrize(
@@ -214,7 +240,7 @@ def test_a_budget_takes_points_then_epochs_then_seeds(tmp_path: Path, plan: Plan
         (3, 3, 2),
     ]
     assert fitting.left_out == ("without L = 3, L = 4", "3 epochs in place of 9", "2 seeds in place of 5")
-    with pytest.raises(InputError, match="the smallest study takes about 1 minutes here; want --budget 1m"):
+    with pytest.raises(InputError, match="the smallest study takes about 1 minute here; want --budget 1m"):
         fit(plan, entries, {"on": speed}, 6 * 7 - 1, tmp_path)
 
 

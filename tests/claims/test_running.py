@@ -6,17 +6,17 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from optuna.trial import TrialState
 
 from tuplet.claims import running
-from tuplet.claims.measures import seed_pairs, shared_neighbours
 from tuplet.claims.plan import Job, run_key
 from tuplet.claims.running import (
     failure_file,
     failure_of,
+    is_lasting,
+    is_trained_now,
     queue_name,
     record_failure,
     run_folder,
@@ -24,7 +24,7 @@ from tuplet.claims.running import (
     state_of,
 )
 from tuplet.config import RunConfig
-from tuplet.experiment import Images, open_run
+from tuplet.experiment import Images, fold_folder, fold_of, open_run
 from tuplet.overrides import override
 from tuplet.runs import EpochReport, Run
 from tuplet.training import launch
@@ -67,6 +67,7 @@ def test_a_failed_run_is_told_and_stops_nothing(tmp_path: Path, quick: RunConfig
     assert "training stopped at epoch 1" in failures[0]
     assert "36 training images; want at least data.batch_size = 64" in failures[1]
     assert failure_of(tmp_path, jobs[1].key) == failures[1]
+    assert [is_lasting(tmp_path, one.key) for one in jobs[:2]] == [True, False]
     assert Run(run_folder(tmp_path, jobs[2].key)).config == jobs[2].config
 
     told.clear()
@@ -250,7 +251,7 @@ def test_a_run_that_another_process_trains_is_left_for_later(
 def test_so_is_one_that_another_process_begins_just_now(
     tmp_path: Path, quick: RunConfig, untrained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "_is_elsewhere", lambda folder, key: False)
+    monkeypatch.setattr(running, "is_trained_now", lambda folder, key: False)
     lock = ExitStack()
     worker = Worker(tmp_path, quick, 1, 2)
     run = open_run(worker.jobs[0].config, run_folder(tmp_path, worker.jobs[0].key))
@@ -277,22 +278,13 @@ def test_state_of_what_was_never_begun(tmp_path: Path, quick: RunConfig) -> None
     assert state_of(tmp_path, run_key(replace(quick, seed=77))) == "not run"
 
 
-def test_shared_neighbours_against_loops() -> None:
-    generator = np.random.default_rng(0)
-    first = generator.standard_normal((12, 4)).astype(np.float32)
-    second = (first + 0.6 * generator.standard_normal((12, 4))).astype(np.float32)
-
-    def nearest(rows: np.ndarray, i: int) -> set[int]:
-        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        order = sorted((j for j in range(12) if j != i), key=lambda j: -float(unit[i] @ unit[j]))
-        return set(order[:3])
-
-    wanted = np.mean([len(nearest(first, i) & nearest(second, i)) / 3 for i in range(12)])
-    assert 0 < wanted < 1
-    assert shared_neighbours(first, second, num_neighbours=3) == pytest.approx(wanted)
-    assert shared_neighbours(first, 5 * first, num_neighbours=3) == 1.0
-
-
-def test_pairs_of_seeds_are_disjoint() -> None:
-    assert seed_pairs((3, 4, 5, 6, 7)) == [(3, 4), (5, 6)]
-    assert seed_pairs((3,)) == []
+def test_a_run_whose_first_fold_is_trained_is_begun_and_nobody_trains_what_was_killed(
+    tmp_path: Path, quick: RunConfig
+) -> None:
+    one = job(quick, seed=1)
+    fold = open_run(fold_of(one.config, 0), fold_folder(run_folder(tmp_path, one.key), 0))
+    assert state_of(tmp_path, one.key) == "begun"
+    with fold.locked():
+        assert is_trained_now(tmp_path, one.key)
+    assert not is_trained_now(tmp_path, one.key)
+    assert not is_trained_now(tmp_path, job(quick, seed=2).key)

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tuplet.cli import main
+from tuplet.commands import claims as command
 from tuplet.evaluation import embed
 from tuplet.runs import Run
 from tuplet.training import launch, load_split
@@ -63,7 +65,7 @@ def test_a_second_claim_uses_the_runs_of_the_first(folder: Path, capsys: pytest.
     before = {one: one.stat().st_mtime_ns for one in folder.glob("runs/*/metrics.jsonl")}
     main(["claims", "run", "covariance", "--on=glyphs", "--seeds", "2", "--to", str(folder), *OPTIONS])
     said = capsys.readouterr().out
-    assert "4 runs for 1 claims, 2 of them finished before" in said
+    assert "4 runs for 1 claim, 2 of them finished before" in said
     assert said.count("run       ") == 2
     assert "claim covariance: " in said
     assert "claim hgnn: " in said.split("measuring")[-1]
@@ -88,7 +90,7 @@ def test_what_was_planned_first_stays(folder: Path, capsys: pytest.CaptureFixtur
     main([*run, "--seeds", "1", "--storage", storage])
     main([*run, f"--storage={storage}", "--seeds", "1"])
     said = capsys.readouterr().out
-    assert said.count("2 runs for 1 claims, 2 of them finished before") == 2
+    assert said.count("2 runs for 1 claim, 2 of them finished before") == 2
     assert said.count("claim hgnn: As it was.") == 2
     page = (folder / "report.md").read_text()
     assert "| 2 of 2 |" in page
@@ -114,7 +116,7 @@ def test_runs_that_a_shorter_plan_leaves_out_are_told(
     main(
         ["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--budget=1h", "--to", str(study), *OPTIONS]
     )
-    assert "  2 finished runs of an earlier plan are not in its report now" in capsys.readouterr().out
+    assert "  no longer in its report: 2 finished runs of an earlier plan" in capsys.readouterr().out
 
 
 def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
@@ -153,14 +155,69 @@ def test_a_budget_that_is_too_small_says_what_would_do(
 ) -> None:
     from tuplet.claims import budget
 
-    monkeypatch.setattr(budget, "measure_speed", lambda *_, **__: budget.Speed(60.0, 60.0, 40))
+    monkeypatch.setattr(budget, "measure_speed", lambda *_, **__: budget.Speed(59.0, 60.0, 40))
     with pytest.raises(SystemExit):
         main(
             ["claims", "run", "2", "--on", "glyphs", "--budget", "5m", "--to", str(tmp_path / "x"), *OPTIONS]
         )
     said = capsys.readouterr()
-    assert "the smallest study takes about 12 minutes here; want --budget 12m" in said.err
+    assert said.err.endswith("the smallest study takes about 12 minutes here; want --budget 12m\n")
     assert not (tmp_path / "x" / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [([], "data.root is not given"), (["--data.root", "nowhere"], "nowhere does not exist")],
+)
+@pytest.mark.parametrize("claims", ["2", "cost,2"])
+def test_images_that_are_missing_are_said_once_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], root: list[str], message: str, claims: str
+) -> None:
+    to = tmp_path / "study"
+    with pytest.raises(SystemExit) as stopped:
+        main(["claims", "run", claims, "--on", "folder", *root, "--to", str(to)])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert message in said.err
+    assert not to.exists()
+
+
+def test_where_all_is_finished_or_generated_no_images_are_wanted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuplet import experiment
+
+    def load_data(config: object) -> None:
+        raise AssertionError("images were loaded")
+
+    monkeypatch.setattr(experiment, "load_data", load_data)
+    main(["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--to", str(folder), *OPTIONS])
+
+    def planned(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_planned", planned)
+    with pytest.raises(SystemExit):
+        main(["claims", "run", "cost,classes", "--on", "folder", "--to", str(tmp_path / "generated")])
+
+
+def test_a_command_that_waits_for_the_plan_of_another_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    lock = FileLock(folder / ".plan.lock")
+    lock.acquire()
+
+    def say(line: str) -> None:
+        told.append(line)
+        lock.release()
+
+    monkeypatch.setattr(command, "_say", say)
+    main(["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--to", str(folder), *OPTIONS])
+    assert told == [f"waiting   for another command, which plans in {folder} and may be timing a run"]
+    assert "4 runs for 1 claim, 4 of them finished before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

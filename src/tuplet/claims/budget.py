@@ -6,13 +6,11 @@ import bisect
 import math
 import re
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import final
 
 from lightning_fabric import Fabric
 
@@ -20,42 +18,18 @@ from tuplet.claims.catalogue import base_of
 from tuplet.claims.claim import Axis, Base, Claim
 from tuplet.claims.contrast import Point, point_title
 from tuplet.claims.plan import Entry, Job, Plan, jobs_of, run_key
-from tuplet.claims.running import (
-    FAULTS_OF_A_RUN,
-    POLL_SECONDS,
-    epochs_of,
-    in_a_line,
-    run_folder,
-    state_of,
-)
-from tuplet.config import RunConfig
+from tuplet.claims.running import FAULTS_OF_A_RUN, in_a_line, is_lasting, is_trained_now, state_of
+from tuplet.claims.timing import Speed, measure_speed, num_images, num_trainings
+from tuplet.data.class_folders import counted
 from tuplet.errors import InputError
-from tuplet.experiment import Images, fold_folder
-from tuplet.runs import EpochReport, LockedRunError, Run
+from tuplet.experiment import Images
+from tuplet.runs import EpochReport, Run
 
 LEAST_SEEDS = 2
 """A single seed has no interval, and so no verdict."""
 
 SHORTEST = 3
 """Trainings are shortened to no less than one part in so many of their epochs."""
-
-PILOT_EPOCHS = 2
-
-
-@final
-@dataclass(frozen=True)
-class Speed:
-    """What a training takes.
-
-    Attributes:
-        start_seconds: once a training: loading, the first measurement, saving.
-        epoch_seconds: training and measuring of one epoch.
-        images: training images of the run that was timed, by which other runs are scaled.
-    """
-
-    start_seconds: float
-    epoch_seconds: float
-    images: int
 
 
 def parse_budget(text: str) -> float:
@@ -82,6 +56,7 @@ def within(
     fabric: Fabric,
     images: Images,
     say: Callable[[str], None],
+    on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
 ) -> list[Entry]:
     """The entries as large as the budget allows, after the speed of the first runs.
 
@@ -93,6 +68,7 @@ def within(
         fabric: launched; one rank.
         images: of the runs.
         say: told of each run that is timed.
+        on_epoch: told of its epochs as they end.
 
     Raises:
         InputError: (a ValueError) even the smallest study takes longer, or no run can be timed.
@@ -110,8 +86,11 @@ def within(
             pilot = Job(run_key(config), config, f"claim {entry.key}: {point_title(point)}")
             say(f"timing    {pilot.title}")
             pilots.append(pilot)
+            waiting = partial(say, "waiting   for another process, which trains it")
             try:
-                speeds[claim.base] = measure_speed(pilot, folder, fabric=fabric, images=images)
+                speeds[claim.base] = measure_speed(
+                    pilot, folder, fabric=fabric, images=images, on_epoch=on_epoch, waiting=waiting
+                )
             except FAULTS_OF_A_RUN as error:
                 why = in_a_line(error)
                 say(f"failed    {pilot.title}: {why}")
@@ -119,63 +98,24 @@ def within(
         raise InputError(
             f"no run could be timed for --budget ({why}); want settings that train, or no budget"
         )
-    fitting = fit(plan, entries, speeds, budget - (time.monotonic() - began), folder)
+    fitting = fit(plan, entries, speeds, budget, folder, spent=time.monotonic() - began)
     wanted = {job.key for job in jobs_of(plan, plan.including(fitting, "").entries.values())}
     unwanted = {pilot.key for pilot in pilots} - wanted  # such as one whose epochs are fewer now
     for name in _names_of_runs(folder) - before:
-        if name.partition("-fold")[0] in unwanted:
+        key = name.partition("-fold")[0]
+        if key in unwanted and not is_trained_now(folder, key):
             shutil.rmtree(folder / "runs" / name, ignore_errors=True)
     return fitting
 
 
-def measure_speed(job: Job, folder: Path, *, fabric: Fabric, images: Images) -> Speed:
-    """What the first epochs of a run take; the run goes on from there when its turn comes.
-
-    Where the run has those epochs already, nothing is trained: its own reports tell.
-
-    Args:
-        job: the first of the study.
-        folder: of the study.
-        fabric: launched; one rank.
-        images: of the runs.
-
-    Raises:
-        InputError: (a ValueError) a run that cannot be trained.
-    """
-    where = run_folder(folder, job.key)
-    timed = where if num_trainings(job.config) == 1 else fold_folder(where, 0)
-    wanted = min(PILOT_EPOCHS, job.config.schedule.last_epoch)
-    began, loading = time.perf_counter(), None
-    while not any(report.epoch >= wanted for report in _reports(timed)):
-        try:
-            with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
-                for run, report in epochs:
-                    if loading is None:
-                        told = report.train_seconds + report.evaluation_seconds
-                        loading = time.perf_counter() - began - told
-                    if run.folder == timed and report.epoch >= wanted:
-                        break
-        except LockedRunError:
-            time.sleep(POLL_SECONDS)  # another process trains it, and its reports will tell
-    reports = _reports(timed)
-    # The first epoch is slower than those after it.
-    training = [report.train_seconds for report in reports[1:]]
-    measuring = [report.evaluation_seconds for report in reports if report.evaluation is not None]
-    every = Run(timed).config.evaluation.every_epochs
-    epoch = statistics.median(training[1:] or training) + statistics.mean(measuring) / every
-    # Clustering and saving at the end take about as long as the start.
-    start = 2 * ((loading or 0.0) + reports[0].evaluation_seconds)
-    return Speed(start, epoch, _images_of(job.config, len(images.of(job.config).train)))
-
-
-def num_trainings(config: RunConfig) -> int:
-    """How many trainings a run takes: with selection validation one a fold, and the run itself."""
-    chosen = config.evaluation.selection == "validation" and config.schedule.stop_after is None
-    return 1 + config.evaluation.validation_folds if chosen else 1
-
-
 def fit(
-    plan: Plan, entries: Sequence[Entry], speeds: Mapping[Base, Speed], budget: float, folder: Path
+    plan: Plan,
+    entries: Sequence[Entry],
+    speeds: Mapping[Base, Speed],
+    budget: float,
+    folder: Path,
+    *,
+    spent: float = 0.0,
 ) -> list[Entry]:
     """The entries as large as the time allows, each saying what it leaves out.
 
@@ -188,6 +128,7 @@ def fit(
         speeds: by the base of a claim.
         budget: seconds.
         folder: of the study; what is finished there costs nothing.
+        spent: seconds of the budget that are gone.
 
     Raises:
         InputError: (a ValueError) even the smallest study takes longer.
@@ -199,6 +140,7 @@ def fit(
     def shortened_to(share: float) -> float:
         return seconds([_shorter(plan, one, share) for one in fewer])
 
+    budget -= spent
     if seconds(entries) <= budget:
         return list(entries)
     fewer = [thinned(plan.claims[one.key], one) for one in entries]
@@ -213,10 +155,13 @@ def fit(
         few = [_with_seeds(one, num_seeds) for one in shortest]
         if seconds(few) <= budget:
             return few
-    needed = math.ceil(seconds([_with_seeds(one, LEAST_SEEDS) for one in shortest]) / 60)
+    smallest = [_with_seeds(one, LEAST_SEEDS) for one in shortest]
+    minutes = math.ceil((seconds(smallest) + spent) / 60)
+    mends = [f"--budget {minutes}m"] + ["fewer claims"] * (len(entries) > 1)
+    epochs = _epochs_that_fit(plan, smallest, budget, seconds)
+    mends += [f"shorter runs such as --schedule.epochs {epochs}"] if epochs is not None else []
     raise InputError(
-        f"the smallest study takes about {needed} minutes here; want --budget {needed}m, fewer claims, or"
-        " shorter runs such as --schedule.epochs 5"
+        f"the smallest study takes about {counted(minutes, 'minute')} here; want {', or '.join(mends)}"
     )
 
 
@@ -251,6 +196,28 @@ def _shorter(plan: Plan, entry: Entry, share: float) -> Entry:
     return replace(entry, epochs=epochs, left_out=(*entry.left_out, f"{epochs} epochs in place of {whole}"))
 
 
+def _epochs_that_fit(
+    plan: Plan, smallest: Sequence[Entry], budget: float, seconds: Callable[[Sequence[Entry]], float]
+) -> int | None:
+    """The most epochs of the base, fewer than the smallest study has, that fit the budget; None: none."""
+
+    def of_epochs(epochs: int) -> float:
+        claims = plan.claims
+        return seconds(
+            [
+                replace(one, epochs=epochs)
+                if claims[one.key].base == "on" and "schedule.epochs" not in claims[one.key].paths
+                else one
+                for one in smallest
+            ]
+        )
+
+    schedule = plan.base.schedule
+    fewer = range(schedule.warmup_epochs + 1, round(schedule.epochs / SHORTEST))
+    number = bisect.bisect_right(fewer, budget, key=of_epochs)
+    return fewer[number - 1] if number else None
+
+
 def _with_seeds(entry: Entry, num_seeds: int) -> Entry:
     if num_seeds >= entry.num_seeds:
         return entry
@@ -264,7 +231,8 @@ def _jobs_by_base(plan: Plan, entries: Sequence[Entry], folder: Path) -> list[tu
     for entry in entries:
         base = plan.claims[entry.key].base
         for job in jobs_of(plan, [entry]):
-            if state_of(folder, job.key) not in ("finished", "failed"):
+            state = state_of(folder, job.key)
+            if state != "finished" and not (state == "failed" and is_lasting(folder, job.key)):
                 jobs.setdefault(job.key, (base, job))
     return list(jobs.values())
 
@@ -272,23 +240,13 @@ def _jobs_by_base(plan: Plan, entries: Sequence[Entry], folder: Path) -> list[tu
 def _job_seconds(one: tuple[Base, Job], speeds: Mapping[Base, Speed]) -> float:
     base, job = one
     speed = speeds[base]
-    scale = _images_of(job.config, speed.images) / speed.images
+    scale = num_images(job.config, speed.images) / speed.images
     training = speed.start_seconds + job.config.schedule.last_epoch * speed.epoch_seconds * scale
     return num_trainings(job.config) * training
 
 
-def _images_of(config: RunConfig, otherwise: int) -> int:
-    """Training images of a run, where its config tells."""
-    data = config.data
-    return data.glyph_train_classes * data.glyphs_per_class if data.source == "glyphs" else otherwise
-
-
 def _names_of_runs(folder: Path) -> set[str]:
     return {one.name for one in (folder / "runs").glob("*")}
-
-
-def _reports(folder: Path) -> list[EpochReport]:
-    return Run(folder).reports() if (folder / "config.yaml").exists() else []
 
 
 def first_point(claim: Claim, entry: Entry) -> Point:

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from tuplet.claims.claim import METRIC_TITLES, Axis, Level
 from tuplet.claims.contrast import Point
 from tuplet.claims.results import Cell, ClaimResult
-from tuplet.metrics.seeds import SeedMean
+from tuplet.metrics.seeds import SeedMean, interval_of_share
 from tuplet.plots import DASHES, GRID, HEIGHT, INK, SERIES, WIDTH, inline_svg
 
 _STUDY_COLOR = SERIES[7]
@@ -81,10 +81,7 @@ def printed_share(percent: float) -> str:
 
 def interval(mean: SeedMean, *, most: float = 1.0) -> tuple[float, float]:
     """The ends of the t interval, as far as the scale goes; the mean itself for a single seed."""
-    if mean.low is None or mean.high is None:
-        return mean.mean, mean.mean
-    # A t interval knows nothing of the ends of the scale.
-    return max(mean.low, 0.0), min(mean.high, most)
+    return interval_of_share(mean, most=most) or (mean.mean, mean.mean)
 
 
 def _curves(result: ClaimResult, cells: Mapping[Point, Cell], title: str) -> str:

@@ -36,6 +36,7 @@ class Entry:
         rule: in words, as it stood before the runs.
         epochs: of each training, where a budget shortens them; None: the base's.
         left_out: what a budget leaves out, a line each.
+        planned_by: the command; empty in old plans.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Entry:
     rule: str
     epochs: int | None = None
     left_out: tuple[str, ...] = ()
+    planned_by: str = ""
 
 
 @final
@@ -88,8 +90,16 @@ class Plan:
         """The plan with some entries more, or in place of those of the same claims, whose rules stay."""
         commands = dict.fromkeys([*self.commands, command])
         rules = {key: one.rule for key, one in self.entries.items()}
-        new = {one.key: replace(one, rule=rules.get(one.key, one.rule)) for one in entries}
+        new = {
+            one.key: replace(one, rule=rules.get(one.key, one.rule), planned_by=command) for one in entries
+        }
         return replace(self, entries={**self.entries, **new}, commands=tuple(commands))
+
+    def of_command(self, keys: Sequence[str], command: str) -> list[Entry] | None:
+        """The entries of some claims as a command planned them; None where it has not, or another since."""
+        entries = [self.entries[key] for key in keys if key in self.entries]
+        kept = all(one.planned_by in (command, "") for one in entries)
+        return entries if kept and command in self.commands and len(entries) == len(keys) else None
 
     def extended(self, entry: Entry) -> Entry:
         """The entry with as many seeds as were planned before, where those are the same trainings."""
@@ -180,7 +190,7 @@ def read_plan(folder: Path) -> Plan | None:
     try:
         tree = json.loads(file.read_text())
         entries = {one.key: one for one in map(_entry, tree["entries"])}
-        commands = dict.fromkeys(shlex.join(without_storage(shlex.split(one))) for one in tree["commands"])
+        commands = dict.fromkeys(map(_safe, tree["commands"]))
         plan = Plan(from_dict(tree["base"]), entries, tuple(commands), str(tree.get("study_id", "")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}); want the plan as tuplet claims wrote it") from None
@@ -192,6 +202,10 @@ def without_storage(words: Sequence[str]) -> list[str]:
     """A command without the address of its database, which may hold a password and differs by worker."""
     given = zip(["", *words], words, strict=False)
     return [word for before, word in given if "--storage" not in (before, word.partition("=")[0])]
+
+
+def _safe(command: str) -> str:
+    return shlex.join(without_storage(shlex.split(command)))
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -255,7 +269,8 @@ def _decides(path: str) -> bool:
 
 def _entry(tree: dict[str, Any]) -> Entry:
     points = tuple(tuple(point) for point in tree["points"])
-    return Entry(**{**tree, "points": points, "left_out": tuple(tree["left_out"])})
+    planned_by = _safe(tree.get("planned_by", ""))
+    return Entry(**{**tree, "points": points, "left_out": tuple(tree["left_out"]), "planned_by": planned_by})
 
 
 @cache

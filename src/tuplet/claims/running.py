@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from tuplet.claims.plan import Job
 from tuplet.errors import InputError
-from tuplet.experiment import Images, epochs_of_runs
+from tuplet.experiment import Images, epochs_of_runs, fold_folder
 from tuplet.runs import EpochReport, LockedRunError, Run, write_atomically
 from tuplet.session import DivergedError
 from tuplet.tuning.storage import Storage, sqlite_url, storage_errors
@@ -55,13 +55,34 @@ def state_of(folder: Path, key: str) -> State:
             return "finished"
     if failure_file(folder, key).exists():
         return "failed"
-    return "begun" if begun else "not run"
+    return "begun" if begun or (fold_folder(where, 0) / "config.yaml").exists() else "not run"
 
 
 def failure_of(folder: Path, key: str) -> str:
     """Why a run failed, in a line."""
     tree: dict[str, Any] = json.loads(failure_file(folder, key).read_text())
     return str(tree["error"])
+
+
+def is_lasting(folder: Path, key: str) -> bool:
+    """Whether a run that failed would fail again; the next command tries the others once more."""
+    tree: dict[str, Any] = json.loads(failure_file(folder, key).read_text())
+    return bool(tree["lasting"])
+
+
+def is_trained_now(folder: Path, key: str) -> bool:
+    """Whether a process trains the run, or one of its folds, at this moment."""
+    where = run_folder(folder, key)
+    for one in (where, *where.parent.glob(f"{key}-fold*")):
+        try:
+            if (one / "config.yaml").exists():
+                with Run(one).locked():
+                    pass
+        except LockedRunError:
+            return True
+        except OSError:
+            continue  # a study that may only be read, whose locks cannot be tried
+    return False
 
 
 def queue_name(folder: Path, study_id: str, jobs: Sequence[Job]) -> str:
@@ -121,7 +142,7 @@ def run_jobs(
 
     def run_one(trial: optuna.Trial) -> float:
         job = left.get(trial.user_attrs.get("run", ""))
-        if job is None or not _is_left(folder, job.key) or _is_elsewhere(folder, job.key):
+        if job is None or not _is_left(folder, job.key) or is_trained_now(folder, job.key):
             return 0.0
         on_job(job, sum(_is_left(folder, key) for key in left))
         try:
@@ -142,7 +163,7 @@ def run_jobs(
         for job in jobs:
             _forget_failure(folder, job.key)
     while left := {job.key: job for job in jobs if _is_left(folder, job.key)}:
-        elsewhere = {key for key in left if _is_elsewhere(folder, key)}
+        elsewhere = {key for key in left if is_trained_now(folder, key)}
         with storage_errors(storage.name), storage.lock(queue.study_name):
             _offer(queue, [job for key, job in left.items() if key not in elsewhere])
         for _ in work(storage, queue, run_one, wanted=0, waiting=waiting, poll_seconds=POLL_SECONDS):
@@ -196,26 +217,12 @@ def record_failure(folder: Path, job: Job, error: str, *, lasting: bool) -> None
 
 def _forget_failure(folder: Path, key: str) -> None:
     """Let a run be tried again whose failure may have been mended."""
-    file = failure_file(folder, key)
-    if file.exists() and not json.loads(file.read_text())["lasting"]:
-        file.unlink()
+    if failure_file(folder, key).exists() and not is_lasting(folder, key):
+        failure_file(folder, key).unlink()
 
 
 def _is_left(folder: Path, key: str) -> bool:
     return state_of(folder, key) in ("begun", "not run")
-
-
-def _is_elsewhere(folder: Path, key: str) -> bool:
-    """Whether another process trains the run, or one of its folds."""
-    where = run_folder(folder, key)
-    for one in (where, *where.parent.glob(f"{key}-fold*")):
-        try:
-            if (one / "config.yaml").exists():
-                with Run(one).locked():
-                    pass
-        except LockedRunError:
-            return True
-    return False
 
 
 def _offer(queue: optuna.Study, jobs: Iterable[Job]) -> None:

@@ -6,14 +6,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from tuplet.arguments import no_more, parse
-from tuplet.commands.claims_status import existing_study, say_status
+from tuplet.commands.claims_status import existing_study, require_all, say_plan, say_status
 from tuplet.commands.extras import require_extra
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
@@ -21,10 +20,12 @@ from tuplet.overrides import with_absolute_paths
 from tuplet.recipes import recipe
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from lightning_fabric import Fabric
 
     from tuplet.claims.claim import Claim
-    from tuplet.claims.plan import Entry, Job, Plan
+    from tuplet.claims.plan import Job, Plan
     from tuplet.experiment import Images
     from tuplet.runs import EpochReport, Run
 
@@ -43,7 +44,9 @@ before its runs. Ends in one report: figures, the study's numbers beside yours, 
   tuplet claims run all --on cars-resnet50 --data.root data/cars
 
 The same command goes on where it was stopped, and several at once share its runs. Runs that exist are used
-again, between claims too. tuplet claims run 1 --on RECIPE --help lists every field."""
+again, between claims too. A run that failed is told, stops no other, and makes the exit status 1.
+
+tuplet claims run 1 --on RECIPE --help lists every field."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,26 @@ def _run(arguments: list[str]) -> None:
     fabric, images = launch(base), Images()
     command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
     try:
+        _load_images(some, chosen, base, folder, images)
         plan, jobs = _planned(some, chosen, base, folder, command, fabric=fabric, images=images)
         _work(plan, jobs, folder, chosen.storage, fabric=fabric, images=images)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     print(_write_report(read_plan(folder) or plan, folder))  # others may have planned more meanwhile
+    require_all(jobs, folder)
+
+
+def _load_images(
+    some: Sequence[Claim], chosen: ClaimsArguments, base: RunConfig, folder: Path, images: Images
+) -> None:
+    """Load what every run needs, where one is left to run: what is wrong is said once, before all else."""
+    from tuplet.claims.plan import jobs_of, plan_for, whole
+    from tuplet.claims.running import state_of
+
+    wanted = [whole(claim, chosen.seeds) for claim in some if claim.base == "on"]
+    if any(state_of(folder, job.key) != "finished" for job in jobs_of(plan_for(folder, base), wanted)):
+        images.of(base)
 
 
 def _planned(
@@ -118,29 +135,43 @@ def _planned(
     images: Images,
 ) -> tuple[Plan, list[Job]]:
     """The folder's plan with the claims in it, written, and this command's runs."""
-    from filelock import FileLock
-
     from tuplet.claims.budget import parse_budget, within
     from tuplet.claims.plan import jobs_of, plan_for, whole, write_plan
 
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".plan.lock"):
+    with _alone(folder):
         before = plan_for(folder, base)
         entries = [whole(claim, chosen.seeds) for claim in some]
         planned = [before.extended(one) for one in entries]
         if chosen.budget is not None:
             jobs_of(before, entries)  # what cannot be run is said before anything is
-            if command in before.commands and all(one.key in before.entries for one in entries):
-                entries = [before.entries[one.key] for one in entries]
-            else:
-                seconds, say = parse_budget(chosen.budget), partial(print, flush=True)
-                entries = within(before, entries, seconds, folder, fabric=fabric, images=images, say=say)
-            planned = entries
+            planned = entries = before.of_command([one.key for one in entries], command) or within(
+                before,
+                entries,
+                parse_budget(chosen.budget),
+                folder,
+                fabric=fabric,
+                images=images,
+                say=_say,
+                on_epoch=_say_epoch,
+            )
         plan = before.including(planned, command)
         jobs = jobs_of(plan, entries)
         write_plan(plan, folder)
-    _say_plan(before, plan, entries, jobs, folder)
+    say_plan(before, plan, entries, jobs, folder)
     return plan, jobs
+
+
+def _alone(folder: Path) -> AbstractContextManager[object]:
+    """What one command on a study holds at a time, while it plans and times."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".plan.lock")
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        _say(f"waiting   for another command, which plans in {folder} and may be timing a run")
+        return lock.acquire()
 
 
 def _work(
@@ -149,13 +180,7 @@ def _work(
     """Run what is not finished, then measure what needs several runs; a line for whatever happens."""
     from tuplet.claims.measures import measure
     from tuplet.claims.running import run_folder, run_jobs
-    from tuplet.console import epoch_line
-
-    def on_job(job: Job, left: int) -> None:
-        print(f"\nrun       {run_folder(folder, job.key)}\n{job.title} ({left} to go)", flush=True)
-
-    def on_epoch(run: Run, epoch: EpochReport) -> None:
-        print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+    from tuplet.data.class_folders import counted
 
     run_jobs(
         jobs,
@@ -164,13 +189,28 @@ def _work(
         images=images,
         study_id=plan.study_id,
         storage_url=storage,
-        on_job=on_job,
-        on_epoch=on_epoch,
-        on_failure=lambda job, error: print(f"failed    {job.title}: {error}", flush=True),
-        waiting=lambda running: print(f"\nwaiting for {running} runs of other workers", flush=True),
+        on_job=lambda job, left: _say(
+            f"\nrun       {run_folder(folder, job.key)}\n{job.title} ({left} to go)"
+        ),
+        on_epoch=_say_epoch,
+        on_failure=lambda job, error: _say(f"failed    {job.title}: {error}"),
+        waiting=lambda running: _say(
+            f"\nwaiting   for {counted(running, 'run')} of other workers; after a minute's silence of one its"
+            " run is taken up"
+        ),
     )
     for what in measure(plan, folder, fabric=fabric, images=images):
-        print(f"measuring {what}", flush=True)
+        _say(f"measuring {what}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_epoch(run: Run, epoch: EpochReport) -> None:
+    from tuplet.console import epoch_line
+
+    _say(epoch_line(epoch, run.config.schedule.last_epoch))
 
 
 def _report(arguments: list[str]) -> None:
@@ -206,25 +246,6 @@ def _write_report(plan: Plan, folder: Path) -> str:
             lines.append(f"claim {section.result.claim.key}: {section.why or section.verdict}")
             lines += [f"  {line}" for line in section.evidence]
     return "\n".join([*lines, "", *(f"report    {file}" for file in files)])
-
-
-def _say_plan(before: Plan, plan: Plan, entries: Sequence[Entry], jobs: Sequence[Job], folder: Path) -> None:
-    from tuplet.claims.plan import jobs_of
-    from tuplet.claims.running import state_of
-
-    states = [state_of(folder, job.key) for job in jobs]
-    print(f"{len(jobs)} runs for {len(entries)} claims, {states.count('finished')} of them finished before")
-    for entry in entries:
-        print(f"claim {entry.key}: {plan.entries[entry.key].rule}")
-        for line in entry.left_out:
-            print(f"  for the budget: {line}")
-        earlier = [before.entries[entry.key]] if entry.key in before.entries else []
-        kept = {job.key for job in jobs_of(plan, [plan.entries[entry.key]])}
-        dropped = [job.key for job in jobs_of(before, earlier) if job.key not in kept]
-        num_finished = sum(state_of(folder, key) == "finished" for key in dropped)
-        if num_finished:
-            print(f"  {num_finished} finished runs of an earlier plan are not in its report now")
-    sys.stdout.flush()
 
 
 def _which_and_on(arguments: Sequence[str]) -> tuple[str, str, list[str]]:
