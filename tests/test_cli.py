@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -61,28 +63,46 @@ def test_help_answers_without_heavy_imports() -> None:
         (["train", "cub"], "no recipe 'cub'; want one of demo, omniglot, folder"),
         (
             ["train", "demo", "--loss.tua", "3"],
-            "Unrecognized options: --loss.tua, 3, perhaps --loss.tau FLOAT",
+            "there is no option --loss.tua; want perhaps --loss.tau; tuplet train demo --help lists what",
         ),
         (
             ["train", "demo", "--loss", "contrastive"],
             "'contrastive'; want one of hist, proxy-anchor",
         ),
-        (["train", "demo", "--loss"], "--loss stands alone; want the name of a loss after it"),
+        (["train", "demo", "--loss"], "--loss is missing its value; want the name of a loss after it"),
         (["train", "demo", "--seeds", "0"], "--seeds is 0; want 1 or more"),
         (["train", "demo", "--loss.margin", "0.1"], "loss.margin is 0.1; want None, for hist has none of"),
         (["train", "demo", "--loss=supcon", "--loss.class-fraction", "0.5"], "it is there for hist only"),
-        (["train", "demo", "--loss.tau", "warm"], "could not convert string to float: 'warm'"),
-        (["train", "demo", "--loss.tau", "-1"], "loss.tau is -1.0; want a number > 0"),
-        (["train", "demo", "--loss.distance", "far"], "invalid choice 'far' for argument '--loss.distance'"),
+        (["train", "demo", "--loss.tau", "warm"], "--loss.tau is 'warm'; want a number;"),
+        (["train", "demo", "--loss.tau", "-1"], "tuplet: --loss.tau is -1.0; want a number > 0"),
+        (
+            ["train", "demo", "--loss.distance", "far"],
+            "--loss.distance is 'far'; want one of mahalanobis, eu",
+        ),
+        (["train", "demo", "--evaluation.recall-at", "0", "2"], "--evaluation.recall-at is 0 2; want one or"),
+        (["train", "demo", "--config", "x.yaml"], "got demo and --config; want RECIPE or --config FILE, not"),
+        (["train", "demo", "--resume", "x"], "want tuplet train --resume RUN, without a recipe"),
+        (
+            ["train", "cub-resnet50"],
+            "--data.root is not given; want the folder of the images, which tuplet data",
+        ),
+        (
+            ["tune", "omniglot"],
+            "--data.root is not given; want the folder of the images; or --data.source glyphs",
+        ),
         (["train", "--loss.tau", "3"], "want RECIPE or --config FILE first"),
-        (["train", "--config"], "--config stands alone; want a path after it"),
+        (["train", "--config"], "--config is missing its value; want a path after it"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["train", "--resume", "nowhere"], "there is no run in nowhere"),
         (["evaluate", "nowhere"], "nowhere does not exist; want the folder of a run"),
         (["report", "a", "b"], "'b' is one argument too many; want tuplet report RUN"),
         (["recipes", "demo", "omniglot"], "'omniglot' is one argument too many"),
         (["train", "demo", "--seed", "99999999999999999999"], "want 0..2^63-1"),
-        (["train", "demo", *FEW_GLYPHS, "--to", "/proc/tuplet/run"], "/proc/tuplet"),
+        (
+            ["train", "demo", *FEW_GLYPHS, "--to", "/proc/tuplet/run"],
+            "tuplet: cannot use /proc/tuplet (No such file or directory); want another --to\n",
+        ),
+        (["data", "describe"], "--root is not given; want a folder of images, or --source glyphs\n"),
         (["train", "--config=nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["report", "nowhere"], "there is no run in nowhere"),
         (["data", "count"], "tuplet data has no 'count'; want describe"),
@@ -170,7 +190,8 @@ def test_report_and_resume_of_a_finished_run_change_no_weight(
     run.report_file.unlink()
     assert str(run.report_file) in says(capsys, "report", str(run.folder))
     assert run.report_file.is_file()
-    says(capsys, "train", "--resume", str(run.folder))
+    resumed = says(capsys, "train", "--resume", str(run.folder))
+    assert f"run       {run.folder}\nfinished  before, after epoch 3; only its report is new\n" in resumed
     assert run.checkpoint_file.read_bytes() == before
 
 
@@ -221,7 +242,7 @@ def test_a_broken_image_stops_with_its_path(
     command = ["train", "folder", "--data.root", str(photographs), "--compute.num-workers", workers, *SMALL]
     error = fails(capsys, *command, "--to", str(tmp_path / "run"))
     assert str(photographs / "class 0" / "3.png") in error
-    assert "data.on_bad_image=skip" in error
+    assert "leave such files out with --data.on-bad-image skip" in error
 
 
 def test_or_is_skipped_and_listed(
@@ -284,7 +305,59 @@ def test_a_failed_start_removes_only_what_it_made(tmp_path: Path, capsys: pytest
     (mine / ".git" / "HEAD").write_text("ref")
     (mine / ".env").write_text("mine")
     bad = ["--model.backbone", "nothing", "--model.no-pretrained", *FEW_GLYPHS]
-    assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(mine))
+    with pytest.raises(SystemExit):
+        main(["train", "demo", *bad, "--to", str(mine)])
+    said = capsys.readouterr()
+    assert "backbone is 'nothing'" in said.err
+    assert str(mine) not in said.out  # a folder that is not there after all
     assert sorted(path.name for path in mine.rglob("*")) == [".env", ".git", "HEAD"]
     assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["report", "recipes"])
+def test_help_is_known_behind_a_name(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert says(capsys, command, "demo", "--help").startswith(f"usage: tuplet {command} ")
+
+
+def test_no_images_are_missed_before_torch_is_imported() -> None:
+    code = """
+import sys, tuplet.cli
+try: tuplet.cli.main(["train", "folder"])
+finally: print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr.startswith("tuplet: --data.root is not given; want the folder of the images")
+
+
+def test_a_full_disk_says_which_run_to_go_on_with(
+    tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(write_config(tiny))
+    arguments = ["train", "--config", str(tmp_path / "config.yaml"), "--to", str(tmp_path / "run")]
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with mock.patch("tuplet.runs.Run.save_checkpoint", side_effect=full):
+        error = fails(capsys, *arguments)
+    assert error == (
+        "tuplet: No space left on device; want room on the disk; go on with: tuplet train --resume"
+        f" {tmp_path / 'run'}\n"
+    )
+
+
+def test_ctrl_c_is_answered_by_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        mock.patch("tuplet.embeddings.read_embeddings", side_effect=KeyboardInterrupt),
+        pytest.raises(SystemExit) as stop,
+    ):
+        main(["evaluate", __file__])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
+def test_a_device_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    error = fails(capsys, "train", "demo", "--compute.accelerator", "cuda")
+    assert error == "tuplet: there is no CUDA device here; want --compute.accelerator cpu\n"

@@ -8,7 +8,7 @@ import torch
 
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
-from tuplet.experiment import epochs_of_runs, fold_folder, fold_of, open_run
+from tuplet.experiment import Images, epochs_of_runs, fold_folder, fold_of, open_run
 from tuplet.overrides import override
 from tuplet.runs import Run
 from tuplet.selection import best_epoch, select
@@ -86,3 +86,13 @@ def test_a_fold_measures_every_epoch_and_no_test_class(tiny: RunConfig) -> None:
     evaluation = fold_of(often, 2).evaluation
     assert (evaluation.split, evaluation.validation_fold, evaluation.every_epochs) == ("validation", 2, 1)
     assert evaluation.selection == "last"
+
+
+def test_images_are_read_again_only_where_others_are_needed(tiny: RunConfig) -> None:
+    images = Images()
+    first = images.of(override(tiny, {"data.image_size": 64, "data.resize": 16}))
+    same = {"data.image_size": 56, "data.augmentation": "crop-flip", "data.batch_size": 4}
+    assert images.of(override(tiny, same)) is first  # which are cut out of 64 pixels
+    larger = images.of(override(tiny, {"data.image_size": 72}))
+    assert larger is not first
+    assert larger.train.image(0).shape == (3, 72, 72)

@@ -13,8 +13,9 @@ from tuplet.config.loss import SETTINGS_OF_RIVALS
 from tuplet.console import recipe_lines, train_usage
 from tuplet.errors import InputError
 from tuplet.overrides import override, to_dict
-from tuplet.recipes import RECIPES, recipe, with_loss
+from tuplet.recipes import RECIPES, loss_notes, recipe, with_loss
 from tuplet.runs import read_config
+from tuplet.training import load_split
 
 DATA_SETS = ("cub", "cars", "sop")
 BACKBONES = {
@@ -78,7 +79,7 @@ def test_the_protocol_of_the_study(name: str) -> None:
     data, backbone = name.split("-", 1)
     recall_at = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30)}.get(data, (1, 2, 4, 8))
     assert (run.data.source, run.evaluation.recall_at) == (data, recall_at)
-    assert (run.data.image_size, run.data.resize, run.data.augmentation) == (224, 256, "crop-flip")
+    assert (run.data.image_size, run.data.resized_to, run.data.augmentation) == (224, 256, "crop-flip")
     assert (run.data.sampler, run.data.batch_size) == ("random", 32)
     assert (run.loss.name, run.loss.distance, run.loss.class_fraction) == ("hist", "mahalanobis", 1.0)
     assert (run.evaluation.split, run.evaluation.selection) == ("test", "last")
@@ -191,3 +192,17 @@ def test_what_cannot_be_is_said() -> None:
     sampled = override(recipe("cub-resnet50"), {"loss.class_fraction": 0.1})
     with pytest.raises(InputError, match=r"loss.class_fraction is 0.1; want 1.0, for loss.name = arcface"):
         with_loss(sampled, "arcface")
+
+
+@pytest.mark.parametrize(("changes", "warns"), [({}, True), ({"data.sampler": "per-class"}, False)])
+def test_a_loss_of_pairs_in_random_batches_is_noted(
+    tiny: RunConfig, changes: dict[str, object], warns: bool
+) -> None:
+    notes = load_split(override(tiny, {"loss.name": "triplet", **changes})).notes
+    assert bool(notes) == warns
+    assert all("loss.name = triplet" in note and "want --loss triplet" in note for note in notes)
+
+
+def test_a_loss_that_random_batches_suit_is_not_noted(tiny: RunConfig) -> None:
+    for config in (tiny, override(tiny, {"loss.name": "arcface"}), with_loss(tiny, "triplet")):
+        assert loss_notes(config) == ()

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from tuplet.arguments import no_more
+from tuplet.arguments import no_more, options_forgotten, with_options
 from tuplet.commands.bench import bench
 from tuplet.commands.claims import claims
 from tuplet.commands.compare import compare
@@ -23,8 +23,13 @@ from tuplet.commands.serve import serve
 from tuplet.commands.train import demo, train
 from tuplet.commands.tune import tune
 from tuplet.console import recipe_lines, usage
-from tuplet.errors import InputError
+from tuplet.errors import InputError, file_error_line
 from tuplet.recipes import RECIPES, recipe
+
+_RECIPES_USAGE = """\
+usage: tuplet recipes [NAME]
+
+Lists the recipes, or prints the recipe NAME in full, as a file for tuplet train --config."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,21 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    try:
-        _run(given)
-    except InputError as error:
-        if error.one_rank_only or os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"tuplet: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder that cannot be written: the user's to mend as well
-        print(
-            f"tuplet: {error}; a run that was under way goes on with tuplet train --resume", file=sys.stderr
-        )
-        sys.exit(2)
+    with options_forgotten():
+        try:
+            _run(given)
+        except InputError as error:
+            _say(f"tuplet: {with_options(str(error))}", any_rank=error.one_rank_only)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            _say("\n" + "; ".join(["stopped", *getattr(stop, "__notes__", ())]))
+            sys.exit(130)
+        except BrokenPipeError:
+            sys.exit(1)
+        except OSError as error:  # a full disk, a folder that cannot be written: the user's to mend as well
+            _say(f"tuplet: {file_error_line(error, given)}", any_rank=True)
+            sys.exit(2)
+
+
+def _say(text: str, *, any_rank: bool = False) -> None:
+    """Print on standard error, once for all ranks of a distributed run, or on any rank that has it to say."""
+    if any_rank or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 def _run(given: list[str]) -> None:
@@ -65,7 +75,9 @@ def _run(given: list[str]) -> None:
 
 def recipes(arguments: list[str]) -> None:
     """List the recipes, or print one in full: what it is, and its config as a file for train --config."""
-    if arguments and arguments[0] not in ("-h", "--help"):
+    if {"-h", "--help"} & set(arguments):
+        print(_RECIPES_USAGE)
+    elif arguments:
         from tuplet.runs import write_config
 
         no_more(arguments[1:], "tuplet recipes NAME")
@@ -73,9 +85,9 @@ def recipes(arguments: list[str]) -> None:
         purpose = inspect.getdoc(RECIPES[arguments[0]]) or ""
         print("\n".join(f"# {line}".rstrip() for line in purpose.splitlines()))
         print(write_config(config), end="")
-        return
-    print("\n".join(recipe_lines(RECIPES)))
-    print("\ntuplet recipes NAME prints one in full; tuplet train NAME --help lists what can be changed.")
+    else:
+        print("\n".join(recipe_lines(RECIPES)))
+        print("\ntuplet recipes NAME prints one in full; tuplet train NAME --help lists what can be changed.")
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {

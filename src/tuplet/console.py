@@ -136,7 +136,10 @@ def _measured(report: EvalReport, after: str) -> str:
     title = f"{report.split} split" if report.split in ("test", "validation") else report.split
     against = "" if report.num_gallery is None else f" in a gallery of {report.num_gallery:,}"
     distance = "" if report.distance == "cosine" else f", by {report.distance} distance"
-    return (
-        f"{title}: {report.num_images:,} images of {report.num_classes:,} classes,"
-        f" {report.num_queries:,} queries{against}{distance}{'; ' if after else ''}{after}"
-    )
+    images, classes = _counted(report.num_images, "image"), _counted(report.num_classes, "class", "classes")
+    queries = f"{_counted(report.num_queries, 'query', 'queries')}{against}{distance}"
+    return f"{title}: {images} of {classes}, {queries}{'; ' if after else ''}{after}"
+
+
+def _counted(number: int, one: str, several: str = "") -> str:
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from tuplet.config import DataConfig, RunConfig
 from tuplet.data.table import Split
+from tuplet.data.transforms import short_side
 from tuplet.errors import InputError
 from tuplet.ranks import on_first
 from tuplet.runs import EpochReport, Run
@@ -132,12 +133,15 @@ class Images:
 
 def _read_from(config: RunConfig) -> DataConfig:
     """The settings that decide what is read, the others at their defaults."""
+    # Of the transforms, only the short side down to which a picture is decoded counts.
     return replace(
         config.data,
         batch_size=DataConfig.batch_size,
         sampler=DataConfig.sampler,
         images_per_class=DataConfig.images_per_class,
-        augmentation=DataConfig.augmentation,
+        image_size=short_side(config.data),
+        resize=None,
+        augmentation="none",
         label_noise=DataConfig.label_noise,
         label_noise_seed=DataConfig.label_noise_seed,
         imbalance=DataConfig.imbalance,

@@ -39,7 +39,7 @@ def override(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         InputError: a path that does not exist (the nearest is named), or a value of the wrong type or range.
     """
     paths = fields_by_path()
-    tree = to_dict(config)
+    tree = _as_given(config)
     for path, value in changes.items():
         if path not in paths:
             nearest = difflib.get_close_matches(path, paths, n=1, cutoff=0.0)[0]
@@ -49,7 +49,7 @@ def override(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         for parent in parents:
             node = node[parent]
         node[leaf] = value
-    return from_dict(tree)
+    return _checked(tree)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -59,8 +59,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The config as plain numbers, strings, lists and dictionaries, for YAML and JSON."""
-    plain: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    """The config as plain numbers, strings, lists and dictionaries, for YAML and JSON.
+
+    `data.resize` is there as the number that it comes to.
+    """
+    plain = _as_given(config)
+    plain["data"]["resize"] = config.data.resized_to
     return plain
 
 
@@ -70,6 +74,14 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         InputError: an unknown field (the nearest one is named), or a value of the wrong type or range.
     """
+    data = tree.get("data")
+    if isinstance(data, Mapping) and data.get("source") == "glyphs":
+        # Runs could once be given a root that nobody read.
+        tree = {**tree, "data": {**data, "root": None}}
+    return _checked(tree)
+
+
+def _checked(tree: Mapping[str, Any]) -> RunConfig:
     known = fields_by_path()
     sections = {path.split(".")[0] for path in known}
     for path in _leaf_paths(tree):
@@ -87,6 +99,11 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
         message = str(cause) if cause is not None else f"{path} is {first['input']!r}; {first['msg']}"
         raise InputError(message) from None
     return config
+
+
+def _as_given(config: RunConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    return plain
 
 
 def _leaf_paths(tree: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -27,7 +27,7 @@ def preparation(config: DataConfig) -> dict[str, Any]:
         "transparency": "over white",
         "sixteen_bits": "scaled to 8: divided by 257 and rounded",
         "image_size": config.image_size,
-        "resize_short_side": None if whole else config.resize,
+        "resize_short_side": None if whole else config.resized_to,
         "crop": None if whole else "centre",
         "interpolation": "bilinear",
         "antialias": True,
@@ -41,7 +41,7 @@ def preparation_words(config: DataConfig) -> str:
     if config.augmentation != "crop-flip":
         return f"the whole picture resized to {size} x {size} pixels (bilinear, antialiased)"
     return (
-        f"the short side resized to {config.resize} pixels (bilinear, antialiased), then the centre of"
+        f"the short side resized to {config.resized_to} pixels (bilinear, antialiased), then the centre of"
         f" {size} x {size} cut out"
     )
 

@@ -32,7 +32,6 @@ def demo() -> RunConfig:
             glyph_test_classes=60,
             glyphs_per_class=16,
             image_size=48,
-            resize=48,
             augmentation="affine",
             cache="memory",
             batch_size=32,
@@ -51,7 +50,6 @@ def omniglot() -> RunConfig:
         name="omniglot",
         data=DataConfig(
             image_size=48,
-            resize=48,
             augmentation="affine",
             quarter_turns=True,
             cache="memory",
@@ -103,7 +101,7 @@ def recipe(name: str) -> RunConfig:
         InputError: (a ValueError) there is no such recipe; names those that are most like it.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, cutoff=0.4)
+        near = difflib.get_close_matches(name, RECIPES, cutoff=0.6)
         hint = f", perhaps {', '.join(near)}" if near else ""
         first = ", ".join(list(RECIPES)[:3])
         raise InputError(
@@ -132,6 +130,16 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
         data = replace(data, sampler="per-class", images_per_class=images)
     loss = replace(config.loss, name=name, margin=None, scale=None, positive_scale=None, num_centers=None)
     return replace(config, loss=loss, data=data)
+
+
+def loss_notes(config: RunConfig) -> tuple[str, ...]:
+    """What a user should know of a run's loss and its batches though it can train, one line each."""
+    if config.loss.name not in COMPARE_SAMPLES or config.data.sampler != "random":
+        return ()
+    return (
+        f"loss.name = {config.loss.name} compares images of a class, and random batches seldom hold several;"
+        f" want --loss {config.loss.name}, which changes both, or data.sampler = per-class",
+    )
 
 
 def _images_per_class(batch_size: int, wanted: int, name: LossName) -> int:

@@ -250,11 +250,14 @@ def read_config(file: Path) -> RunConfig:
     try:
         tree = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read ({error}); want the config.yaml of a run") from None
+        cause = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} cannot be read ({cause}); want the config.yaml of a run") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{file} is no YAML ({' '.join(str(error).split())}); want the config.yaml of a run"
         ) from None
+    if tree is None:
+        raise InputError(f"{file} is empty; want the fields of a config")
     if not isinstance(tree, dict):
         raise InputError(f"{file} holds {type(tree).__name__}; want the fields of a config")
     return from_dict(tree)

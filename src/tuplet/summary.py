@@ -9,7 +9,7 @@ from tuplet.environment import short_commit
 from tuplet.errors import InputError
 from tuplet.evaluation import EvalReport
 from tuplet.metrics.names import metric_title
-from tuplet.metrics.seeds import SeedMean, seed_mean
+from tuplet.metrics.seeds import SeedMean, interval_of_share, seed_mean
 from tuplet.runs import Run
 from tuplet.selection import Selected, select
 
@@ -95,10 +95,10 @@ def _clustering(evaluations: Sequence[EvalReport]) -> list[str]:
 
 
 def _spread(value: SeedMean) -> str:
-    if value.std is None or value.low is None or value.high is None:
+    ends = interval_of_share(value)
+    if value.std is None or ends is None:
         return f"{_percent(value.mean)} | | "
-    interval = f"{_percent(value.low)} to {_percent(value.high)}"
-    return f"{_percent(value.mean)} | {_percent(value.std)} | {interval}"
+    return f"{_percent(value.mean)} | {_percent(value.std)} | {' to '.join(map(_percent, ends))}"
 
 
 def _percent(value: float) -> str:

@@ -22,6 +22,7 @@ from tuplet.data.turned import QuarterTurns
 from tuplet.errors import InputError
 from tuplet.progress import track
 from tuplet.ranks import on_first
+from tuplet.recipes import loss_notes
 from tuplet.runs import EpochReport, Run
 from tuplet.session import DivergedError, Session
 from tuplet.speed import keeping_memory
@@ -112,13 +113,18 @@ def launch(config: RunConfig) -> Fabric:
         InputError: (a ValueError) there is no such device.
     """
     compute = config.compute
+    if (compute.accelerator == "cuda" and not torch.cuda.is_available()) or (
+        compute.accelerator == "mps" and not torch.backends.mps.is_available()
+    ):
+        name = compute.accelerator.upper()
+        raise InputError(f"there is no {name} device here; want --compute.accelerator cpu")
     try:
         fabric = Fabric(accelerator=compute.accelerator, devices=compute.devices, precision=compute.precision)
     except Exception as error:  # Fabric raises whatever the library of the device raises
         cause = " ".join(str(error).split())
         raise InputError(
-            f"compute.accelerator {compute.accelerator} with {compute.devices} devices cannot be used here"
-            f" ({cause}); want devices that this machine has, such as --compute.accelerator cpu"
+            f"compute.accelerator={compute.accelerator} with compute.devices={compute.devices} cannot be used"
+            f" here ({cause}); want devices that this machine has, such as --compute.accelerator cpu"
         ) from error
     if compute.precision == "16-mixed" and fabric.device.type == "cpu":
         raise InputError("compute.precision is '16-mixed' on a CPU; want bf16-mixed or 32-true there")
@@ -171,8 +177,8 @@ def split_of(images: Split, config: RunConfig) -> Split:
 
 
 def _made_harder(images: Split, config: RunConfig) -> Split:
-    """The same with fewer training images, then with wrong labels, as the config says; and notes of both."""
-    data, train_part, notes = config.data, images.train, list(images.notes)
+    """The same with fewer training images, then wrong labels, as the config says; and notes of oddities."""
+    data, train_part, notes = config.data, images.train, [*images.notes, *loss_notes(config)]
     if data.imbalance > 1:
         seed = config.seed if data.imbalance_seed is None else data.imbalance_seed
         train_part = long_tail(images.train, ratio=data.imbalance, seed=seed)

@@ -107,7 +107,10 @@ def test_trials_are_of_validation_classes_and_decide(folder: Path) -> None:
 def test_nothing_finished_is_trained_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = {file: file.read_bytes() for file in folder.rglob("metrics.jsonl")}
     bench(folder, "hist,triplet")
-    assert "epoch" not in capsys.readouterr().out.split("# Losses compared")[0]
+    before = capsys.readouterr().out.split("# Losses compared")[0]
+    assert "epoch" not in before
+    counted = [line.split()[:3] for line in before.splitlines() if line.startswith(("train", "test"))]
+    assert counted == [["train", "48", "8"], ["test", "24", "4"]]
     assert lines == {file: file.read_bytes() for file in folder.rglob("metrics.jsonl")}
 
 

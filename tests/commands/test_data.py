@@ -102,17 +102,17 @@ def test_what_has_to_be_got_by_hand(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fetch"], "tuplet data fetch stands alone; want one of cub, cars, sop, inshop"),
+        (["fetch"], "tuplet data fetch is missing its benchmark; want one of cub, cars, sop, inshop"),
         (["fetch", "imagenet"], "tuplet data fetch has no 'imagenet'; want one of cub, cars, sop, inshop"),
-        (["fetch", "cub", "--too", "x"], "Unrecognized options: --too"),
+        (["fetch", "cub", "--too", "x"], "there is no option --too; want perhaps --to;"),
         (["count"], "tuplet data has no 'count'; want describe or fetch"),
         (
             ["describe", "--source", "sop"],
-            "data.root is not given; want the folder that the benchmark was unpacked",
+            "tuplet: --root is not given; want the folder that the benchmark was unpacked",
         ),
         (
             ["describe", "--source", "cub", "--root", "nowhere"],
-            "data.root nowhere does not exist; want the folder",
+            "tuplet: --root nowhere does not exist; want the folder",
         ),
     ],
 )

@@ -183,13 +183,13 @@ def test_embeddings_with_labels_beside(tmp_path: Path, capsys: pytest.CaptureFix
         (["RUN", "--gallery-images", "DATA/gallery"], "--gallery-images stands without --images"),
         (["RUN", "--images", "DATA"], "holds train and query and gallery, which would be taken for classes"),
         (["RUN", "--images", "nowhere"], "nowhere does not exist; want a folder of class folders"),
-        (["RUN", "--recall-at", "0"], "recall_at is (0,); want one or more ranks, each 1 or more"),
-        (["RUN", "--kmeans-runs", "-1"], "kmeans_runs is -1; want 0 or more"),
+        (["RUN", "--recall-at", "0"], "tuplet: --recall-at is 0; want one or more ranks, each 1 or more"),
+        (["RUN", "--kmeans-runs", "-1"], "tuplet: --kmeans-runs is -1; want 0 or more"),
         (["RUN", "--save", "x.csv"], "want a name that ends in .npz or .parquet"),
-        (["RUN", "--distance", "far"], "invalid choice 'far' for argument '--distance'"),
-        (["FILE", "--gallery-labels", "FILE"], "--gallery-labels stands without --gallery"),
+        (["RUN", "--distance", "far"], "--distance is 'far'; want one of cosine, euclidean"),
+        (["FILE", "--gallery-labels", "FILE"], "--gallery-labels is missing its gallery"),
         (["FILE", "--labels", "nowhere.txt"], "nowhere.txt: there is no such file"),
-        (["FILE", "--images", "DATA"], "Unrecognized options: --images"),
+        (["FILE", "--images", "DATA"], "there is no option --images"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -204,6 +204,13 @@ def test_mistakes_end_in_one_line(
     for word, path in (("RUN", run.folder), ("DATA", folder / "data"), ("FILE", tmp_path / "x.npz")):
         arguments = [argument.replace(word, str(path)) for argument in arguments]
     assert message in fails(capsys, *arguments)
+
+
+def test_weights_are_measured_by_their_folder(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = run.model_folder / "model.safetensors"
+    for file, folder in ((weights, run.model_folder), (run.checkpoint_file, run.folder)):
+        error = fails(capsys, file, "--images", run.folder)
+        assert error.endswith(f"is a file of weights; want the folder of its run or saved model: {folder}\n")
 
 
 def test_help_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +240,7 @@ def test_one_class_has_no_interval_over_classes() -> None:
         {"recall_at_1": {"queries": None, "classes": None}},
     )
     assert metric_table(report).splitlines() == [
-        "validation split: 3 images of 1 classes, 3 queries",
+        "validation split: 3 images of 1 class, 3 queries",
         "  Recall@1     100.00 %",
         "  without intervals: there is one class, and nothing tells how another would fare",
     ]

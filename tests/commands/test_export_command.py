@@ -193,8 +193,8 @@ def test_one_line_says_what_is_wrong(run: Run, tmp_path: Path, capsys) -> None:
     assert "nowhere does not exist; want the folder of a run" in fails(capsys, tmp_path / "nowhere")
     assert "config.yaml is a file; want the folder" in fails(capsys, run.config_file, "--to", "onnx")
     assert "starts with '--to'; want RUN or MODEL first" in fails(capsys, "--to", "onnx", run.folder)
-    assert "--to {onnx,torch,hub}" in fails(capsys, run.folder)
-    assert "invalid choice 'tflite'" in fails(capsys, run.folder, "--to", "tflite")
+    assert "--to is missing; want one of onnx, torch, hub" in fails(capsys, run.folder)
+    assert "--to is 'tflite'; want one of onnx, torch, hub" in fails(capsys, run.folder, "--to", "tflite")
     assert "does not end in .onnx" in fails(
         capsys, run.folder, "--to", "onnx", "--output", tmp_path / "x.bin"
     )

@@ -218,7 +218,11 @@ def test_mistakes_end_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.C
         (["index", photos, "--index", tmp_path / "new"], "there is no index in"),
         (["index", photos, "--index", index, "--model", photos], "holds neither a run (config.yaml) nor"),
         (["index", photos, "--index", index, "--batch-size", "0"], "--batch-size is 0; want 1 or more"),
-        (["index", photos, "--index", index, "--labels", "all"], "invalid choice 'all'"),
+        (["index", photos, "--index", index, "--labels", "all"], "'all'; want one of first, last, none"),
+        (
+            ["index", photos, "--index", index, "--model", picture],
+            f"is a file; want its folder, {picture.parent}",
+        ),
         (["index", tmp_path, "--index", index, "--accelerator", "cpu"], "holds no pictures"),
         (["search", picture], "--index DIR is missing"),
         (["search", "--index", index], "IMAGE is missing"),

@@ -95,7 +95,7 @@ def test_queries_and_gallery(tmp_path: Path) -> None:
         ),
         (
             ("train/a/1.png", "train/b/1.png", "query/c/1.png", "gallery/c/1.png", "gallery/b/1.png"),
-            "1 classes stand in both splits, such as b",
+            "1 class stands in both splits, such as b",
         ),
     ],
 )
@@ -176,13 +176,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         (("train/a/1.png", "train/b/1.png"), "folder train but none called test"),
         (("test/a/1.png",), "folder test but none called train"),
         (("a/1.txt", "b/2.txt"), "no images"),
-        (("a/1.png", "a/2.png"), "1 classes to split"),
+        (("a/1.png", "a/2.png"), "is 1 class to split"),
         (("a/1.png", "a/2.png", "b/1.png", "b/2.png"), "1 training class "),
         (("train/a/1.png", "test/b/1.png", "test/b/2.png"), "1 training class "),
         (("train/a.png", "test/b/1.png", "test/b/2.png"), "0 training classes"),
         (("train/a/1.png", "train/b/1.png", "test/c/1.png", "test/d/1.png"), "two images"),
         (("train/a/1.png", "train/b/1.png", "test/c.png"), "two images"),
-        (("train/a/1.png", "train/b/1.png", "test/b/1.png", "test/b/2.png"), "stand in both splits"),
+        (("train/a/1.png", "train/b/1.png", "test/b/1.png", "test/b/2.png"), "in both splits"),
     ],
 )
 def test_malformed(tmp_path: Path, names: tuple[str, ...], reason: str) -> None:

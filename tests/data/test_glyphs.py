@@ -101,4 +101,4 @@ def test_load() -> None:
     assert (len(split.train), len(split.test)) == (18, 12)
     assert split.train.class_names[-1] == "glyph-5"
     assert split.test.class_names[0] == "glyph-6"
-    assert split.train.image(0).shape == (3, 256, 256)
+    assert split.train.image(0).shape == (3, 37, 37)  # 32 are cut out of it

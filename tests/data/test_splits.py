@@ -115,7 +115,7 @@ def test_describe_an_empty_table() -> None:
 
 
 def test_split_refuses_shared_classes() -> None:
-    with pytest.raises(InputError, match="1 classes stand in both splits, such as b"):
+    with pytest.raises(InputError, match="1 class stands in both splits, such as b"):
         Split(numbered(0, 1), numbered(0, 1, names="bz"))
 
 

@@ -157,3 +157,11 @@ def test_how_pixels_lie_in_memory_changes_nothing(augmentation: str) -> None:
             out = transform(last)
             torch.manual_seed(seed)
             assert torch.equal(out, transform(last.contiguous()))
+
+
+def test_a_smaller_square_sees_as_much_of_a_photograph() -> None:
+    ramp = torch.linspace(0, 255, 512).round().to(torch.uint8).expand(3, 512, 512)
+    for size in (224, 112, 56):
+        seen = eval_transform(DataConfig(image_size=size))(ramp)[0, 0].float()
+        # Seven eighths of the side, as 224 of 256: a sixteenth is lost at each end.
+        assert (seen[0].item(), seen[-1].item()) == pytest.approx((255 / 16, 255 * 15 / 16), abs=3)

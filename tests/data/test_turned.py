@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from tuplet.data.glyphs import GlyphImages
+from tuplet.data.splits import describe
+from tuplet.data.table import Split
 from tuplet.data.turned import QuarterTurns
 
 
@@ -18,3 +20,16 @@ def test_every_turn_is_a_class_of_its_own() -> None:
     assert turned.name(1) == table.name(1)
     assert turned.name(7) == table.name(1) + ", turned 90°"
     assert turned.class_names[11] == table.class_names[2] + ", turned 270°"
+
+
+def test_the_counts_are_those_on_disk_and_the_turns_a_note() -> None:
+    sizes = {"images_per_class": 2, "seed": 0, "image_size": 16}
+    train = GlyphImages(first_class=0, num_classes=3, **sizes)
+    test = GlyphImages(first_class=3, num_classes=2, **sizes)
+    upright = describe(Split(train, test, notes=("odd",)))
+    said = describe(Split(QuarterTurns(train), test, notes=("odd",)))
+    assert said.startswith(f"{upright}\n")
+    assert said.removeprefix(f"{upright}\n") == (
+        "note: turned by quarters, each training class is four: 24 images of 12 classes train"
+        " (data.quarter_turns)"
+    )

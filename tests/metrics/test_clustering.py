@@ -142,7 +142,7 @@ def test_settings_say_how_it_was_measured():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": np.zeros(120, int)}, r"all 120 labels are of one class; wanted at least 2 classes"),
+        ({"labels": np.zeros(120, int)}, r"all 120 labels are of one class; want at least 2 classes"),
         ({"labels": np.arange(7)}, r"labels has 7 entries for 120 embeddings"),
         ({"embeddings": np.full((120, 3), np.nan)}, r"embeddings holds NaN or infinity, first in row 0"),
         ({"embeddings": np.zeros((0, 3))}, r"embeddings is empty"),

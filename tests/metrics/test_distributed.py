@@ -132,5 +132,5 @@ def test_what_one_rank_cannot_use_all_refuse():
         " wanted the same"
     )
     assert dtype.startswith("on rank 1, embeddings are torch.float32 of width 3, and those of rank 0 torch.f")
-    assert empty == "embeddings are empty on every rank; wanted at least one"
-    assert alone == "no query has another item of its class to find; wanted at least one"
+    assert empty == "embeddings are empty on every rank; want at least one"
+    assert alone == "no query has another item of its class to find; want at least one"

@@ -34,7 +34,7 @@ def with_value(row, value):
         ),
         (
             {"embeddings": X[:0], "labels": Y[:0]},
-            r"embeddings is empty, with shape \[0, 2\]; wanted at least one",
+            r"embeddings is empty, with shape \[0, 2\]; want at least one",
         ),
         ({"embeddings": X[:, :0]}, r"embeddings is empty, with shape \[6, 0\]"),
         ({"embeddings": X[0]}, r"embeddings has shape \[2\]; wanted \[N, D\]"),
@@ -54,7 +54,7 @@ def with_value(row, value):
         ({"recall_at": (1, 0)}, r"recall_at holds 0; wanted integers >= 1"),
         (
             {"labels": np.arange(6)},
-            r"none of 6 queries has another item of its class to find; wanted at least one",
+            r"none of 6 queries has another item of its class to find; want at least one",
         ),
         ({"gallery": X, "gallery_labels": Y + 3}, r"none of 6 queries has another item of its class"),
         ({"distance": "manhattan"}, r"distance is 'manhattan'; wanted one of cosine, euclidean"),

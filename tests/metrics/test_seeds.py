@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tuplet.metrics.seeds import seed_mean
+from tuplet.metrics.seeds import interval_of_share, seed_mean
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])
@@ -33,3 +33,25 @@ def test_equal_values(value: float, p_value: float) -> None:
     found = seed_mean([value] * 3)
     assert (found.mean, found.std, found.low, found.high) == (value, 0.0, value, value)
     assert found.p_value == p_value
+
+
+@pytest.mark.parametrize(
+    ("values", "most", "ends"),
+    [
+        ([0.45, 0.55], 1.0, (0.0, 1.0)),
+        ([0.96, 0.98], 1.0, (None, 1.0)),
+        ([0.02, 0.04], 1.0, (0.0, None)),
+        ([0.5, 0.51, 0.52], 1.0, (None, None)),
+        ([3.0, 9.0], float("inf"), (0.0, None)),
+    ],
+)
+def test_the_interval_of_a_share_ends_where_the_scale_does(
+    values: list[float], most: float, ends: tuple[float | None, float | None]
+) -> None:
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    low, high = (own if end is None else end for own, end in zip(expected, ends, strict=True))
+    assert interval_of_share(seed_mean(values), most=most) == pytest.approx((low, high))
+
+
+def test_the_interval_of_one_share() -> None:
+    assert interval_of_share(seed_mean([0.5])) is None

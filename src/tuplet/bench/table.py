@@ -8,7 +8,7 @@ from tuplet.bench.cells import Protocol
 from tuplet.bench.result import BenchResult, Difference
 from tuplet.environment import short_commit
 from tuplet.metrics.names import headline_metric, metric_title
-from tuplet.metrics.seeds import SeedMean
+from tuplet.metrics.seeds import SeedMean, interval_of_share
 
 
 def comparison_page(protocol: Protocol, result: BenchResult, *, command: str) -> str:
@@ -163,10 +163,8 @@ def _spread(value: SeedMean) -> str:
 
 
 def _interval(value: SeedMean) -> str:
-    if value.low is None or value.high is None:
-        return ""
-    # A t interval knows nothing of the ends of the scale.
-    return f"{100 * max(value.low, 0):.1f} to {100 * min(value.high, 1):.1f}"
+    ends = interval_of_share(value)
+    return "" if ends is None else " to ".join(map(_percent, ends))
 
 
 def _percent(value: float | None) -> str:

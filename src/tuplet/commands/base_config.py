@@ -10,6 +10,8 @@ from tuplet.config import LossName, RunConfig
 from tuplet.errors import InputError
 from tuplet.recipes import recipe, with_loss
 
+_FETCHED = ("cub", "cars", "sop", "inshop")
+
 
 def base_config(arguments: Sequence[str], command: str) -> tuple[RunConfig, list[str], str]:
     """The config that the first arguments name, the arguments that are left, and what to call the program.
@@ -32,8 +34,20 @@ def base_config(arguments: Sequence[str], command: str) -> tuple[RunConfig, list
         raise InputError(f"{command} starts with {first!r}; want RECIPE or --config FILE first")
     else:
         config, program = recipe(first), f"{command} {first}"
+    if any(one.partition("=")[0] == "--config" for one in rest):
+        got = f"--config {file}" if first == "--config" else first
+        raise InputError(f"{command} got {got} and --config; want RECIPE or --config FILE, not both")
     config, rest = _with_loss(config, rest)
     return config, rest, program
+
+
+def require_root(config: RunConfig) -> None:
+    """Nothing; raises InputError where no images are named, before torch is imported, which takes seconds."""
+    source = config.data.source
+    if source != "glyphs" and config.data.root is None:
+        wanted = "the file that lists the images" if source == "table" else "the folder of the images"
+        how = f", which tuplet data fetch {source} gets or says how to get" if source in _FETCHED else ""
+        raise InputError(f"data.root is not given; want {wanted}{how}; or data.source=glyphs, without any")
 
 
 def value_of(option: str, rest: Sequence[str], wanted: str = "a path") -> str:
@@ -43,7 +57,7 @@ def value_of(option: str, rest: Sequence[str], wanted: str = "a path") -> str:
         InputError: (a ValueError) there is none.
     """
     if not rest:
-        raise InputError(f"{option} stands alone; want {wanted} after it")
+        raise InputError(f"{option} is missing its value; want {wanted} after it")
     return rest[0]
 
 

@@ -76,8 +76,9 @@ def bench(arguments: list[str]) -> None:
     from tuplet.bench.result import result
     from tuplet.bench.table import comparison_page
     from tuplet.commands.trials import say_trials
+    from tuplet.data.splits import describe
     from tuplet.runs import write_atomically
-    from tuplet.training import launch, load_data
+    from tuplet.training import launch, load_data, split_of
 
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
     config = with_absolute_paths(chosen.config)
@@ -85,6 +86,8 @@ def bench(arguments: list[str]) -> None:
     protocol = Protocol(configs, chosen.trials, chosen.seeds, chosen.metric, folder, chosen.sampler)
     fabric = launch(config)
     images = load_data(config)
+    if fabric.is_global_zero:
+        print(describe(split_of(images, configs[names[0]])), flush=True)
     go_on = f"the same command with --to {folder} goes on"
     for name in names:
         if chosen.trials > 1:

@@ -83,7 +83,7 @@ def fetch_data(arguments: list[str]) -> None:
 
     name = arguments[0] if arguments else ""
     if name not in BENCHMARKS:
-        got = f"has no {name!r}" if name else "stands alone"
+        got = f"has no {name!r}" if name else "is missing its benchmark"
         raise InputError(f"tuplet data fetch {got}; want one of {', '.join(BENCHMARKS)}")
     to = parse(FetchArguments, FetchArguments(), arguments[1:], f"tuplet data fetch {name}").to
     benchmark = BENCHMARKS[name]

@@ -13,25 +13,29 @@ if TYPE_CHECKING:
     from tuplet.runs import EpochReport, Run
 
 
-def say_epochs(
-    epochs: Iterable[tuple[Run, EpochReport]], *, speaks: bool, go_on: str, told: Path | None = None
-) -> None:
-    """Nothing; goes through the epochs, each printed below the folder of its run. Ctrl-C ends the process.
+def say_epochs(epochs: Iterable[tuple[Run, EpochReport]], *, speaks: bool, go_on: str) -> int:
+    """How many epochs there were, each printed below the folder of its run. Ctrl-C ends the process.
 
     Args:
         epochs: of one run after the other.
         speaks: whether this rank prints.
-        go_on: what to do after Ctrl-C, for whoever reads.
-        told: folder of a run that was printed before.
+        go_on: what to do after Ctrl-C, or where a file cannot be written, for whoever reads.
     """
+    told: Path | None = None
+    number = 0
     try:
         for run, epoch in epochs:
+            number += 1
             if speaks and run.folder != told:
                 told = run.folder
                 print(f"\nrun       {run.folder}", flush=True)
             if speaks:
                 print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+    except OSError as error:
+        error.add_note(go_on)
+        raise
     except KeyboardInterrupt:
         if speaks:
             print(f"\nstopped; {go_on}", file=sys.stderr)
         sys.exit(130)
+    return number

@@ -30,18 +30,20 @@ RUN is a folder made by tuplet train, MODEL one written by save_pretrained, such
 embeddings: .npy (its labels in --labels: .npy, .txt or .csv), .npz or .parquet. DIR is an index that tuplet
 index made; what its approximate search loses is measured.
 
-  --images FOLDER          measure all images of FOLDER/<class>/*; once for each split
-  --gallery-images FOLDER  where those search, in place of themselves
-  --gallery FILE           the same for embeddings
-  --recall-at 1 10 100     the K of Recall@K
-  --distance euclidean     rank by distance, not by cosine
-  --kmeans-runs 0          k-means runs behind NMI and AMI; 0 leaves them out
-  --save FILE              write the embeddings, .npz or .parquet
-  --json                   print JSON, with the intervals over queries too
+  --images FOLDER              measure all images of FOLDER/<class>/*; once for each split
+  --gallery-images FOLDER      where those search, in place of themselves
+  --gallery FILE               the same for embeddings
+  --recall-at K [K ...]        the K of Recall@K (default: those of the run, or 1 2 4 8)
+  --distance cosine|euclidean  what ranks the results (default: cosine)
+  --kmeans-runs N              k-means runs behind NMI and AMI, 0 leaves them out (default: as the run says)
+  --save FILE                  write the embeddings, .npz or .parquet
+  --json                       print JSON, with the intervals over queries too
 
 Without --images a RUN is measured on its own test images, or on those of --data.root FOLDER: FOLDER/test, or
 half of the classes of FOLDER/<class>/*. tuplet evaluate RUN --help lists every option; so it does for MODEL
 and FILE."""
+
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class MeasureArguments:
     """How it is measured, and what becomes of it."""
 
     recall_at: tuple[int, ...] | None = None
-    """The K of Recall@K, each >= 1; None: those of the run, or 1 2 4 8."""
+    """The K of Recall@K, each >= 1; left out: those of the run, or 1 2 4 8."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """What ranks the results."""
     kmeans_runs: int | None = None
-    """k-means runs behind NMI and AMI, >= 0; 0 leaves them out; None: as many as the run says, or 10."""
+    """k-means runs behind NMI and AMI, >= 0; 0 leaves them out; left out: as the run says, or 10."""
     save: Path | None = None
     """Write the embeddings to this file, .npz or .parquet; with a gallery or several splits, to files beside
     it: NAME-gallery, NAME-1, NAME-2."""
@@ -68,7 +70,7 @@ class FileArguments:
     labels: Path | None = None
     """Class of each embedding: .npy, or .txt or .csv with one a line; goes before labels in the file."""
     gallery: Path | None = None
-    """Embeddings that are searched; None: those that are measured, each left out of its own results."""
+    """Embeddings that are searched; else those that are measured, each left out of its own results."""
     gallery_labels: Path | None = None
     """Class of each embedding of the gallery."""
     measuring: Annotated[MeasureArguments, tyro.conf.arg(name="")] = field(default_factory=MeasureArguments)
@@ -81,7 +83,7 @@ class ModelArguments:
     images: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Measure all images of FOLDER/<class>/*; give it once for each split."""
     gallery_images: Path | None = None
-    """Folder of class folders that the images are searched in; None: among themselves."""
+    """Folder of class folders that the images are searched in; else among themselves."""
     measuring: Annotated[MeasureArguments, tyro.conf.arg(name="")] = field(default_factory=MeasureArguments)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -132,10 +134,13 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def _evaluate_file(what: Path, rest: Sequence[str]) -> None:
+    if what.suffix in _WEIGHTS:
+        folder = next((above for above in what.parents if _is_model(above)), what.parent)
+        raise InputError(f"{what} is a file of weights; want the folder of its run or saved model: {folder}")
     chosen = parse(FileArguments, FileArguments(), rest, f"tuplet evaluate {what}")
     options = chosen.measuring
     if chosen.gallery_labels is not None and chosen.gallery is None:
-        raise InputError("--gallery-labels stands without --gallery; want --gallery FILE too")
+        raise InputError("--gallery-labels is missing its gallery; want --gallery FILE too")
     options = replace(completed(options, EvaluationConfig()), kmeans_runs=options.kmeans_runs)
     files = saved_files(options.save, 1, with_gallery=chosen.gallery is not None)
     from tuplet.embeddings import read_embeddings
@@ -143,6 +148,10 @@ def _evaluate_file(what: Path, rest: Sequence[str]) -> None:
     queries = read_embeddings(what, chosen.labels)
     gallery = None if chosen.gallery is None else read_embeddings(chosen.gallery, chosen.gallery_labels)
     conclude([Measured(str(what), queries, gallery)], options, files)
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.yaml", "model.safetensors"))
 
 
 def completed(options: MeasureArguments, config: EvaluationConfig) -> MeasureArguments:

@@ -8,17 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from tuplet.arguments import parse
 from tuplet.commands.evaluate import Measured, ModelArguments, completed, conclude, saved_files
+from tuplet.commands.seen_classes import seen_in_training
 from tuplet.config import RunConfig
+from tuplet.data.class_folders import counted
 from tuplet.data.folder import load_images
 from tuplet.data.table import ImageTable
 from tuplet.data.transforms import short_side
 from tuplet.embeddings import LabelledEmbeddings
 from tuplet.errors import InputError
 from tuplet.evaluation import embed
+from tuplet.metrics.names import metric_title
 from tuplet.progress import track
-from tuplet.runs import Run
 from tuplet.selection import label_of_network
 from tuplet.trained_model import TrainedModel, open_model
 from tuplet.training import launch, load_split
@@ -63,10 +67,11 @@ def evaluate_model(what: Path, rest: Sequence[str]) -> None:
     changed = config.data != given.data or config.evaluation != given.evaluation
     parts = []
     for name, (table, notes) in splits.items():
-        known = [*notes, *(gallery[1] if gallery is not None else ())]
+        looked_up, of_gallery = (None, ()) if gallery is None else gallery
+        known = [*notes, *of_gallery, *_of_ranks(options.recall_at or (), table, looked_up)]
         lines = [f"note: {note}" for note in known]
         if chosen.images or changed:
-            lines += _not_unseen(model.run, what, table)
+            lines += seen_in_training(model.run, what, table.class_names)
         parts.append(Measured(name, embedded(table), searched, tuple(lines)))
     if fabric.is_global_zero:
         conclude(parts, options, files, _heading(model, config))
@@ -85,7 +90,11 @@ def _own_images(config: RunConfig) -> Split:
 
 
 def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
-    """All images of the folders that were given."""
+    """All images of the folders that were given.
+
+    Raises:
+        InputError: images that cannot be used, or none of a class that is in the gallery.
+    """
     load = partial(
         load_images,
         on_bad_image=config.data.on_bad_image,
@@ -94,25 +103,50 @@ def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
         progress=lambda rows: track(rows, "reading"),
     )
     gallery = None if chosen.gallery_images is None else load(chosen.gallery_images)
-    return {str(folder): load(folder) for folder in chosen.images}, gallery
+    loaded = {str(folder): load(folder) for folder in chosen.images}
+    searched = None if gallery is None else gallery[0]
+    splits: dict[str, Images] = {
+        name: (table, (*notes, *_of_classes(table, searched, name)))
+        for name, (table, notes) in loaded.items()
+    }
+    return splits, gallery
 
 
-def _not_unseen(run: Run | None, what: Path, table: ImageTable) -> list[str]:
-    """A warning where the model was trained on some of these classes, or where that cannot be told."""
-    if run is None:
-        return [f"note: nothing says which classes {what} was trained on, or whether these are among them"]
-    listed = replace(run.config.data, cache="none", on_bad_image="stop")
-    try:
-        trained = load_split(replace(run.config, data=listed)).train.class_names
-    except InputError as error:
-        return [f"note: cannot tell whether the model was trained on some of these classes: {error}"]
-    seen = [name for name in table.class_names if name in set(trained)]
-    if not seen:
+def _of_classes(table: ImageTable, gallery: ImageTable | None, folder: str) -> list[str]:
+    """What is odd about the classes of some images, and of the gallery that they search, a line each.
+
+    Raises:
+        InputError: no class of the images is in the gallery.
+    """
+    sizes = np.bincount(table.labels)
+    if gallery is None:
+        if len(sizes) == 1:
+            return ["there is one class: every result is right by itself, and every measure perfect"]
+        single = int(np.count_nonzero(sizes == 1))
+        left_out = f"{counted(single, 'class')} with one image: no query can find it, left out of Recall"
+        return [left_out] if single else []
+    shared = set(table.class_names) & set(gallery.class_names)
+    if not shared:
+        raise InputError(
+            f"{folder} and the gallery have no class in common ({counted(len(sizes), 'class')} and"
+            f" {gallery.num_classes:,}); want --gallery-images FOLDER with one, for a query looks for images"
+            " of its class there"
+        )
+    lines = []
+    if gallery.num_classes == 1:
+        lines.append("there is one class in the gallery: every result is right by itself")
+    if missing := len(sizes) - len(shared):
+        lines.append(f"{counted(missing, 'class')} without an image in the gallery: left out of Recall")
+    return lines
+
+
+def _of_ranks(recall_at: Sequence[int], table: ImageTable, gallery: ImageTable | None) -> list[str]:
+    """A line where some K of Recall@K are as many as the images that are searched, or more."""
+    others = len(table) - 1 if gallery is None else len(gallery)
+    whole = [metric_title(f"recall_at_{k}") for k in recall_at if k >= others]
+    if not whole:
         return []
-    return [
-        f"warning: {len(seen):,} of {table.num_classes:,} classes are called like classes of the training"
-        f" ({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}): these are no numbers of unseen classes"
-    ]
+    return [f"{', '.join(whole)}: no query can miss, for it searches {counted(others, 'image')} in all"]
 
 
 def _heading(model: TrainedModel, config: RunConfig) -> str:
@@ -123,5 +157,5 @@ def _heading(model: TrainedModel, config: RunConfig) -> str:
     size = config.data.image_size
     square = f"{size} x {size} pixels"
     if config.data.augmentation == "crop-flip":
-        return f"short side at {config.data.resize}, {square} cut out (--data.resize, --data.image-size)"
+        return f"short side at {config.data.resized_to}, {square} cut out (--data.resize, --data.image-size)"
     return f"images at {square} (--data.image-size)"

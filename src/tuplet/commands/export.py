@@ -50,9 +50,9 @@ class ExportArguments:
     to: Target = tyro.MISSING
     """onnx: a file for onnxruntime; torch: one for torch.export.load; hub: a folder for the hub."""
     output: Path | None = None
-    """Where to; None: RUN/model.onnx, RUN/model.pt2 or RUN/hub, and of a saved model beside its folder."""
+    """Where to; else RUN/model.onnx, RUN/model.pt2 or RUN/hub, and of a saved model beside its folder."""
     check: Path | None = None
-    """Folder of pictures, at any depth, to compare the export with the network on; None: the run's own test
+    """Folder of pictures, at any depth, to compare the export with the network on; else the run's own test
     images, or noise where there are none."""
     overwrite: bool = False
     """Replace what an earlier export wrote."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
@@ -28,11 +27,11 @@ Makes DIR hold every picture below the folders PHOTOS, with its embedding by the
 model. Called again, it embeds what is new or has changed and drops what is gone; it needs no --model then.
 DIR may be s3://bucket/path; LanceDB then reads AWS_ACCESS_KEY_ID, AWS_ENDPOINT and so on.
 
-  --labels last   a picture's label is the folder it lies in; first, the default, the one right below PHOTOS;
-                  or none
-  --only          drop pictures of other folders
-  --rebuild       begin anew, perhaps with another model; what DIR holds answers until that is whole
-  --recall        measure how much of the exact answer the approximate index finds
+  --labels first|last|none  a picture's label: the folder right below PHOTOS (the default), the one that the
+                            picture lies in, or none
+  --only                    drop pictures of other folders
+  --rebuild                 begin anew, perhaps with another model; what DIR holds answers until that is whole
+  --recall                  measure how much of the exact answer the approximate index finds
 
 tuplet index PHOTOS --help lists every option. Then: tuplet search IMAGE --index DIR; tuplet duplicates DIR"""
 
@@ -44,11 +43,13 @@ MOST_LISTED = 20
 class IndexArguments:
     """Make an index hold the pictures of some folders."""
 
-    photos: tyro.conf.Positional[tuple[Path, ...]] = ()
+    photos: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PHOTOS [PHOTOS ...]")
+    ] = ()
     """Folders of pictures, at any depth."""
     model: Path | None = None
-    """Folder of a run or of a saved model; None: the one that made the index."""
-    index: str | None = None
+    """Folder of a run or of a saved model; may be left out where there is an index: the one that made it."""
+    index: Annotated[str | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")] = None
     """A folder, or s3://bucket/path."""
     labels: Literal["first", "last", "none"] = "first"
     """Label of a picture: the folder right below PHOTOS, or the one that it lies in."""
@@ -57,9 +58,9 @@ class IndexArguments:
     rebuild: bool = False
     """Begin anew; the index answers as before until that is whole."""
     image_size: int | None = None
-    """Side of the square that the model sees, pixels; None: as it was trained."""
+    """Side of the square that the model sees, pixels; left out: as it was trained."""
     resize: int | None = None
-    """Short side before the centre is cut out, pixels; None: as it was trained."""
+    """Short side before the centre is cut out, pixels; left out: as it was trained."""
     approximate_from: int = 100_000
     """Pictures from which on a search is approximate, >= 1."""
     recall: bool = False
@@ -91,11 +92,11 @@ def index(arguments: list[str]) -> None:
         if value < least:
             raise InputError(f"--{name} is {value}; want {least} or more")
     require_extra("search", "lancedb")
+    embedder = _embedder(chosen, chosen.index)
     from tuplet.search.approximate import measure_recall
     from tuplet.search.index import ImageIndex
     from tuplet.search.indexing import index_pictures
 
-    embedder = _embedder(chosen, chosen.index)
     try:
         report = index_pictures(
             chosen.index,
@@ -108,10 +109,10 @@ def index(arguments: list[str]) -> None:
             num_workers=chosen.num_workers,
             approximate_from=chosen.approximate_from,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         until = f"; until it ends, {chosen.index} holds what it held" if chosen.rebuild else ""
         done = "it did" if chosen.rebuild else f"{chosen.index} holds"
-        print(f"\nstopped; the same command goes on from what {done}{until}", file=sys.stderr)
+        stop.add_note(f"the same command goes on from what {done}{until}")
         raise
     opened = ImageIndex(chosen.index)
     recall = measure_recall(opened) if chosen.recall and report.approximate else None
@@ -125,9 +126,14 @@ def index(arguments: list[str]) -> None:
 
 
 def _embedder(chosen: IndexArguments, uri: str) -> PictureEmbedder:
+    from tuplet.search.storage import open_table
+
+    if chosen.model is None and open_table(uri) is None:  # before torch is imported, which takes seconds
+        raise InputError(f"there is no index in {uri} yet; want --model RUN, to make one")
+    if chosen.model is not None and chosen.model.is_file():
+        raise InputError(f"--model {chosen.model} is a file; want its folder, {chosen.model.parent}")
     from tuplet.search.embedding import PictureEmbedder
     from tuplet.search.index import ImageIndex
-    from tuplet.search.storage import open_table
 
     if chosen.model is not None:
         return PictureEmbedder.open(
@@ -136,8 +142,6 @@ def _embedder(chosen: IndexArguments, uri: str) -> PictureEmbedder:
             resize=chosen.resize,
             accelerator=chosen.accelerator,
         )
-    if open_table(uri) is None:
-        raise InputError(f"there is no index in {uri} yet; want --model RUN, to make one")
     return PictureEmbedder.of_index(ImageIndex(uri).model, accelerator=chosen.accelerator)
 
 

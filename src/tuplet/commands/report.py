@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from tuplet.data.table import Split
     from tuplet.runs import Run
 
+_USAGE = """\
+usage: tuplet report RUN
+
+Measures the run in the folder RUN again and writes RUN/report.html. Its epochs stay as they are."""
+
 
 def report(arguments: list[str]) -> None:
     """Write the report of a run again."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: tuplet report RUN")
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_USAGE)
         return
     no_more(arguments[1:], "tuplet report RUN")
     from tuplet.runs import Run

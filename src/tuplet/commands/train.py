@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from tuplet.arguments import parse
-from tuplet.commands.base_config import base_config, value_of
+from tuplet.commands.base_config import base_config, require_root, value_of
 from tuplet.commands.epochs import say_epochs
 from tuplet.commands.report import write_run_report
 from tuplet.config import ComputeConfig, RunConfig
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class TrainArguments:
     """Train a model, measure it after every epoch, and write its report.
 
-    --loss NAME takes another loss than hist, with its published settings and the batches that it needs.
+    The option --loss NAME takes another loss than hist, with its published settings and the batches that it
+    needs.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -69,6 +70,10 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(train_usage(RECIPES))
         return
+    if any(one.partition("=")[0] == "--resume" for one in arguments[1:]):
+        raise InputError(
+            "--resume is not the first argument; want tuplet train --resume RUN, without a recipe"
+        )
     option, _, value = arguments[0].partition("=")
     if option == "--resume":
         rest = [*([value] if value else []), *arguments[1:]]
@@ -83,6 +88,7 @@ def train(arguments: list[str]) -> None:
 
 def _train(chosen: TrainArguments, arguments: Sequence[str]) -> Run | None:
     """Train what was asked for to its end; the run on the rank that prints, where there is but one."""
+    require_root(chosen.config)
     from tuplet.training import launch
 
     config = with_absolute_paths(chosen.config)
@@ -124,7 +130,7 @@ def _several(
     speaks = fabric.is_global_zero
     images = load_data(config)
     if speaks:
-        print(describe(images), flush=True)
+        print(describe(split_of(images, config), measured=config.evaluation.split), flush=True)
     folders = {
         config.seed + number: seed_folder(folder, config.seed + number) if seeds > 1 else folder
         for number in range(seeds)
@@ -168,10 +174,14 @@ def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
 
     speaks = fabric.is_global_zero
     if speaks:
-        print(describe(split, measured=run.config.evaluation.split))
-        print(f"run       {run.folder}\n", flush=True)
+        print(describe(split, measured=run.config.evaluation.split), flush=True)
     trained = ((run, epoch) for epoch in epochs(run, fabric=fabric, split=split))
     go_on = f"go on with: tuplet train --resume {run.folder}"
-    say_epochs(trained, speaks=speaks, go_on=go_on, told=run.folder)
+    if say_epochs(trained, speaks=speaks, go_on=go_on) == 0 and speaks:
+        print(f"\nrun       {run.folder}")
+        print(
+            f"finished  before, after epoch {run.config.schedule.last_epoch}; only its report is new",
+            flush=True,
+        )
     write_run_report(run, fabric, split)
     return run if speaks else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from tuplet.arguments import parse
-from tuplet.commands.base_config import base_config
+from tuplet.commands.base_config import base_config, require_root
 from tuplet.commands.extras import require_extra
 from tuplet.config import RunConfig
 from tuplet.overrides import with_absolute_paths
@@ -45,7 +45,7 @@ class TuneArguments:
     """Search the settings of a recipe.
 
     Ends with the best settings in TO/best.yaml, for tuplet train --config, and a report in TO/report.html.
-    --loss NAME takes another loss than hist.
+    The option --loss NAME takes another loss than hist.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -83,6 +83,7 @@ def tune(arguments: list[str]) -> None:
         return
     config, rest, program = base_config(arguments, "tuplet tune")
     chosen = parse(TuneArguments, TuneArguments(config), rest, program)
+    require_root(chosen.config)
     require_extra("tune", "optuna", "plotly", "psycopg")
     search = _search(chosen)
     from tuplet.commands.trials import say_outcome, say_trials

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuplet.config.checks import require
+from tuplet.errors import InputError
 
 Augmentation = Literal["crop-flip", "affine", "none"]
 Source = Literal["folder", "cub", "cars", "sop", "inshop", "torchvision", "table", "glyphs"]
@@ -23,7 +24,7 @@ class DataConfig:
     program, no files needed."""
     root: Path | None = None
     """folder: train/<class>/* and test/<class>/*, or <class>/*, to be split; table: the .csv or .parquet
-    file; otherwise the folder that the download was unpacked in. glyphs needs none."""
+    file; otherwise the folder that the download was unpacked in. glyphs takes none."""
     dataset: str | None = None
     """A class of torchvision.datasets whose images have one label each, such as Flowers102."""
     train_fraction: float = 0.5
@@ -40,8 +41,9 @@ class DataConfig:
     """Drawings of each generated character, >= 2; source=glyphs only."""
     image_size: int = 224
     """Side of the square the network sees, pixels, >= 8."""
-    resize: int = 256
-    """Short side before the centre crop at test, pixels, >= image_size."""
+    resize: int | None = None
+    """Short side before the centre crop at test, pixels, >= image_size; None: 256 / 224 of image_size.
+    augmentation=crop-flip alone reads it; the others take the whole image."""
     augmentation: Augmentation = "crop-flip"
     """Training: crop-flip is RandomResizedCrop and a horizontal flip; affine is for characters; or none."""
     quarter_turns: bool = False
@@ -64,7 +66,24 @@ class DataConfig:
     imbalance_seed: int | None = None
     """Which classes and which images are kept, >= 0; None: the run's seed."""
 
+    @property
+    def resized_to(self) -> int:
+        """Short side before the centre crop at test, pixels: `resize`, or what follows from `image_size`."""
+        return self._following if self.resize is None else self.resize
+
+    @property
+    def _following(self) -> int:
+        return round(self.image_size * 256 / 224) if self.augmentation == "crop-flip" else self.image_size
+
     def __post_init__(self) -> None:
+        if self.resize == self._following:
+            # Files of runs have the number: what is the same is to be equal, and to follow image_size alike.
+            object.__setattr__(self, "resize", None)
+        if self.source == "glyphs" and self.root is not None:
+            raise InputError(
+                "data.root is given, but data.source is glyphs, which needs none; want data.source=folder, or"
+                " data.root=None"
+            )
         require(0 < self.train_fraction < 1, "data.train_fraction", self.train_fraction, "a share in (0, 1)")
         for name in ("glyph_train_classes", "glyph_test_classes", "glyphs_per_class", "batch_size"):
             require(getattr(self, name) >= 2, f"data.{name}", getattr(self, name), "2 or more")
@@ -75,10 +94,10 @@ class DataConfig:
         require(1 <= self.imbalance < inf, "data.imbalance", self.imbalance, "a finite ratio, 1 or more")
         require(self.image_size >= 8, "data.image_size", self.image_size, "8 pixels or more")
         require(
-            self.resize >= self.image_size,
+            self.resized_to >= self.image_size or self.augmentation != "crop-flip",
             "data.resize",
             self.resize,
-            f"at least data.image_size = {self.image_size}",
+            f"at least data.image_size = {self.image_size}, or data.resize=None, which follows it",
         )
         require(self.images_per_class >= 1, "data.images_per_class", self.images_per_class, "1 or more")
         if self.sampler == "per-class":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
 import numpy as np
 import torch
@@ -104,11 +104,11 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def open_image(source: Path | bytes) -> Image.Image:
+def open_image(source: Path | bytes | BinaryIO) -> Image.Image:
     """An image of a format that `decode_image` reads, of which nothing is decoded yet.
 
     Args:
-        source: an image file, or what is in one.
+        source: an image file, what is in one, or one that is open and stays so.
 
     Raises:
         Exception: of whatever kind; it is no such image, or beyond twice `PIL.Image.MAX_IMAGE_PIXELS`.

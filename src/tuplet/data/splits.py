@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tuplet.data.table import ImageTable, Split, Subset
+from tuplet.data.turned import QuarterTurns
 from tuplet.errors import InputError
 
 
@@ -27,7 +28,10 @@ def halves(
     """
     num_classes = len(class_names)
     if num_classes < 2:
-        raise InputError(f"{num_classes} classes to split; want 2 or more: each needs a folder of its own")
+        raise InputError(
+            f"there {'is 1 class' if num_classes == 1 else 'are no classes'} to split; want 2 or more: each"
+            " needs a folder of its own"
+        )
     if not 0 < train_fraction < 1:
         raise InputError(f"data.train_fraction is {train_fraction}; want a share in (0, 1)")
     num_train = min(max(_rounded(num_classes * train_fraction), 1), num_classes - 1)
@@ -67,14 +71,21 @@ def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tupl
 def describe(split: Split, *, measured: str = "test") -> str:
     """The counts of a split as a few aligned lines: images, classes, images a class, skipped, notes.
 
+    Training images are counted as they lie on disk; that they are turned by quarters is a note.
+
     Args:
         split: what to count.
         measured: what the part that is not trained on is called, "test" or "validation".
     """
     lines = [f"{'':<10}{'images':>9}{'classes':>9}  images a class (min / median / max)"]
-    tables = [("train", split.train), (measured, split.test)]
+    train, notes = split.train, split.notes
+    if isinstance(train, QuarterTurns):
+        turned = f"{len(train):,} images of {train.num_classes:,} classes"
+        notes += (f"turned by quarters, each training class is four: {turned} train (data.quarter_turns)",)
+        train = train.upright
+    tables = [("train", train), (measured, split.test)]
     if split.gallery is not None:
-        tables = [("train", split.train), ("query", split.test), ("gallery", split.gallery)]
+        tables = [("train", train), ("query", split.test), ("gallery", split.gallery)]
     for title, table in tables:
         sizes = np.unique(table.labels, return_counts=True)[1]
         least, median, most = (sizes.min(), np.median(sizes), sizes.max()) if sizes.size else (0, 0.0, 0)
@@ -82,7 +93,7 @@ def describe(split: Split, *, measured: str = "test") -> str:
         lines.append(f"{title:<10}{len(table):>9,}{len(sizes):>9,}  {spread}")
     if split.skipped:
         lines.append(f"{'skipped':<10}{len(split.skipped):>9,}{'':>9}  the first: {split.skipped[0]}")
-    return "\n".join(lines + [f"note: {note}" for note in split.notes])
+    return "\n".join(lines + [f"note: {note}" for note in notes])
 
 
 def _rounded(count: float) -> int:

@@ -48,14 +48,14 @@ def eval_transform(config: DataConfig) -> Transform:
     """What evaluation does to an image, without chance.
 
     Args:
-        config: with `augmentation` crop-flip, meant for photographs, the short side becomes `resize` and the
-            centre is cut out. With affine and none the whole image becomes the square, for a character must
-            not lose its ends; `resize` plays no part.
+        config: with `augmentation` crop-flip, meant for photographs, the short side becomes `resized_to` and
+            the centre is cut out. With affine and none the whole image becomes the square, for a character
+            must not lose its ends; `resize` plays no part.
 
     Returns: uint8 `[3, H, W]` -> uint8 `[3, image_size, image_size]`; picklable.
     """
     if config.augmentation == "crop-flip":
-        resize = v2.Resize(config.resize, antialias=True)
+        resize = v2.Resize(config.resized_to, antialias=True)
         photograph: Transform = v2.Compose([resize, v2.CenterCrop(config.image_size)])
         return photograph
     whole: Transform = v2.Resize((config.image_size, config.image_size), antialias=True)
@@ -64,7 +64,7 @@ def eval_transform(config: DataConfig) -> Transform:
 
 def short_side(config: DataConfig) -> int:
     """Pixels of the short side beyond which an image has nothing to give to these transforms."""
-    return config.resize if config.augmentation == "crop-flip" else config.image_size
+    return config.resized_to if config.augmentation == "crop-flip" else config.image_size
 
 
 @final

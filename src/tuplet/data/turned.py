@@ -18,6 +18,9 @@ class QuarterTurns(ImageTable):
 
     The upright images and classes come first, then one turn after the other.
 
+    Attributes:
+        upright: the other table.
+
     Source: Santoro et al., "Meta-Learning with Memory-Augmented Neural Networks", ICML 2016, for Omniglot.
     """
 
@@ -25,14 +28,14 @@ class QuarterTurns(ImageTable):
         labels = [table.labels + turns * table.num_classes for turns in range(4)]
         names = [f"{name}, turned {90 * turns}°" for turns in range(1, 4) for name in table.class_names]
         super().__init__(np.concatenate(labels), [*table.class_names, *names])
-        self._table = table
+        self.upright = table
 
     def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
         """RGB pixels of one image, turned counterclockwise."""
-        turns, row = divmod(index, len(self._table))
-        return torch.rot90(self._table.image(row), turns, dims=(1, 2))
+        turns, row = divmod(index, len(self.upright))
+        return torch.rot90(self.upright.image(row), turns, dims=(1, 2))
 
     def name(self, index: int) -> str:
         """Name of the upright image, and its turn."""
-        turns, row = divmod(index, len(self._table))
-        return self._table.name(row) + (f", turned {90 * turns}°" if turns else "")
+        turns, row = divmod(index, len(self.upright))
+        return self.upright.name(row) + (f", turned {90 * turns}°" if turns else "")

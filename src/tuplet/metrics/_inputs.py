@@ -35,7 +35,7 @@ def as_embeddings(
         raise InputError(f"{name} has shape {list(tensor.shape)}; wanted [N, D], one row an item")
     if tensor.shape[1] == 0 or (len(tensor) == 0 and not may_be_empty):
         raise InputError(
-            f"{name} is empty, with shape {list(tensor.shape)}; wanted at least one row and column"
+            f"{name} is empty, with shape {list(tensor.shape)}; want at least one row and column"
         )
     if not tensor.is_floating_point():
         raise InputError(f"{name} holds {tensor.dtype}; wanted floats: convert it, e.g. to float32")

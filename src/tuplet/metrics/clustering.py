@@ -76,9 +76,7 @@ def clustering_metrics(
     classes = as_labels(labels, name="labels", length=len(points)).cpu().numpy()
     k = len(np.unique(classes))
     if k < 2:
-        raise InputError(
-            f"all {len(points)} labels are of one class; wanted at least 2 classes to tell apart"
-        )
+        raise InputError(f"all {len(points)} labels are of one class; want at least 2 classes to tell apart")
     if num_runs is None:
         num_runs = 1 if len(points) > MANY else 10
     seeds = range(seed, seed + num_runs)

@@ -86,7 +86,7 @@ def spread_retrieval_scores(
     found = counts.ranks(own.indices).of(counts.positives.count > 0)
     ranks = Ranks(*(_gathered(getattr(found, one.name), group) for one in fields(Ranks)))
     if len(ranks.queries) == 0:
-        raise InputError("no query has another item of its class to find; wanted at least one")
+        raise InputError("no query has another item of its class to find; want at least one")
     return QueryScores.of_ranks(ranks, most_before)
 
 
@@ -130,7 +130,7 @@ def _own_items(
             raise InputError(f"on rank {rank}, {wrong}")
     sizes = _sizes(len(indices), indices, group)
     if sum(sizes) == 0:
-        raise InputError(f"{name} are empty on every rank; wanted at least one")
+        raise InputError(f"{name} are empty on every rank; want at least one")
     start = sum(sizes[: dist.get_rank(group)])
     first = _first_of_each(_gathered(indices, group))[start : start + len(indices)]
     mine = first.nonzero()[:, 0]

@@ -155,7 +155,7 @@ def retrieval_scores(
     classes = Classes(wanted, found)
     if not bool((classes.num_positives > 0).any()):
         raise InputError(
-            f"none of {len(queries)} queries has another item of its class to find; wanted at least one"
+            f"none of {len(queries)} queries has another item of its class to find; want at least one"
         )
     ranks = rank_by_counting(compared, classes, most_before=most_before)
     return QueryScores.of_ranks(ranks, most_before)

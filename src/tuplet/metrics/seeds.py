@@ -32,6 +32,20 @@ class SeedMean:
     level: float
 
 
+def interval_of_share(mean: SeedMean, *, most: float = 1.0) -> tuple[float, float] | None:
+    """The ends of the t interval of a share, as far as the scale goes; None for a single value.
+
+    A t interval knows nothing of the ends of the scale: of few seeds it passes them.
+
+    Args:
+        mean: of shares in [0, most].
+        most: the upper end of the scale; infinity for what has none.
+    """
+    if mean.low is None or mean.high is None:
+        return None
+    return max(mean.low, 0.0), min(mean.high, most)
+
+
 def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
     """Mean, standard deviation, t interval and t test against zero of one number over seeds.
 

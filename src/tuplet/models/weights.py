@@ -28,7 +28,8 @@ def load_weights(model: Any, path: Path) -> None:
     try:
         found = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # every format has its own way to be broken
-        raise InputError(f"{path} cannot be read as weights ({error}); want .safetensors or .pth") from error
+        cause = f" ({' '.join(str(error).split())})" if str(error) else ""
+        raise InputError(f"{path} cannot be read as weights{cause}; want .safetensors or .pth") from error
     classifiers = model.pretrained_cfg.get("classifier") or ()
     heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     wanted = {key: value for key, value in model.state_dict().items() if not _below(key, heads)}

@@ -87,7 +87,7 @@ class PictureEmbedder:
             hash_weights(network.state_dict()),
             int(network.embedding.out_features),
             data.image_size,
-            data.resize,
+            data.resized_to,
             data.augmentation,
         )
         self.transform = eval_transform(data)
@@ -118,7 +118,7 @@ class PictureEmbedder:
         found = open_model(Path(folder))
         data = found.config.data
         if image_size is not None:
-            short = round(image_size * data.resize / data.image_size) if resize is None else resize
+            short = round(image_size * data.resized_to / data.image_size) if resize is None else resize
             data = replace(data, image_size=image_size, resize=short)
         elif resize is not None:
             data = replace(data, resize=resize)

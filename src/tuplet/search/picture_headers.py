@@ -23,6 +23,7 @@ class DecodingWork:
     """What it takes to decode a picture.
 
     Attributes:
+        kind: of the file, as Pillow calls it, such as JPEG.
         width: of the picture, pixels.
         height: likewise.
         pixels: that the decoder makes or holds at the same time; fewer than the picture has where a JPEG is
@@ -30,6 +31,7 @@ class DecodingWork:
         scans: times that it goes over all of them; at most `MOST_SCANS` + 1, where it may be more.
     """
 
+    kind: str
     width: int
     height: int
     pixels: int
@@ -61,7 +63,7 @@ def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
             if scans == 1:  # of several, every coefficient is held until the last, at whatever scale
                 choose_scale(image, min_side)
                 pixels = image.width * image.height
-        return DecodingWork(width, height, pixels, scans)
+        return DecodingWork(image.format or "", width, height, pixels, scans)
 
 
 def _num_scans(jpeg: bytes) -> int:
