@@ -95,8 +95,8 @@ class Split:
         if shared:
             raise InputError(
                 f"{'1 class stands' if len(shared) == 1 else f'{len(shared)} classes stand'} in both splits,"
-                f" such as {', '.join(shared[:3])}; want none, for the test asks about classes never seen: move"
-                " them, or put all class folders side by side in one folder to have them split by class"
+                f" such as {', '.join(shared[:3])}; want none, for the test asks about classes never seen:"
+                " move them, or put all class folders side by side in one folder to have them split by class"
             )
         if self.gallery is not None and self.gallery.class_names != self.test.class_names:
             raise InputError(
