@@ -155,6 +155,7 @@ def test_cost_is_judged_as_a_ratio() -> None:
     assert verdict.evidence[0].comparison.p_holds == pytest.approx(p_value)
     assert verdict.outcome == "holds"
     assert verdict.evidence[0].words.startswith("1.52 times (95 %: 1.45 to 1.59")
+    assert verdict.evidence[0].title == "b over a"
     dear = values(a=[1.0, 2.0, 4.0, 1.0, 2.0], b=[2.5, 4.9, 10.2, 2.6, 5.0])
     assert rule.judge(dear, SEEDS).outcome == "does not hold"
 

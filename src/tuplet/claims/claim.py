@@ -23,7 +23,7 @@ Base: TypeAlias = Literal["on", "glyphs"]
 METRIC_TITLES: dict[Metric, str] = {
     "recall_at_1": "Recall@1",
     "map_at_r": "MAP@R",
-    "seconds_per_image": "training, milliseconds an image",
+    "seconds_per_image": "training time an image",
     "agreement": "neighbours shared by two seeds",
 }
 

@@ -192,4 +192,4 @@ def _any(points: Mapping[Point, object], place: int, name: str) -> bool:
 
 
 def _unit(title: str) -> str:
-    return title if title.startswith("training") else f"{title}, %"
+    return f"{title}, {'ms' if title.startswith('training') else '%'}"

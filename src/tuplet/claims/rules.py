@@ -205,7 +205,7 @@ class AtMostTimes(Rule):
     @property
     def sentence(self) -> str:
         """The rule in words, for the report."""
-        pairs = _titles(self.contrasts).replace(" less ", " over ")
+        pairs = _ratio(_titles(self.contrasts))
         return f"Each ratio below {self.factor:g}: {pairs}."
 
     def among(self, points: Collection[Point]) -> Rule | None:
@@ -219,7 +219,7 @@ class AtMostTimes(Rule):
         for one in self.contrasts:
             found = seed_mean(one.by_seed(logs, seeds))
             below, above = shown_below(found, bound), shown_above(found, bound)
-            compared.append(Comparison(one.title, found, below, above, as_ratio(found)))
+            compared.append(Comparison(_ratio(one.title), found, below, above, as_ratio(found)))
         return compared
 
 
@@ -274,3 +274,8 @@ def _titles(contrasts: Sequence[Contrast]) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:g}"
+
+
+def _ratio(title: str) -> str:
+    """The title of a difference of logarithms, as that of the ratio that it is."""
+    return title.replace(" less ", " over ")
