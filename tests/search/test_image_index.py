@@ -115,6 +115,14 @@ def test_the_approximate_index_is_measured_against_the_exact_search(
     assert abs(np.mean(shares) - rough.recall) < 0.011  # of 6 candidates, the image itself may be none
 
 
+@pytest.mark.parametrize(("dim", "wanted"), [(511, "IVF_SQ"), (512, "IVF_RQ"), (516, "IVF_SQ")])
+def test_short_vectors_keep_a_byte_a_dimension(dim: int, wanted: str, tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(0).standard_normal((300, dim)))
+    index = index_of_vectors(tmp_path / "index", vectors)
+    build_approximate_index(index)
+    assert index.table.index_stats(VECTOR_INDEX).index_type == wanted
+
+
 @pytest.mark.parametrize("kind", ["ivf-rq", "ivf-sq", "ivf-pq", "hnsw-sq"])
 def test_every_kind_can_be_built_and_rows_added_later_are_found(
     kind: str, vectors: np.ndarray, tmp_path: Path

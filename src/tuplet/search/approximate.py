@@ -19,6 +19,8 @@ Kind: TypeAlias = Literal["ivf-rq", "ivf-sq", "ivf-pq", "hnsw-sq"]
 
 APPROXIMATE_FROM = 100_000
 """Pictures from which on a search is approximate; every vector is looked at below."""
+BIT_FROM = 512
+"""Dimensions from which on a bit of each tells neighbours apart; with fewer, a byte does in the same time."""
 _SAME = 1e-6
 _MOST_PIECES = 16
 """LanceDB adds a piece with every run, puts them together only when it divides a part, and searches each."""
@@ -73,14 +75,15 @@ def build_approximate_index(
 
     Args:
         index: held by this process.
-        kind: None: ivf-rq, or ivf-sq where the width of the vectors is no multiple of 8.
+        kind: None: ivf-rq from `BIT_FROM` dimensions on, a multiple of 8, else ivf-sq.
         part_size: vectors a part, of which a search looks into `LEAST_PROBES`; None: LanceDB's own.
 
     Raises:
         InputError: too few pictures, or it cannot be written.
     """
     if kind is None:
-        kind = "ivf-rq" if index.model.dim % 8 == 0 else "ivf-sq"
+        dim = index.model.dim
+        kind = "ivf-rq" if dim >= BIT_FROM and dim % 8 == 0 else "ivf-sq"
     makers = {"ivf-rq": IvfRq, "ivf-sq": IvfSq, "ivf-pq": IvfPq, "hnsw-sq": HnswSq}
     with errors_in_a_line(f"cannot build the approximate index of {index.uri}"):
         config = makers[kind](distance_type="cosine", target_partition_size=part_size)
