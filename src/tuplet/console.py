@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tuplet.metrics.names import headline_metric, metric_title
+from tuplet.plural import counted
 
 if TYPE_CHECKING:
     from tuplet.config import RunConfig
@@ -136,10 +137,6 @@ def _measured(report: EvalReport, after: str) -> str:
     title = f"{report.split} split" if report.split in ("test", "validation") else report.split
     against = "" if report.num_gallery is None else f" in a gallery of {report.num_gallery:,}"
     distance = "" if report.distance == "cosine" else f", by {report.distance} distance"
-    images, classes = _counted(report.num_images, "image"), _counted(report.num_classes, "class", "classes")
-    queries = f"{_counted(report.num_queries, 'query', 'queries')}{against}{distance}"
+    images, classes = counted(report.num_images, "image"), counted(report.num_classes, "class")
+    queries = f"{counted(report.num_queries, 'query', 'queries')}{against}{distance}"
     return f"{title}: {images} of {classes}, {queries}{'; ' if after else ''}{after}"
-
-
-def _counted(number: int, one: str, several: str = "") -> str:
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"

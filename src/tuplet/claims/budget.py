@@ -20,9 +20,9 @@ from tuplet.claims.contrast import Point, point_title
 from tuplet.claims.plan import Entry, Job, Plan, jobs_of, run_key
 from tuplet.claims.running import FAULTS_OF_A_RUN, in_a_line, is_lasting, is_trained_now, state_of
 from tuplet.claims.timing import Speed, measure_speed, num_images, num_trainings
-from tuplet.data.class_folders import counted
 from tuplet.errors import InputError
 from tuplet.experiment import Images
+from tuplet.plural import counted
 from tuplet.runs import EpochReport, Run
 
 LEAST_SEEDS = 2

@@ -180,7 +180,7 @@ def _work(
     """Run what is not finished, then measure what needs several runs; a line for whatever happens."""
     from tuplet.claims.measures import measure
     from tuplet.claims.running import run_folder, run_jobs
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
 
     run_jobs(
         jobs,

@@ -28,7 +28,7 @@ def say_plan(before: Plan, plan: Plan, entries: Sequence[Entry], jobs: Sequence[
     """
     from tuplet.claims.plan import jobs_of
     from tuplet.claims.running import state_of
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
 
     states = [state_of(folder, job.key) for job in jobs]
     what = f"{counted(len(jobs), 'run')} for {counted(len(entries), 'claim')}"
@@ -85,7 +85,7 @@ def _state(folder: Path, key: str) -> str:
 def _say_failures(folder: Path, failed: Mapping[str, Job]) -> set[str]:
     """Those that no command tries again; says why runs failed, once an error, and how to try them again."""
     from tuplet.claims.running import failure_file, failure_of, is_lasting
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
 
     groups: dict[tuple[str, bool], list[Job]] = {}
     for job in failed.values():
@@ -122,7 +122,7 @@ def require_all(jobs: Sequence[Job], folder: Path) -> None:
         folder: of the study.
     """
     from tuplet.claims.running import state_of
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
 
     failed = sum(state_of(folder, job.key) == "failed" for job in jobs)
     if failed:

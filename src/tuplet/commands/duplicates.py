@@ -84,7 +84,7 @@ def duplicates(arguments: list[str]) -> None:
 
 
 def _summary(groups: Sequence[DuplicateGroup], total: int, threshold: float) -> str:
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
 
     among = f"among {counted(total, 'picture')}"
     if not groups:
@@ -120,7 +120,7 @@ def _tree(group: DuplicateGroup) -> dict[str, Any]:
 def _write_page(
     file: Path, chosen: DuplicatesArguments, index: ImageIndex, groups: Sequence[DuplicateGroup]
 ) -> None:
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
     from tuplet.search.contact_sheet import Shot, ShotGroup, write_contact_sheet
 
     shown = []

@@ -14,7 +14,6 @@ from tuplet.arguments import parse
 from tuplet.commands.evaluate import Measured, ModelArguments, completed, conclude, saved_files
 from tuplet.commands.seen_classes import seen_in_training
 from tuplet.config import RunConfig
-from tuplet.data.class_folders import counted
 from tuplet.data.folder import load_images
 from tuplet.data.table import ImageTable
 from tuplet.data.transforms import short_side
@@ -22,6 +21,7 @@ from tuplet.embeddings import LabelledEmbeddings
 from tuplet.errors import InputError
 from tuplet.evaluation import embed
 from tuplet.metrics.names import metric_title
+from tuplet.plural import counted
 from tuplet.progress import track
 from tuplet.selection import label_of_network
 from tuplet.trained_model import TrainedModel, open_model

@@ -148,7 +148,7 @@ def _embedder(chosen: IndexArguments, uri: str) -> PictureEmbedder:
 def _said(
     report: IndexingReport, index: ImageIndex, chosen: IndexArguments, recall: MeasuredRecall | None
 ) -> list[str]:
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
 
     done = (
         (report.added, "new"),

@@ -184,8 +184,8 @@ def _tree(
 def _write_page(
     file: Path, chosen: SearchArguments, index: ImageIndex, found: Sequence[Neighbour], copies: set[str]
 ) -> None:
-    from tuplet.data.class_folders import counted
     from tuplet.data.images import decode_image
+    from tuplet.plural import counted
     from tuplet.search.contact_sheet import Shot, ShotGroup, write_contact_sheet
     from tuplet.search.pictures import jpeg_thumbnail
 

@@ -132,7 +132,7 @@ def _token(file: Path | None) -> str | None:
 
 def _prepared(chosen: ServeArguments, access: Access) -> tuple[ASGIApp, str]:
     """What is served, and a line that says what it is."""
-    from tuplet.data.class_folders import counted
+    from tuplet.plural import counted
     from tuplet.search.embedding import PictureEmbedder
     from tuplet.search.index import ImageIndex
     from tuplet.search.service import SearchService, ServiceSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuplet.data.cars import read_cars
-from tuplet.data.class_folders import Progress, counted, without_unreadable
+from tuplet.data.class_folders import Progress, without_unreadable
 from tuplet.data.cub import read_cub
 from tuplet.data.fetch import Archive
 from tuplet.data.inshop import read_inshop
@@ -17,6 +17,7 @@ from tuplet.data.listing import Listing, absent_files
 from tuplet.data.sop import read_sop
 from tuplet.data.table import Split
 from tuplet.errors import InputError
+from tuplet.plural import counted
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from tuplet.data.images import UnreadableImageError, decode_image, image_extensions
 from tuplet.errors import InputError
+from tuplet.plural import counted
 
 Progress: TypeAlias = Callable[[Iterable[int]], Iterable[int]]
 """Hands on `range(n)` unchanged and shows how far it has come, such as `rich.progress.track`."""
@@ -138,9 +139,3 @@ def _unreadable(path: str) -> str:
     except UnreadableImageError as error:
         return error.reason
     return ""
-
-
-def counted(number: int, noun: str) -> str:
-    """The number with its noun: "1 image", "2 classes"."""
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"

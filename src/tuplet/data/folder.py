@@ -8,7 +8,6 @@ from typing import Literal
 from tuplet.data.class_folders import (
     Progress,
     class_images,
-    counted,
     entries,
     is_image,
     without_unreadable,
@@ -17,6 +16,7 @@ from tuplet.data.labelled_files import FileImages, split_of, table_of
 from tuplet.data.splits import halves
 from tuplet.data.table import Split
 from tuplet.errors import InputError
+from tuplet.plural import counted
 
 _LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
 _WANTED = (

@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from tuplet.errors import InputError
+from tuplet.plural import counted
 
 
 class ImageTable(ABC):
@@ -94,7 +95,7 @@ class Split:
         shared = sorted(set(self.train.class_names) & set(self.test.class_names))
         if shared:
             raise InputError(
-                f"{'1 class stands' if len(shared) == 1 else f'{len(shared)} classes stand'} in both splits,"
+                f"{counted(len(shared), 'class')} {'stands' if len(shared) == 1 else 'stand'} in both splits,"
                 f" such as {', '.join(shared[:3])}; want none, for the test asks about classes never seen:"
                 " move them, or put all class folders side by side in one folder to have them split by class"
             )

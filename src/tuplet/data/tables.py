@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tuplet.data.class_folders import Classes, Progress, counted, without_unreadable
+from tuplet.data.class_folders import Classes, Progress, without_unreadable
 from tuplet.data.labelled_files import split_of
 from tuplet.data.listing import absent_files
 from tuplet.data.splits import halves
@@ -16,6 +16,7 @@ from tuplet.data.table import Split
 from tuplet.errors import InputError
 from tuplet.label_files import existing
 from tuplet.parquet import pyarrow_modules
+from tuplet.plural import counted
 
 _COLUMNS = ("path", "label", "split")
 _LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
