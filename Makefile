@@ -20,10 +20,11 @@ demo: $(VENV)/.ready  ## the main job on generated images, then where its report
 test: $(VENV)/.ready  ## every test
 	$(RUN) -m pytest --quiet -n auto
 
-check: $(VENV)/.ready  ## style and types
+check: $(VENV)/.ready  ## style, types and the direction of imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA); about an hour on two cores
 	$(RUN) benchmarks/real_images.py omniglot --data-root $(DATA)/omniglot_small --title omniglot_small

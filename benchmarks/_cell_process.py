@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tuplet.environment import describe_environment
+from tuplet.training.environment import describe_environment
 
 SPARE = 1 << 30
 """Bytes that a cell leaves to others."""

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loss_step import TITLES
-from tuplet.plots import SERIES
+from tuplet.report.plots import SERIES
 
 SAMPLES = 32, 128
 MARKERS = "os^Dv<>P"

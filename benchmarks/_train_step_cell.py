@@ -30,10 +30,11 @@ from _train_step_plain import PARTS, Clock, Parts, Photographs, serve
 from tuplet.config import RunConfig
 from tuplet.data.labelled_files import FileImages
 from tuplet.data.table import Split
-from tuplet.runs import Run
-from tuplet.session import Session
-from tuplet.speed import keeping_memory
-from tuplet.training import launch, train_epoch
+from tuplet.training.devices import launch
+from tuplet.training.loop import train_epoch
+from tuplet.training.run_folder import Run
+from tuplet.training.session import Session
+from tuplet.training.speed import keeping_memory
 
 WARM = 2
 """First steps of both loops, which count for nothing: libraries, memory and workers settle."""

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from tuplet.environment import short_commit
 from tuplet.metrics.seeds import SeedMean, seed_mean
+from tuplet.training.environment import short_commit
 
 
 @dataclass(frozen=True)

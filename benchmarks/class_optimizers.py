@@ -20,9 +20,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from tuplet.environment import describe_environment
 from tuplet.losses.hist import HISTLoss
-from tuplet.optimizers import RowwiseAdam
+from tuplet.training.environment import describe_environment
+from tuplet.training.optimizers import RowwiseAdam
 
 WIDTH = 512
 Parameters = list[Tensor]

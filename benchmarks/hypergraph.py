@@ -20,13 +20,14 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tuplet.data.load import load_split
 from tuplet.data.sampling import batches
-from tuplet.evaluation import embed
+from tuplet.evaluation.evaluate import embed
 from tuplet.losses.build import build_loss
 from tuplet.losses.hgnn import propagation_matrix
 from tuplet.losses.hist import HISTLoss, class_distances, incidence_matrix
-from tuplet.runs import Run
-from tuplet.training import launch, load_split
+from tuplet.training.devices import launch
+from tuplet.training.run_folder import Run
 
 BATCHES = 50
 

@@ -11,9 +11,9 @@ import torch
 import tyro
 
 from tuplet import override, recipe, retrieval_metrics
+from tuplet.data.load import load_split
 from tuplet.data.transforms import eval_transform
 from tuplet.metrics.names import metric_title
-from tuplet.training import load_split
 
 
 def main(name: tyro.conf.Positional[str], data_root: Path) -> None:

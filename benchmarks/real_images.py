@@ -16,9 +16,10 @@ from pathlib import Path
 import tyro
 
 from tuplet import Run, override, recipe
-from tuplet.experiment import epochs_of_runs
-from tuplet.summary import summary_page
-from tuplet.training import launch, load_data
+from tuplet.data.load import load_data
+from tuplet.report.summary import summary_page
+from tuplet.training.devices import launch
+from tuplet.training.experiment import epochs_of_runs
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def main(arguments: Arguments) -> None:
     """Write the vectors, build and search each index, write the results."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: arguments.cores]))
     torch.set_num_threads(arguments.cores)
-    from tuplet.search.embedding import IndexedModel
+    from tuplet.inference.encoder import IndexedModel
     from tuplet.search.index import LEAST_PROBES, REFINE_FACTOR, ImageIndex
 
     scratch = Path(mkdtemp(dir=arguments.scratch, prefix="search-"))

@@ -30,8 +30,8 @@ from PIL import Image
 
 from _cell_process import bytes_text, describe_machine, duration
 from tuplet.data.glyphs import glyph
+from tuplet.inference.encoder import PictureEmbedder
 from tuplet.models.embedder import Embedder
-from tuplet.search.embedding import PictureEmbedder
 from tuplet.search.indexing import index_pictures
 
 SIDE = 96
@@ -90,7 +90,17 @@ def main(arguments: Arguments) -> None:
     """Start the server, load it, write what happened."""
     with TemporaryDirectory(prefix="serve-load-") as scratch:
         uri = _index(Path(scratch), arguments.pictures)
-        command = [sys.executable, "-m", "tuplet.cli", "serve", uri, "--port", "0", "--accelerator", "cpu"]
+        command = [
+            sys.executable,
+            "-m",
+            "tuplet",
+            "serve",
+            uri,
+            "--port",
+            "0",
+            "--accelerator",
+            "cpu",
+        ]
         command += ["--queue", str(arguments.queue)]
         environment = {name: text for name, text in os.environ.items() if name != "TUPLET_TOKEN"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:

@@ -18,9 +18,9 @@ import torch
 import tyro
 from torch import Tensor, distributed, multiprocessing
 
-from tuplet.environment import describe_environment
 from tuplet.losses.hist import HISTLoss
-from tuplet.losses.sharded import ClassShard, gather_batch
+from tuplet.losses.many_classes.shards import ClassShard, gather_batch
+from tuplet.training.environment import describe_environment
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from _cell_process import Cell, describe_machine, run_cell
 from _train_step_cell import AHEAD, WARM, Request, run
 from _train_step_plain import PARTS, Photographs
 from tuplet.config import RunConfig
-from tuplet.overrides import override
-from tuplet.recipes import recipe
+from tuplet.config.overrides import override
+from tuplet.recipes.catalogue import recipe
 
 CLASSES = {"cub": 100, "cars": 98, "sop": 11_318}
 """That train, of each data set."""

@@ -23,8 +23,8 @@ from typing import Any
 import tyro
 
 from _tuning_page import SearchResult, curves, page
-from tuplet.runs import Run, write_atomically
-from tuplet.selection import select
+from tuplet.training.experiment import select
+from tuplet.training.run_folder import Run, write_atomically
 
 SPACE = (
     "loss.tau=2:64:log",
@@ -155,7 +155,7 @@ def _result(arguments: Arguments, objective: str, sampler: str, folder: Path) ->
 def _all(commands: Sequence[list[str]], jobs: int) -> None:
     def one(command: list[str]) -> None:
         print("tuplet", *command, file=sys.stderr, flush=True)
-        called = [sys.executable, "-m", "tuplet.cli", *command]
+        called = [sys.executable, "-m", "tuplet", *command]
         said = subprocess.run(
             called, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )

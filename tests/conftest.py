@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tuplet.config import RunConfig
-from tuplet.overrides import override
-from tuplet.recipes import demo
+from tuplet.config.overrides import override
+from tuplet.recipes.catalogue import demo
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

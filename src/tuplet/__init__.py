@@ -7,22 +7,22 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuplet.comparison import compare_scores
     from tuplet.config import RunConfig
+    from tuplet.config.overrides import override
     from tuplet.errors import InputError
-    from tuplet.evaluation import EvalReport
+    from tuplet.evaluation.compare import compare_scores
+    from tuplet.evaluation.evaluate import EvalReport
+    from tuplet.inference.encoder import PictureEmbedder
     from tuplet.losses.hgnn import HGNN
     from tuplet.losses.hist import HISTLoss
-    from tuplet.losses.sharded import gather_batch
+    from tuplet.losses.many_classes.shards import gather_batch
     from tuplet.metrics.clustering import clustering_metrics
     from tuplet.metrics.intervals import score_intervals
     from tuplet.metrics.retrieval import nearest_neighbours, retrieval_metrics, retrieval_scores
     from tuplet.models.embedder import Embedder
-    from tuplet.overrides import override
-    from tuplet.recipes import recipe
-    from tuplet.runs import EpochReport, Run
-    from tuplet.search.embedding import PictureEmbedder
-    from tuplet.training import train
+    from tuplet.recipes.catalogue import recipe
+    from tuplet.training.loop import train
+    from tuplet.training.run_folder import EpochReport, Run
 
     __version__: str
 
@@ -30,22 +30,22 @@ _HOME = {
     "HGNN": "losses.hgnn",
     "HISTLoss": "losses.hist",
     "Embedder": "models.embedder",
-    "EpochReport": "runs",
-    "EvalReport": "evaluation",
+    "EpochReport": "training.run_folder",
+    "EvalReport": "evaluation.evaluate",
     "InputError": "errors",
-    "PictureEmbedder": "search.embedding",
-    "Run": "runs",
+    "PictureEmbedder": "inference.encoder",
+    "Run": "training.run_folder",
     "RunConfig": "config",
     "clustering_metrics": "metrics.clustering",
-    "compare_scores": "comparison",
-    "gather_batch": "losses.sharded",
+    "compare_scores": "evaluation.compare",
+    "gather_batch": "losses.many_classes.shards",
     "nearest_neighbours": "metrics.retrieval",
-    "override": "overrides",
-    "recipe": "recipes",
+    "override": "config.overrides",
+    "recipe": "recipes.catalogue",
     "retrieval_metrics": "metrics.retrieval",
     "retrieval_scores": "metrics.retrieval",
     "score_intervals": "metrics.intervals",
-    "train": "training",
+    "train": "training.loop",
 }
 
 __all__ = [

@@ -54,3 +54,15 @@ def _option_of(file: Path, arguments: Sequence[str]) -> str:
         if option.startswith("--") and value and parts[:shared] == absolute[:shared]:
             near.setdefault(option, abs(len(parts) - len(absolute)))
     return min(near, key=lambda option: near[option], default="")
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """The number with its noun: "1 image", "2 classes", "1,000 queries".
+
+    Args:
+        number: of the things.
+        noun: of one.
+        plural: of several; empty: the noun with s, or with es behind an s.
+    """
+    several = plural or noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else several}"

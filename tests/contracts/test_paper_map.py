@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tuplet.claims.catalogue import chosen_claims, claims_of, glyphs
 from tuplet.losses import hgnn, hist
-from tuplet.recipes import recipe
+from tuplet.recipes.catalogue import recipe
+from tuplet.research.claims.catalogue import chosen_claims, claims_of, glyphs
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper-to-code.md"
 

@@ -23,11 +23,11 @@ def checked_job(file: Path, folder: Path, told: Connection) -> None:
 
     assert not [name for name in sys.modules if name.partition(".")[0] == "tuplet"]
     with install_import_hook("tuplet", "beartype.beartype"):
-        import tuplet.cli
-        import tuplet.report
-        import tuplet.training
-    tuplet.cli.main(["train", "--config", str(file), "--to", str(folder)])
-    tuplet.cli.main(["evaluate", str(folder)])
+        import tuplet.cli.main
+        import tuplet.report.run_report
+        import tuplet.training.loop
+    tuplet.cli.main.main(["train", "--config", str(file), "--to", str(folder)])
+    tuplet.cli.main.main(["evaluate", str(folder)])
     from tuplet.losses import HISTLoss
 
     try:
@@ -38,7 +38,7 @@ def checked_job(file: Path, folder: Path, told: Connection) -> None:
 
 
 def test_the_main_job_keeps_its_annotations(tiny: RunConfig, tmp_path: Path) -> None:
-    from tuplet.runs import write_config
+    from tuplet.training.run_folder import write_config
 
     file = tmp_path / "config.yaml"
     file.write_text(write_config(tiny))

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tuplet.config import DataConfig
+from tuplet.data.decoding import UnreadableImageError
+from tuplet.data.derived import InMemoryImages
 from tuplet.data.folder import FileImages, load_folder, load_images
-from tuplet.data.images import UnreadableImageError
-from tuplet.data.loading import load
-from tuplet.data.memory import InMemoryImages
+from tuplet.data.load import load
 from tuplet.errors import InputError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

@@ -10,11 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tuplet.data.images import (
-    UnreadableImageError,
-    decode_image,
-    image_extensions,
-)
+from tuplet.data.decoding import UnreadableImageError, decode_image, image_extensions
 from tuplet.errors import InputError
 
 COLOURS = np.array(

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from tuplet.config import RunConfig
-from tuplet.data.imbalance import kept_rows, long_tail
-from tuplet.data.noise import NoisyLabels, noisy_labels
+from tuplet.config.overrides import override
+from tuplet.data.derived import NoisyLabels, kept_rows, long_tail, noisy_labels
+from tuplet.data.load import load_data, split_of
 from tuplet.data.table import ImageTable
 from tuplet.errors import InputError
-from tuplet.overrides import override
-from tuplet.training import load_data, split_of
 
 
 class Numbered(ImageTable):

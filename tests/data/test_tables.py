@@ -9,7 +9,7 @@ from PIL import Image
 
 from tuplet.config import DataConfig
 from tuplet.data.labelled_files import FileImages
-from tuplet.data.loading import load
+from tuplet.data.load import load
 from tuplet.data.table import Split
 from tuplet.data.tables import load_table
 from tuplet.errors import InputError

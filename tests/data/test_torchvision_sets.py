@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision import datasets
 
 from tuplet.config import DataConfig
-from tuplet.data.loading import load
-from tuplet.data.memory import InMemoryImages
+from tuplet.data.derived import InMemoryImages
+from tuplet.data.load import load
 from tuplet.data.torchvision_sets import TorchvisionImages, load_torchvision
 from tuplet.errors import InputError
 

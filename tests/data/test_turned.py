@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tuplet.data.derived import QuarterTurns
 from tuplet.data.glyphs import GlyphImages
 from tuplet.data.splits import describe
 from tuplet.data.table import Split
-from tuplet.data.turned import QuarterTurns
 
 
 def test_every_turn_is_a_class_of_its_own() -> None:

@@ -7,15 +7,15 @@ import dataclasses
 import oracle
 import pytest
 import torch
-from test_hist_oracle import ask_oracle, assert_terms_agree, make_case
+from tests.losses.test_hist_oracle import ask_oracle, assert_terms_agree, make_case
 
 from tuplet.config import LossConfig, OptimizerConfig, RunConfig
+from tuplet.config.overrides import from_dict, override, to_dict
 from tuplet.errors import InputError
 from tuplet.losses.build import build_loss
 from tuplet.losses.hist import HISTLoss, incidence_matrix
 from tuplet.models.embedder import Embedder
-from tuplet.optimizers import build_optimizers
-from tuplet.overrides import from_dict, override, to_dict
+from tuplet.training.optimizers import build_optimizers
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.5, -2.0])

@@ -11,9 +11,10 @@ from torch import distributed
 
 from processes import in_processes
 from tuplet.errors import InputError
-from tuplet.metrics import _counting, _counts
 from tuplet.metrics import distributed as spread
 from tuplet.metrics.distributed import spread_retrieval_scores
+from tuplet.metrics.exact import counting as _counting
+from tuplet.metrics.exact import counts as _counts
 from tuplet.metrics.retrieval import retrieval_scores
 
 RANKS = 3

@@ -6,8 +6,8 @@ import faiss
 import numpy as np
 import pytest
 
-from tuplet.metrics import _kmeans
-from tuplet.metrics._kmeans import cluster
+from tuplet.metrics import kmeans as _kmeans
+from tuplet.metrics.kmeans import cluster
 
 
 @pytest.fixture(autouse=True)

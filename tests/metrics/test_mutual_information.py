@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
-from tuplet.metrics._mutual_information import agreement, expected_mutual_information
+from tuplet.metrics.clustering import agreement, expected_mutual_information
 
 
 def assert_as_in_sklearn(classes, clusters):

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuplet.metrics import _nearest, _ranking, _similarity
-from tuplet.metrics._similarity import similarity
+from tuplet.metrics.exact import nearest as _nearest
+from tuplet.metrics.exact import ranking as _ranking
+from tuplet.metrics.exact import similarity as _similarity
+from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.retrieval import nearest_neighbours, num_queries, retrieval_metrics
 
 KS = (1, 2, 4, 8)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tuplet.errors import InputError
-from tuplet.metrics import _inputs
+from tuplet.metrics import inputs as _inputs
 from tuplet.metrics.retrieval import nearest_neighbours, num_queries, retrieval_metrics
 
 X = np.arange(1, 13, dtype=np.float32).reshape(6, 2)

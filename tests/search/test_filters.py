@@ -8,8 +8,8 @@ import pytest
 from picture_folder import index_of_vectors, unit
 
 from tuplet.errors import InputError
-from tuplet.search.filters import MOST_ONES, MOST_STARS, all_of, any_of, label_is, path_like
 from tuplet.search.index import ImageIndex
+from tuplet.search.storage import MOST_ONES, MOST_STARS, all_of, any_of, label_is, path_like
 
 NAMES = [
     "plain",

@@ -14,8 +14,12 @@ from picture_folder import add_vectors, index_of_vectors, unit
 
 from tuplet.errors import InputError
 from tuplet.metrics.retrieval import retrieval_metrics
-from tuplet.search.accuracy import measure_index
-from tuplet.search.approximate import build_approximate_index, keep_approximate_index, measure_recall
+from tuplet.search.approximate import (
+    build_approximate_index,
+    keep_approximate_index,
+    measure_index,
+    measure_recall,
+)
 from tuplet.search.index import VECTOR_INDEX, ImageIndex
 from tuplet.search.pictures import picture_id
 

@@ -16,10 +16,10 @@ from filelock import FileLock
 from picture_folder import draw, open_embedder, save_model
 from PIL import Image
 
-from tuplet.data.images import decode_image
+from tuplet.data.decoding import decode_image
 from tuplet.errors import InputError
+from tuplet.inference.encoder import PictureEmbedder, mean_direction
 from tuplet.models.embedder import Embedder
-from tuplet.search.embedding import PictureEmbedder, mean_direction
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import IndexingReport, index_pictures
 
@@ -196,15 +196,16 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from picture_folder import open_embedder
-from tuplet.search import embedding, indexing, writing
+from tuplet.inference import encoder
+from tuplet.search import indexing, writing
 writing.COMMIT_ROWS = 4
-honest, calls = embedding.PictureEmbedder.embed, []
+honest, calls = encoder.PictureEmbedder.embed, []
 def embed(self, pixels):
     calls.append(pixels)
     if len(calls) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     return honest(self, pixels)
-embedding.PictureEmbedder.embed = embed
+encoder.PictureEmbedder.embed = embed
 photos, model, index = sys.argv[1:]
 indexing.index_pictures(index, [Path(photos)], open_embedder(Path(model)), batch_size=2)
 """
@@ -215,7 +216,7 @@ def test_a_killed_run_leaves_its_last_commit_and_the_next_goes_on(
 ) -> None:
     uri = str(tmp_path / "index")
     command = [sys.executable, "-c", KILLED, str(photos), str(model), uri]
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).parents[1] / "helpers")
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": folder}, capture_output=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert ImageIndex(uri).count() == 4

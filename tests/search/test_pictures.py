@@ -11,7 +11,7 @@ import pytest
 from picture_folder import draw, open_embedder, save_model
 
 from tuplet.errors import InputError
-from tuplet.search.embedding import PictureEmbedder
+from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import IndexingReport, index_pictures
 

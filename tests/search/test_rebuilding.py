@@ -16,9 +16,9 @@ from killed_rebuild import kill_a_rebuild
 from picture_folder import add_vectors, draw, index_of_vectors, open_embedder, save_model, unit
 
 from tuplet.errors import InputError
+from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search import storage, writing
 from tuplet.search.approximate import keep_approximate_index
-from tuplet.search.embedding import PictureEmbedder
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import IndexingReport, index_pictures
 from tuplet.search.rebuilding import begin_rebuild, finish_rebuild

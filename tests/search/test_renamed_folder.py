@@ -7,7 +7,7 @@ import pytest
 import torch
 from picture_folder import draw, open_embedder, save_model
 
-from tuplet.search.embedding import PictureEmbedder
+from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import index_pictures
 

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
-from tuplet.data.images import UnreadableImageError, decode_image, image_extensions
-from tuplet.errors import InputError
-from tuplet.plural import counted
+from tuplet.data.decoding import UnreadableImageError, decode_image, image_extensions
+from tuplet.errors import InputError, counted
 
 Progress: TypeAlias = Callable[[Iterable[int]], Iterable[int]]
 """Hands on `range(n)` unchanged and shows how far it has come, such as `rich.progress.track`."""

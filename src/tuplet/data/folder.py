@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tuplet.data.class_folders import (
-    Progress,
-    class_images,
-    entries,
-    is_image,
-    without_unreadable,
-)
+from tuplet.data.class_folders import Progress, class_images, entries, is_image, without_unreadable
 from tuplet.data.labelled_files import FileImages, split_of, table_of
 from tuplet.data.splits import halves
 from tuplet.data.table import Split
-from tuplet.errors import InputError
-from tuplet.plural import counted
+from tuplet.errors import InputError, counted
 
 _LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
 _WANTED = (

@@ -11,10 +11,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from tuplet.data.class_folders import Classes
-from tuplet.data.images import decode_image
+from tuplet.data.decoding import decode_image
 from tuplet.data.table import ImageTable, Split
-from tuplet.errors import InputError
-from tuplet.plural import counted
+from tuplet.errors import InputError, counted
 
 
 @final

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tuplet.data.derived import QuarterTurns
 from tuplet.data.table import ImageTable, Split, Subset
-from tuplet.data.turned import QuarterTurns
 from tuplet.errors import InputError
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from tuplet.errors import InputError
-from tuplet.plural import counted
+from tuplet.errors import InputError, counted
 
 
 class ImageTable(ABC):

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from tuplet.data.class_folders import Classes, Progress, without_unreadable
+from tuplet.data.label_files import existing
 from tuplet.data.labelled_files import split_of
 from tuplet.data.listing import absent_files
+from tuplet.data.parquet import pyarrow_modules
 from tuplet.data.splits import halves
 from tuplet.data.table import Split
-from tuplet.errors import InputError
-from tuplet.label_files import existing
-from tuplet.parquet import pyarrow_modules
-from tuplet.plural import counted
+from tuplet.errors import InputError, counted
 
 _COLUMNS = ("path", "label", "split")
 _LAYOUTS = (("train", "test"), ("train", "query", "gallery"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 else:
     Transform = Callable
 
+
 _MAX_DEGREES = 15.0
 _MAX_SHIFT = 0.1
 _MAX_SCALE_CHANGE = 0.15

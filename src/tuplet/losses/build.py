@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tuplet.config import RunConfig
-from tuplet.losses.baselines import RivalLoss
+from tuplet.losses.base import MetricLoss
 from tuplet.losses.hist import HISTLoss
-from tuplet.losses.loss import MetricLoss
-from tuplet.losses.sharded import ClassShard
+from tuplet.losses.many_classes.shards import ClassShard
+from tuplet.losses.rivals import RivalLoss
 
 
 def build_loss(config: RunConfig, num_classes: int) -> MetricLoss:

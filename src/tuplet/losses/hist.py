@@ -19,15 +19,19 @@ from torch.nn import functional as F
 
 from tuplet.config import Distance, Implementation, Variance
 from tuplet.errors import InputError
+from tuplet.losses.base import LossTerms, MetricLoss
 from tuplet.losses.checks import require_alpha, require_batch, require_choice, require_settings
-from tuplet.losses.class_head import class_head
-from tuplet.losses.class_sampling import draw_classes
-from tuplet.losses.class_scores import ClassScores, LinearScores, MahalanobisScores, PlainScores
-from tuplet.losses.distributions import clipped
 from tuplet.losses.hgnn import HGNN, propagation_matrix
-from tuplet.losses.loss import LossTerms, MetricLoss
-from tuplet.losses.memory import ReusedMemory
-from tuplet.losses.sharded import ClassShard, initialise_rows, sharded_class_head
+from tuplet.losses.many_classes.head import class_head, draw_classes
+from tuplet.losses.many_classes.memory import ReusedMemory
+from tuplet.losses.many_classes.scores import (
+    ClassScores,
+    LinearScores,
+    MahalanobisScores,
+    PlainScores,
+    clipped,
+)
+from tuplet.losses.many_classes.shards import ClassShard, initialise_rows, sharded_class_head
 
 FEW_PARAMETERS = 1 << 19
 """Means up to this size: the chunked loss then spends more beside its products than the plain one wastes."""

@@ -15,12 +15,11 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tuplet.errors import InputError
-from tuplet.metrics._counting import SAMPLE, block_sizes, ranges
-from tuplet.metrics._counts import Counts, each
-from tuplet.metrics._inputs import as_embeddings, as_labels
-from tuplet.metrics._positives import Positives, positives_of_pairs
-from tuplet.metrics._ranking import Ranks
-from tuplet.metrics._similarity import (
+from tuplet.metrics.exact.counting import SAMPLE, block_sizes, ranges
+from tuplet.metrics.exact.counts import Counts, each
+from tuplet.metrics.exact.positives import Positives, positives_of_pairs
+from tuplet.metrics.exact.ranking import Ranks
+from tuplet.metrics.exact.similarity import (
     Distance,
     Frame,
     Similarity,
@@ -29,6 +28,7 @@ from tuplet.metrics._similarity import (
     squares_of_rows,
     sum_of_rows,
 )
+from tuplet.metrics.inputs import as_embeddings, as_labels
 from tuplet.metrics.retrieval import QueryScores
 
 SHOWN_ROWS = 4096

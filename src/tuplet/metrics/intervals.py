@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int, Int64
 from scipy.special import ndtr, stdtrit
 
 from tuplet.errors import InputError
-from tuplet.metrics._inputs import Array, as_labels
+from tuplet.metrics.inputs import Array, as_labels
 from tuplet.metrics.retrieval import QueryScores
 
 Unit: TypeAlias = Literal["queries", "classes"]

@@ -16,12 +16,12 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from tuplet.errors import InputError
-from tuplet.metrics._counting import rank_by_counting
-from tuplet.metrics._inputs import Array, as_embeddings, as_labels
-from tuplet.metrics._nearest import nearest_items
-from tuplet.metrics._positives import Classes
-from tuplet.metrics._ranking import Ranks
-from tuplet.metrics._similarity import Distance, similarity
+from tuplet.metrics.exact.counting import rank_by_counting
+from tuplet.metrics.exact.nearest import nearest_items
+from tuplet.metrics.exact.positives import Classes
+from tuplet.metrics.exact.ranking import Ranks
+from tuplet.metrics.exact.similarity import Distance, similarity
+from tuplet.metrics.inputs import Array, as_embeddings, as_labels
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, final
@@ -11,14 +11,71 @@ import lancedb
 import numpy as np
 import pyarrow
 import pyarrow.compute
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt64
 
 from tuplet.errors import InputError
-from tuplet.search.drawing import drawn_rows
-from tuplet.search.embedding import IndexedModel
-from tuplet.search.filters import all_of, any_of, quoted
-from tuplet.search.schema import COLUMNS, model_of, require_complete, schema_of
-from tuplet.search.storage import TABLE, Uri, errors_in_a_line, make_table, no_rows, open_table
+from tuplet.inference.encoder import IndexedModel
+from tuplet.search.storage import (
+    TABLE,
+    Uri,
+    all_of,
+    any_of,
+    errors_in_a_line,
+    make_table,
+    no_rows,
+    open_table,
+    quoted,
+)
+
+COLUMNS = ("id", "path", "label", "size", "modified", "content")
+"""What is known of a picture, but for its vector and thumbnail."""
+_MODEL_KEY = b"tuplet.model"
+
+
+def schema_of(model: IndexedModel) -> pyarrow.Schema:
+    """The columns of an index of this model's vectors."""
+    text = pyarrow.string()
+    columns = [
+        pyarrow.field("id", text, nullable=False),
+        pyarrow.field("path", text, nullable=False),
+        pyarrow.field("label", text),
+        pyarrow.field("size", pyarrow.int64(), nullable=False),
+        pyarrow.field("modified", pyarrow.timestamp("us", "UTC"), nullable=False),
+        pyarrow.field("content", text, nullable=False),
+        pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), model.dim), nullable=False),
+        pyarrow.field("thumbnail", pyarrow.binary(), nullable=False),
+    ]
+    return pyarrow.schema(columns, metadata={_MODEL_KEY: model.to_json().encode()})
+
+
+def model_of(schema: pyarrow.Schema) -> IndexedModel:
+    """The model whose vectors are in a table with this schema, which `require_complete` has seen."""
+    return IndexedModel.from_json((schema.metadata or {})[_MODEL_KEY])
+
+
+def is_complete(schema: pyarrow.Schema) -> bool:
+    """Whether this version of tuplet can use a table with this schema."""
+    try:
+        return bool(schema.equals(schema_of(model_of(schema))))
+    except (KeyError, ValueError, TypeError):  # what is said of the model is more, less or something else
+        return False
+
+
+def require_complete(schema: pyarrow.Schema, uri: Uri) -> None:
+    """Nothing; raises InputError where this version of tuplet cannot use the table.
+
+    Args:
+        schema: of the table.
+        uri: where it lies.
+    """
+    if _MODEL_KEY not in (schema.metadata or {}):
+        raise InputError(f"the table in {uri} is none of tuplet's; want an index that tuplet index made")
+    if not is_complete(schema):
+        raise InputError(
+            f"the index {uri} was made by another version of tuplet; want that version, or the index made"
+            " anew with tuplet index --model RUN --rebuild"
+        )
+
 
 VECTOR_INDEX = "vector_idx"
 """LanceDB's name of the approximate index of the column `vector`."""
@@ -294,3 +351,40 @@ def _vectors(rows: pyarrow.RecordBatch | pyarrow.Table) -> VectorBatch:
     dim = rows.schema.field("vector").type.list_size
     flat = pyarrow.compute.list_flatten(rows["vector"]).to_numpy(zero_copy_only=False)
     return VectorBatch(pictures, flat.reshape(-1, dim))
+
+
+_FEW = 1000
+
+
+def drawn_rows(
+    table: Any, columns: Sequence[str], count: int, seed: int, labels: Collection[str] | None
+) -> pyarrow.Table:
+    """Some rows drawn at random without repetition, by id; fewer where there are fewer.
+
+    Args:
+        table: LanceDB's, of an index.
+        columns: what is read of them; id is one.
+        count: >= 1.
+        seed: >= 0; the same rows come from the same version of the table.
+        labels: draw among rows with these only; None: among all.
+    """
+    random = np.random.default_rng(seed)
+    if labels is None:
+        places = random.choice(rows := table.count_rows(), min(count, rows), replace=False)
+        found = table.take_offsets(places.tolist())
+    else:
+        numbers = _numbers(table, labels)
+        found = table.take_row_ids(random.choice(numbers, min(count, len(numbers)), replace=False).tolist())
+    return found.select(list(columns)).to_arrow().sort_by("id")
+
+
+def _numbers(table: Any, labels: Collection[str]) -> UInt64[np.ndarray, " n"]:
+    """LanceDB's numbers of the rows with one of some labels."""
+    search = table.search().select(["label"]).with_row_id(True)
+    if len(labels) <= _FEW:  # quicker than to read all of them
+        search = search.where(any_of("label", labels))
+    rows = search.to_arrow()
+    # Python would make an object of every row, and let no other thread in meanwhile.
+    wanted = pyarrow.compute.is_in(rows["label"], pyarrow.array(list(labels), pyarrow.string()))
+    numbers: UInt64[np.ndarray, " n"] = rows["_rowid"].filter(wanted).to_numpy()
+    return numbers

@@ -13,9 +13,9 @@ import pyarrow
 import torch
 
 from tuplet.errors import InputError
+from tuplet.inference.encoder import PictureEmbedder, absolute
 from tuplet.progress import track
 from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
-from tuplet.search.embedding import PictureEmbedder
 from tuplet.search.index import ImageIndex
 from tuplet.search.pictures import (
     FoundPicture,
@@ -23,7 +23,6 @@ from tuplet.search.pictures import (
     LabelFolder,
     PictureFiles,
     ReadPicture,
-    absolute,
     find_pictures,
     picture_id,
     readable,

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from tuplet.data.class_folders import files_below, is_image
-from tuplet.data.images import UnreadableImageError, decode_image
+from tuplet.data.decoding import UnreadableImageError, decode_image
 from tuplet.data.transforms import Transform
 from tuplet.errors import InputError
+from tuplet.inference.encoder import absolute
 
 LabelFolder = Literal["first", "last", "none"]
 """Whose name is a picture's label: the folder right below the one that is indexed, or the picture's own."""
@@ -82,11 +83,6 @@ class ReadPicture:
     pixels: UInt8[Tensor, "3 S S"] | None = None
     thumbnail: bytes = b""
     problem: str = ""
-
-
-def absolute(folder: str | os.PathLike[str]) -> str:
-    """The absolute path of a folder, as it is called: links stay links."""
-    return os.path.normpath(Path(folder).absolute())
 
 
 def picture_id(path: str) -> str:

@@ -8,9 +8,8 @@ from datetime import datetime
 
 import pyarrow
 
-from tuplet.search.embedding import IndexedModel
-from tuplet.search.index import ImageIndex
-from tuplet.search.schema import is_complete, schema_of
+from tuplet.inference.encoder import IndexedModel
+from tuplet.search.index import ImageIndex, is_complete, schema_of
 from tuplet.search.storage import REBUILD, Uri, drop_table, is_remote, make_table, open_table, rebuild_names
 from tuplet.search.writing import KEPT_VERSIONS
 

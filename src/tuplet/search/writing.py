@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow
 from jaxtyping import Float32
 
-from tuplet.search.filters import any_of
 from tuplet.search.index import ImageIndex
 from tuplet.search.pictures import FoundPicture, ReadPicture, picture_id, readable
-from tuplet.search.storage import errors_in_a_line, is_remote
+from tuplet.search.storage import any_of, errors_in_a_line, is_remote
 
 COMMIT_ROWS = 1024
 COMMIT_SECONDS = 20.0

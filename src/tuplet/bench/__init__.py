@@ -1,1 +1,0 @@
-"""Losses compared under one protocol: equal trials, equal seeds, the same images."""

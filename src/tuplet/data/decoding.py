@@ -1,0 +1,189 @@
+"""From a file to the square of uint8 RGB pixels that the network sees."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from tuplet.errors import InputError
+
+# Formats of pixels only: Pillow also opens EPS, for which it starts Ghostscript on whatever the file holds.
+_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_filters_lock = threading.Lock()
+
+
+@final
+class UnreadableImageError(InputError):
+    """A file that should be an image and cannot be decoded.
+
+    Attributes:
+        path: the file; None where a DataLoader's worker met it, which hands on only the message.
+        reason: what is wrong with it; empty likewise.
+    """
+
+    one_rank_only = True
+
+    def __init__(self, message: str, path: Path | None = None, reason: str = "") -> None:
+        # DataLoader rebuilds a worker's exception from its whole traceback, whose last line is the message.
+        super().__init__(message.strip().split("\n")[-1].removeprefix(f"{__name__}.UnreadableImageError: "))
+        self.path, self.reason = path, reason
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """Ends of the names of files that `decode_image` reads, lower case, with the dot."""
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in _FORMATS)
+
+
+def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[Tensor, "3 H W"]:
+    """RGB pixels of an image file, or of its bytes, upright as its EXIF orientation says.
+
+    Transparency is laid over white. 16 bits become 8 by scaling. Float pixels count from 0 to 1 or, where
+    they exceed 1, from 0 to 255; numbers beyond that (and beyond 16 bits for whole numbers) are stretched
+    from the least to the greatest. Of an animation or a file of several pages the first image is read.
+
+    Args:
+        source: an image file, or what is in one.
+        min_side: where given, pixels, >= 1: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as
+            its short side keeps twice that many pixels. Saves most of the time that large photographs take.
+
+    Returns: uint8 RGB; in memory its channels come last.
+
+    Raises:
+        UnreadableImageError: the file is missing, empty, truncated, corrupt, no image, or more than
+            `PIL.Image.MAX_IMAGE_PIXELS` would have to be decoded.
+    """
+    try:
+        with open_image(source) as image:
+            choose_scale(image, min_side)
+            _require_size(image)
+            image.load()
+            with _own_filters():
+                # After load: a PNG may hold its EXIF behind the pixels, a TIFF is turned by load itself.
+                orientation = _orientation(image)
+            upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+            pixels = _rgb(upright)
+    except MemoryError:
+        raise
+    except Exception as error:  # corrupt bytes make Pillow raise nearly anything
+        reason = _reason(error, source)
+        path = None if isinstance(source, bytes) else source
+        raise UnreadableImageError(
+            f"cannot read image {path or 'in memory'}: {reason}; want a whole JPEG, PNG or other image file."
+            " Mend or remove it, or leave such files out with data.on_bad_image=skip",
+            path,
+            reason,
+        ) from error
+    # To crop and resize pixels as they lie is quicker than to sort all of them first.
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def open_image(source: Path | bytes | BinaryIO) -> Image.Image:
+    """An image of a format that `decode_image` reads, of which nothing is decoded yet.
+
+    Args:
+        source: an image file, what is in one, or one that is open and stays so.
+
+    Raises:
+        Exception: of whatever kind; it is no such image, or beyond twice `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    with _own_filters():
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        return Image.open(file, formats=_formats())
+
+
+def choose_scale(image: Image.Image, min_side: int | None) -> None:
+    """Nothing; a JPEG then has the size that `decode_image` decodes it at.
+
+    Args:
+        image: as `open_image` returns it.
+        min_side: see `decode_image`.
+    """
+    if min_side is not None:
+        image.draft(None, (2 * min_side, 2 * min_side))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(sorted(_FORMATS & Image.OPEN.keys()))
+
+
+@contextmanager
+def _own_filters() -> Iterator[None]:
+    # The filters are global to the process: two threads that restore them in turn would leave ours behind.
+    with _filters_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _require_size(image: Image.Image) -> None:
+    """Pillow warns of what a file says of itself; what matters is how much will be decoded of it."""
+    most, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if most is not None and pixels > most:
+        raise Image.DecompressionBombError(
+            f"it may be a decompression bomb: it has {pixels:,} pixels, and {most:,} is the most to decode"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF beside sound pixels: every viewer shows the image as it is stored
+        return 1
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = _eight_bits(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, over)
+    return np.array(image.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    least, greatest = float(values.min()), float(values.max())
+    full = (1.0 if greatest <= 1.0 else 255.0) if values.dtype.kind == "f" else 65535.0
+    low, high = (0.0, full) if least >= 0.0 and greatest <= full else (least, greatest)
+    scaled = (values.astype(np.float64) - low) * (255.0 / max(high - low, 1e-300))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _reason(error: Exception, source: Path | bytes) -> str:
+    if isinstance(error, OSError) and isinstance(source, Path):
+        if isinstance(error, FileNotFoundError):
+            return "there is no such file"
+        if source.is_dir():
+            return "it is a folder"
+        if source.stat().st_size == 0:
+            return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no image of a known format"
+    return " ".join(str(error).split()) or type(error).__name__

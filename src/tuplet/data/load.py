@@ -1,0 +1,162 @@
+"""From a config to the split that a run trains and is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tuplet.config import DataConfig, RunConfig
+from tuplet.data.class_folders import Progress
+from tuplet.data.derived import InMemoryImages, NoisyLabels, QuarterTurns, long_tail
+from tuplet.data.folder import load_folder
+from tuplet.data.glyphs import load_glyphs
+from tuplet.data.splits import hold_out
+from tuplet.data.table import Split
+from tuplet.data.tables import load_table
+from tuplet.data.transforms import short_side
+from tuplet.errors import InputError
+from tuplet.progress import track
+from tuplet.recipes.catalogue import loss_notes
+
+
+def load(config: DataConfig, *, num_workers: int = 0, progress: Progress | None = None) -> Split:
+    """The training and test images that a config names.
+
+    Args:
+        config: `source` and its fields, and `cache`: memory decodes every image now.
+        num_workers: threads that decode now, where there is something to decode, >= 0.
+        progress: wraps the numbers of the images decoded now, once a table and pass.
+
+    Returns: the same split for every seed of a run.
+
+    Raises:
+        InputError: no root, but for source=glyphs; no dataset for source=torchvision; or what `load_folder`,
+            `load_benchmark`, `load_torchvision`, `load_table` and `InMemoryImages` raise.
+    """
+    if config.source == "glyphs":
+        split = load_glyphs(config)
+    elif config.root is None:
+        raise InputError(f"data.root is not given; want {_ROOTS.get(config.source, _ROOTS['folder'])}")
+    else:
+        split = _load_files(config, config.root, num_workers, progress)
+    if config.cache == "none":
+        return split
+    keep = partial(InMemoryImages, short_side=short_side(config), num_workers=num_workers, progress=progress)
+    gallery = None if split.gallery is None else keep(split.gallery)
+    return replace(split, train=keep(split.train), test=keep(split.test), gallery=gallery)
+
+
+_ROOTS = {
+    "folder": "a folder of images, or data.source=glyphs",
+    "table": "a .csv or .parquet file of paths and labels",
+    **dict.fromkeys(
+        ("cub", "cars", "sop", "inshop"),
+        "the folder that the benchmark was unpacked in, which tuplet data fetch gets or says how to get",
+    ),
+    "torchvision": "the folder that torchvision downloaded to",
+}
+
+
+def _load_files(config: DataConfig, root: Path, num_workers: int, progress: Progress | None) -> Split:
+    """The split of a source that lies on disk."""
+    if config.source == "torchvision":
+        if config.dataset is None:
+            raise InputError(
+                "data.dataset is not given; want a class of torchvision.datasets, such as Flowers102"
+            )
+        from tuplet.data.torchvision_sets import load_torchvision
+
+        return load_torchvision(
+            config.dataset,
+            root,
+            train_fraction=config.train_fraction,
+            split_seed=config.split_seed,
+            on_bad_image=config.on_bad_image,
+            num_workers=num_workers,
+            progress=progress,
+        )
+    read: Callable[..., Split]
+    if config.source in ("folder", "table"):
+        kind = load_folder if config.source == "folder" else load_table
+        read = partial(kind, train_fraction=config.train_fraction, split_seed=config.split_seed)
+    else:
+        from tuplet.data.published_sets import load_benchmark
+
+        read = partial(load_benchmark, config.source)
+    return read(
+        root,
+        on_bad_image=config.on_bad_image,
+        min_side=short_side(config),
+        num_workers=num_workers,
+        progress=progress,
+    )
+
+
+def load_split(config: RunConfig) -> Split:
+    """The images to train on and those to be measured on: test images, or validation classes held out.
+
+    Raises:
+        InputError: (a ValueError) images that are missing, unreadable, or too few.
+    """
+    return split_of(load_data(config), config)
+
+
+def load_data(config: RunConfig) -> Split:
+    """All training and test images that a config names.
+
+    Raises:
+        InputError: (a ValueError) images that are missing or unreadable.
+    """
+    workers = config.compute.num_workers
+    return load(config.data, num_workers=workers, progress=lambda rows: track(rows, "reading"))
+
+
+def split_of(images: Split, config: RunConfig) -> Split:
+    """What a run trains on and is measured on, of all images.
+
+    Args:
+        images: of the config's data, as `load_data` gives them.
+        config: with `evaluation.split` validation, a fold of the training classes takes the place of the test
+            images; with `data.imbalance` and `data.label_noise`, some of those that train are left out or
+            mislabelled, and never any other; with `data.quarter_turns`, training images are turned too.
+
+    Raises:
+        InputError: (a ValueError) too few training classes for the folds.
+    """
+    if config.evaluation.split == "validation":
+        evaluation = config.evaluation
+        train_part, validation = hold_out(
+            images.train,
+            fold=evaluation.validation_fold,
+            num_folds=evaluation.validation_folds,
+            seed=evaluation.validation_seed,
+        )
+        images = replace(images, train=train_part, test=validation, gallery=None)
+    images = _made_harder(images, config)
+    return replace(images, train=QuarterTurns(images.train)) if config.data.quarter_turns else images
+
+
+def _made_harder(images: Split, config: RunConfig) -> Split:
+    """The same with fewer training images, then wrong labels, as the config says; and notes of oddities."""
+    data, train_part, notes = config.data, images.train, [*images.notes, *loss_notes(config)]
+    if data.imbalance > 1:
+        seed = config.seed if data.imbalance_seed is None else data.imbalance_seed
+        train_part = long_tail(images.train, ratio=data.imbalance, seed=seed)
+        sizes = np.unique(train_part.labels, return_counts=True)[1]
+        notes.append(
+            f"data.imbalance = {data.imbalance:g} (seed {seed}) keeps {len(train_part):,} of"
+            f" {len(images.train):,} training images, {sizes.min()} to {sizes.max()} a class"
+        )
+    if data.label_noise > 0:
+        seed = config.seed if data.label_noise_seed is None else data.label_noise_seed
+        noisy = NoisyLabels(train_part, share=data.label_noise, seed=seed)
+        notes.append(
+            f"data.label_noise = {data.label_noise:g} (seed {seed}) gives {noisy.num_wrong:,} of"
+            f" {len(noisy):,} training images the label of another class"
+        )
+        train_part = noisy
+    return replace(images, train=train_part, notes=tuple(notes))

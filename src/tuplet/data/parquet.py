@@ -1,0 +1,178 @@
+"""Embeddings in Parquet files, by pyarrow, which the extra `tables` installs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Float, Int64, Shaped
+
+from tuplet.data.label_files import Labels, numbered
+from tuplet.errors import InputError
+
+
+def read_parquet(
+    file: Path, labels: Labels | None
+) -> tuple[Float[np.ndarray, "N D"], Labels, tuple[str, ...] | None]:
+    """The embeddings, labels and paths in a file's columns (see `read_embeddings`).
+
+    Args:
+        file: an existing file.
+        labels: what to return as labels; None: the column `label`, which must be there then.
+
+    Raises:
+        InputError: no Parquet, a column that is missing (those that are there are named), lists of several
+            lengths, or an empty cell (names the first such row); or pyarrow is not installed.
+    """
+    arrow, parquet = pyarrow_modules()
+    try:
+        with parquet.ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+            dimensions = _dimensions(arrow, schema)
+            if labels is None and "label" not in schema.names:
+                raise InputError(
+                    f"has no column label, but {_listed(schema.names)}; want one, or --labels FILE"
+                )
+            others = [name for name in ("label", "path") if name in schema.names]
+            table = opened.read(columns=[*dimensions, *others])
+    except (arrow.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"cannot be read as Parquet ({said[:200]}); want a whole .parquet file") from None
+    if table.num_rows == 0:
+        raise InputError("has no rows; want one an item")
+    columns = [_full(table[name], name) for name in dimensions]
+    embeddings = (
+        _matrix(columns[0])
+        if dimensions == ["embedding"]
+        else np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
+    )
+    if labels is None:
+        labels = numbered(_labels(arrow, _full(table["label"], "label")))
+    paths = tuple(map(str, table["path"].to_pylist())) if "path" in schema.names else None
+    return embeddings, labels, paths
+
+
+def write_parquet(
+    stream: BinaryIO,
+    embeddings: Float[np.ndarray, "N D"],
+    labels: Int64[np.ndarray, " N"],
+    class_names: Sequence[str] | None,
+    paths: Sequence[str] | None,
+) -> None:
+    """Nothing; the stream then holds the columns `embedding`, `label` and, where there are any, `path`.
+
+    Args:
+        stream: written to, not closed.
+        embeddings: one row an item.
+        labels: class of each item; 0..C-1 where there are names.
+        class_names: what to write as labels; None: the integers.
+        paths: of the items, or None.
+
+    Raises:
+        InputError: pyarrow is not installed.
+    """
+    arrow, parquet = pyarrow_modules()
+    flat = arrow.array(np.ascontiguousarray(embeddings).reshape(-1))
+    columns = {
+        "embedding": arrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]),
+        "label": arrow.array(labels)
+        if class_names is None
+        else arrow.DictionaryArray.from_arrays(arrow.array(labels), arrow.array(_text(class_names))),
+    }
+    if paths is not None:
+        columns["path"] = arrow.array(_text(paths))
+    parquet.write_table(arrow.table(columns), stream)
+
+
+def pyarrow_modules() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet; an InputError where they are not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            "Parquet files need pyarrow, which is not installed; want it: pip install 'tuplet[tables]'"
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
+def _dimensions(arrow: Any, schema: Any) -> list[str]:
+    """The column `embedding`, or the numeric columns that are called by one prefix and a number, in order."""
+    if "embedding" in schema.names:
+        kind = schema.field("embedding").type
+        lists = arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list
+        if any(is_kind(kind) for is_kind in lists) and arrow.types.is_floating(kind.value_type):
+            return ["embedding"]
+        raise InputError(f"its column embedding holds {kind}; want lists of float16, float32 or float64")
+    groups: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    for field in schema:
+        numbered = re.fullmatch(r"(.*?)(\d+)", field.name)
+        if numbered and arrow.types.is_floating(field.type):
+            groups[numbered[1]][int(numbered[2])] = field.name
+    wanted = "want a column embedding of lists, or one of floats for each dimension, such as e0, e1, e2"
+    if len(groups) != 1:
+        raise InputError(f"has no column embedding, but {_listed(schema.names)}; {wanted}")
+    ((prefix, columns),) = groups.items()
+    numbers = sorted(columns)
+    gaps = [number for number in range(numbers[0], numbers[-1]) if number not in columns]
+    if gaps or numbers[0] > 1:
+        missing = gaps[0] if gaps else 0
+        raise InputError(
+            f"has columns {prefix}{numbers[0]} to {prefix}{numbers[-1]} without {prefix}{missing}; {wanted}"
+        )
+    return [columns[number] for number in numbers]
+
+
+def _full(column: Any, name: str) -> Any:
+    """One array of a column without empty cells."""
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise InputError(f"column {name} is empty in row {row}; want a value in every row: drop such rows")
+    return column.combine_chunks()
+
+
+def _matrix(lists: Any) -> Float[np.ndarray, "N D"]:
+    import pyarrow.compute as compute
+
+    lengths = compute.list_value_length(lists).to_numpy(zero_copy_only=False)
+    uneven = np.flatnonzero(lengths != lengths[0])
+    if uneven.size:
+        row = int(uneven[0])
+        raise InputError(
+            f"the embedding in row {row} has {lengths[row]} numbers and that in row 0 {lengths[0]}; want one"
+            " length"
+        )
+    values = lists.flatten()
+    if values.null_count:
+        place = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+        raise InputError(f"the embedding in row {place // int(lengths[0])} lacks a number; want {lengths[0]}")
+    matrix: Float[np.ndarray, "N D"] = values.to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+    return matrix
+
+
+def _labels(arrow: Any, column: Any) -> Shaped[np.ndarray, " N"]:
+    if arrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if arrow.types.is_integer(kind):
+        integers: Shaped[np.ndarray, " N"] = column.to_numpy(zero_copy_only=False)
+        return integers
+    if not (
+        arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_string_view(kind)
+    ):
+        raise InputError(f"its column label holds {kind}; want integers or strings")
+    return np.array(column.to_pylist(), dtype=np.str_)
+
+
+def _text(values: Sequence[str]) -> list[str]:
+    # The name of a file may be no text; Parquet's strings are.
+    return [value.encode("utf-8", "backslashreplace").decode() for value in values]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "none at all") + more

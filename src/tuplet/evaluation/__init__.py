@@ -1,0 +1,1 @@
+"""Measure a network or embeddings; compare two."""

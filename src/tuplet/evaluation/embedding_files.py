@@ -1,0 +1,223 @@
+"""Embeddings with the class of each, in files: .npy, .npz and .parquet, from tuplet or from anywhere."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from tuplet.data.label_files import Labels, array_problem, existing, numbered, read_array, read_labels
+from tuplet.data.parquet import pyarrow_modules, read_parquet, write_parquet
+from tuplet.errors import InputError
+
+_BLOCK_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class LabelledEmbeddings:
+    """Embeddings, the class of each, and what people call them.
+
+    Attributes:
+        embeddings: one row an item, `[N, D]`, float16, float32 or float64.
+        labels: class of each item, `[N]`; any integers, or 0..C-1 where there are `class_names`.
+        names: of the items, such as the paths of their images; None where they have none.
+        class_names: the C names in the order of the labels; None where classes are numbers only.
+
+    Raises:
+        InputError: shapes, types or lengths that do not fit each other.
+    """
+
+    embeddings: Float[np.ndarray, "N D"]
+    labels: Int64[np.ndarray, " N"]
+    names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        shape, kind = list(self.embeddings.shape), self.embeddings.dtype
+        if len(shape) != 2 or 0 in shape:
+            raise InputError(f"embeddings have shape {shape}; want [N, D], one row an item, at least one")
+        if kind.kind != "f" or kind.itemsize > 8:
+            raise InputError(f"embeddings are {kind}; want float16, float32 or float64: convert them")
+        if self.labels.shape != (shape[0],):
+            raise InputError(
+                f"labels have shape {list(self.labels.shape)} for {shape[0]} embeddings; want one for each"
+            )
+        if self.names is not None and len(self.names) != shape[0]:
+            raise InputError(f"got {len(self.names)} names for {shape[0]} embeddings; want one an embedding")
+        if self.class_names is not None and not (
+            self.labels.min() >= 0 and self.labels.max() < len(self.class_names)
+        ):
+            raise InputError(
+                f"labels run from {self.labels.min()} to {self.labels.max()}; want"
+                f" 0..{len(self.class_names) - 1}, one for each of the {len(self.class_names)} class names"
+            )
+
+
+def read_embeddings(
+    path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None
+) -> LabelledEmbeddings:
+    """The embeddings of a file, with the class of each.
+
+    Args:
+        path: .npy: an array `[N, D]`, mapped from the file, not read into memory. .npz: arrays `embeddings`
+            and `labels`, and if need be `names` and `class_names`. .parquet: a column `embedding` of lists
+            of one length, or one numeric column a dimension with names like e0, e1, ..; a column `label` of
+            integers or strings, and if need be `path`.
+        labels: a file of one label an item: .npy, or .txt or .csv with one a line (of a .csv with a heading,
+            the column `label`); integers, or names of classes. It goes before those in `path`; .npy needs it.
+
+    Returns: all items, in the order of the file. Classes that have names are numbered by their sorted names.
+
+    Raises:
+        InputError: a file that cannot be read so, or NaN or infinity (names the first row).
+    """
+    file = Path(path)
+    readers: dict[str, Callable[[Path, Labels | None], LabelledEmbeddings]] = {
+        ".npy": _read_npy,
+        ".npz": _read_npz,
+        ".parquet": _read_parquet,
+    }
+    if file.suffix.lower() not in readers:
+        raise InputError(f"{file} is no file of embeddings by its name; want .npy, .npz or .parquet")
+    given = None if labels is None else read_labels(labels)
+    try:
+        found = readers[file.suffix.lower()](existing(file), given)
+        _require_finite(found.embeddings)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    return found
+
+
+def write_embeddings(path: str | os.PathLike[str], content: LabelledEmbeddings) -> None:
+    """Nothing; the file then holds the embeddings, as `read_embeddings` reads them.
+
+    Args:
+        path: .npz or .parquet, in a folder that exists; replaced whole or not at all.
+        content: what to write.
+
+    Raises:
+        InputError: another kind of file, or .parquet without pyarrow.
+    """
+    file = Path(path)
+    writers: dict[str, Callable[[BinaryIO, LabelledEmbeddings], None]] = {
+        ".npz": _write_npz,
+        ".parquet": _write_parquet,
+    }
+    require_writable(file)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            writers[file.suffix.lower()](stream, content)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Nothing; `write_embeddings` can write such a file.
+
+    Raises:
+        InputError: by its name it is neither .npz nor .parquet, .parquet without pyarrow, or its folder does
+            not exist.
+    """
+    if path.suffix.lower() not in (".npz", ".parquet"):
+        raise InputError(f"embeddings cannot be written to {path}; want a name that ends in .npz or .parquet")
+    if path.suffix.lower() == ".parquet":
+        pyarrow_modules()
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}; want one that exists, for {path.name}")
+
+
+def with_shared_classes(
+    queries: LabelledEmbeddings, gallery: LabelledEmbeddings
+) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:
+    """Both with one numbering of the classes: those of the same name have the same label.
+
+    Raises:
+        InputError: the classes of one have names, and those of the other are numbers only.
+    """
+    if queries.class_names is None and gallery.class_names is None:
+        return queries, gallery
+    if queries.class_names is None or gallery.class_names is None:
+        named, numbered = ("gallery", "queries") if queries.class_names is None else ("queries", "gallery")
+        raise InputError(
+            f"the classes of the {named} have names and those of the {numbered} are integers; want the same"
+            " in both, so that equal classes can be told"
+        )
+    names = sorted({*queries.class_names, *gallery.class_names})
+    number = {name: place for place, name in enumerate(names)}
+
+    def renumbered(part: LabelledEmbeddings) -> LabelledEmbeddings:
+        table = np.array([number[name] for name in part.class_names or ()], dtype=np.int64)
+        return replace(part, labels=table[part.labels], class_names=tuple(names))
+
+    return renumbered(queries), renumbered(gallery)
+
+
+def _require_finite(embeddings: Float[np.ndarray, "N D"]) -> None:
+    rows = max(1, _BLOCK_BYTES // (embeddings.shape[1] * embeddings.itemsize))
+    for start in range(0, len(embeddings), rows):
+        finite = np.isfinite(embeddings[start : start + rows]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.flatnonzero(~finite)[0])
+            raise InputError(f"NaN or infinity in row {row}; want finite numbers: drop such rows")
+
+
+def _read_npy(file: Path, labels: Labels | None) -> LabelledEmbeddings:
+    embeddings = read_array(file)
+    if labels is None:
+        raise InputError("has no labels; want them in a second file: --labels FILE, .npy, .txt or .csv")
+    return LabelledEmbeddings(embeddings, labels[0], None, labels[1])
+
+
+def _read_npz(file: Path, labels: Labels | None) -> LabelledEmbeddings:
+    try:
+        # NumPy itself leaves a broken file open.
+        with file.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise InputError("holds one array without a name; want .npz, or the name to end in .npy")
+            wanted = ["embeddings"] if labels is not None else ["embeddings", "labels"]
+            missing = [name for name in wanted if name not in arrays]
+            if missing:
+                raise InputError(
+                    f"has no array {missing[0]}, but {', '.join(arrays) or 'none at all'}; want"
+                    f" {' and '.join(wanted)}"
+                )
+            embeddings = arrays["embeddings"]
+            names, class_names = (
+                tuple(map(str, arrays[key].tolist())) if key in arrays else None
+                for key in ("names", "class_names")
+            )
+            numbers, read = numbered(arrays["labels"]) if labels is None else labels
+    except InputError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(array_problem(error)) from None
+    return LabelledEmbeddings(
+        embeddings, numbers, names, class_names if labels is None and read is None else read
+    )
+
+
+def _read_parquet(file: Path, labels: Labels | None) -> LabelledEmbeddings:
+    embeddings, (numbers, class_names), paths = read_parquet(file, labels)
+    return LabelledEmbeddings(embeddings, numbers, paths, class_names)
+
+
+def _write_npz(stream: BinaryIO, content: LabelledEmbeddings) -> None:
+    arrays = {"embeddings": content.embeddings, "labels": content.labels}
+    for name, texts in (("names", content.names), ("class_names", content.class_names)):
+        if texts is not None:
+            arrays[name] = np.array(texts, dtype=np.str_)
+    np.savez(stream, allow_pickle=False, **arrays)
+
+
+def _write_parquet(stream: BinaryIO, content: LabelledEmbeddings) -> None:
+    write_parquet(stream, content.embeddings, content.labels, content.class_names, content.names)

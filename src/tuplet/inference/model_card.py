@@ -1,0 +1,270 @@
+"""The README.md of an exported model: what it is, what trained it, how good it is, and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from tuplet.config import DataConfig, RunConfig
+from tuplet.data.table import Split
+from tuplet.evaluation.evaluate import EvalReport
+from tuplet.inference.preparation import preparation_words
+from tuplet.metrics.names import headline_metric, metric_title
+from tuplet.models.embedder import Embedder
+from tuplet.training.environment import hash_images, short_commit
+from tuplet.training.experiment import label_of_network, select
+from tuplet.training.run_folder import EpochReport, Run, write_config
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is known of the training behind a model.
+
+    Attributes:
+        config: the run's.
+        reports: its epochs, in order, none after that of the weights.
+        environment: what `describe_environment` returned then; may be empty.
+        epoch: the last that the weights learnt in.
+        num_images: that trained it; None where that is not known.
+        num_classes: of those images; None likewise.
+    """
+
+    config: RunConfig
+    reports: Sequence[EpochReport]
+    environment: Mapping[str, Any]
+    epoch: int
+    num_images: int | None
+    num_classes: int | None
+
+
+def training_of(run: Run, split: Split | None) -> Training:
+    """What a run tells of its training.
+
+    Args:
+        run: with a checkpoint, or with its model alone.
+        split: its images, where they are at hand; counted only if they are those that the run was trained on.
+    """
+    state = run.load_checkpoint() or {}
+    epochs = run.reports()
+    epoch = int(state.get("epoch", max((report.epoch for report in epochs), default=0)))
+    table = None if split is None else split.train
+    if table is not None and hash_images(table) != state.get("data"):
+        table = None
+    return Training(
+        run.config,
+        [report for report in epochs if report.epoch <= epoch],
+        run.read_json(run.environment_file),
+        epoch,
+        None if table is None else len(table),
+        None if table is None else table.num_classes,
+    )
+
+
+def model_card(network: Embedder, data: DataConfig, training: Training | None) -> str:
+    """The card as Markdown, under YAML as the Hugging Face hub reads it; names no place on this machine.
+
+    Args:
+        network: the model.
+        data: how it wants its pictures.
+        training: None where nobody knows.
+    """
+    whole = replace(data, augmentation="none" if data.augmentation == "affine" else data.augmentation)
+    architecture = str(network.backbone.pretrained_cfg["architecture"])
+    content = {
+        "title": architecture if training is None else training.config.name,
+        "architecture": architecture,
+        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "num_dimensions": network.embedding.out_features,
+        "version": version("tuplet"),
+        "data": whole,
+        "preparation": preparation_words(data),
+        "training": training,
+        "measured": None,
+        "starting_weights": None if training is None else _starting_weights(network, training.config),
+    }
+    if training is not None:
+        content |= _of_training(training)
+    content["front_matter"] = _front_matter(network, training, content)
+    return _template().render(content).rstrip() + "\n"
+
+
+def _of_training(training: Training) -> dict[str, Any]:
+    """What the card says only where a training is known."""
+    config = training.config
+    settings = replace(
+        config,
+        data=replace(config.data, root=_name(config.data.root)),
+        model=replace(config.model, weights=_name(config.model.weights)),
+    )
+    content: dict[str, Any] = {
+        "data_name": _data_name(config.data),
+        "settings": write_config(settings).rstrip(),
+        "effort": _effort(training),
+    }
+    evaluations = [(one.epoch, one.evaluation) for one in training.reports if one.evaluation is not None]
+    if not evaluations:
+        return content
+    epoch, measured = evaluations[-1]
+    label = label_of_network(config, epoch)
+    if epoch != training.epoch:
+        label += f"; the weights here are of epoch {training.epoch}"
+    before = evaluations[0][1] if evaluations[0][0] == 0 and epoch > 0 else None
+    known = [of["classes"] for of in (measured.intervals or {}).values()]
+    one = next((interval for interval in known if interval is not None), None)
+    return content | {
+        "measured": measured,
+        "label": label,
+        "rows": _rows(measured, before),
+        "clustering": None if measured.clustering is None else measured.clustering.settings,
+        "interval_words": one
+        and f"Interval: {100 * one.level:.10g} %, bootstrap, {one.num_resamples:,} draws of whole classes,"
+        f" seed {one.seed}.",
+        "elsewhere": _elsewhere(training, epoch),
+    }
+
+
+def _rows(measured: EvalReport, before: EvalReport | None) -> list[dict[str, str]]:
+    """A line a metric, as text."""
+    rows = []
+    for name, value in measured.retrieval.items():
+        interval = (measured.intervals or {}).get(name, {}).get("classes")
+        rows.append(
+            {
+                "title": metric_title(name),
+                "before": "" if before is None else _percent(before.retrieval[name]),
+                "value": f"**{_percent(value)}**"
+                if name == headline_metric(measured.retrieval)
+                else _percent(value),
+                "interval": ""
+                if interval is None
+                else f"{_percent(interval.low)} to {_percent(interval.high)}",
+            }
+        )
+    clusters = measured.clustering
+    if clusters is not None:
+        pairs = (
+            ("NMI", clusters.nmi_mean, clusters.nmi_arithmetic_mean),
+            ("AMI", clusters.ami_mean, clusters.ami_arithmetic_mean),
+        )
+        for title, mean, other in pairs:
+            beside = "" if other is None else f" ({_percent(other)})"
+            rows.append({"title": title, "before": "", "value": _percent(mean) + beside, "interval": ""})
+    return rows
+
+
+def _elsewhere(training: Training, epoch: int) -> str:
+    """A sentence on numbers that the run selects and that are not of these weights; empty without such."""
+    selected = select(training.config, training.reports)
+    name = headline_metric(selected.evaluation.retrieval)
+    if selected.epoch == epoch or name is None:
+        return ""
+    return (
+        f"The run itself counts {metric_title(name)} {_percent(selected.evaluation.retrieval[name])} %"
+        f" ({selected.label}). Those weights were not kept: it is no number of this model."
+    )
+
+
+def _effort(training: Training) -> str:
+    """How long, on what, with which versions."""
+    environment = training.environment
+    seconds = sum(report.train_seconds for report in training.reports)
+    epochs = f"{training.epoch} epoch{'' if training.epoch == 1 else 's'}"
+    parts = [
+        f"{epochs} in {seconds:,.0f} s, evaluation apart, with seed {training.config.seed}",
+        f"{environment.get('processor', 'unknown processor')}, {environment.get('cores', 'unknown')} cores,"
+        f" device {environment.get('device', 'unknown')}, processes: {environment.get('ranks', 'unknown')}",
+        f"torch {environment.get('torch', 'unknown')}, timm {environment.get('timm', 'unknown')}, tuplet"
+        f" {environment.get('tuplet', 'unknown')}, commit {short_commit(environment)}",
+    ]
+    return "; ".join(parts) + "."
+
+
+def _front_matter(network: Embedder, training: Training | None, content: Mapping[str, Any]) -> str:
+    measured: EvalReport | None = content["measured"]
+    tags = ["metric-learning", "image-retrieval", "image-embeddings"]
+    results, base = None, None
+    if training is not None:
+        tags.append(training.config.loss.name)
+        base = _hub_name(network, training.config)
+    if training is not None and measured is not None:
+        results = [
+            EvalResult(
+                task_type="image-feature-extraction",
+                task_name="Image retrieval",
+                dataset_type=training.config.data.source,
+                dataset_name=content["data_name"],
+                dataset_split=measured.split,
+                metric_type=name,
+                metric_name=f"{metric_title(name)}, % ({content['label']})",
+                metric_value=round(100 * value, 2),
+            )
+            for name, value in measured.retrieval.items()
+        ]
+    return ModelCardData(
+        library_name="tuplet",
+        pipeline_tag="image-feature-extraction",
+        tags=tags,
+        base_model=base,
+        model_name=None if results is None else content["title"],
+        eval_results=results,
+    ).to_yaml()
+
+
+def _starting_weights(network: Embedder, config: RunConfig) -> str | None:
+    """What the training began with, in words; None for random weights."""
+    if not config.model.pretrained:
+        return None
+    if config.model.weights is not None:
+        return f"the weights of {config.model.backbone} in the file {config.model.weights.name}"
+    name = _hub_name(network, config)
+    return f"the pretrained weights of {config.model.backbone}" + (f" ({name})" if name else "")
+
+
+def _hub_name(network: Embedder, config: RunConfig) -> str | None:
+    """The pretrained model on the hub that this one was fine-tuned from; None where there is none."""
+    if not config.model.pretrained or config.model.weights is not None:
+        return None
+    return network.backbone.pretrained_cfg.get("hf_hub_id") or None
+
+
+def _data_name(data: DataConfig) -> str:
+    """What the images are called, without the place that they lie in."""
+    if data.source == "glyphs":
+        return "Characters drawn by a seeded program"
+    if data.source == "torchvision":
+        return str(data.dataset)
+    if data.source in ("folder", "table"):
+        name = _name(data.root)
+        return "Images" if name is None else f"Images of `{' '.join(str(name).split())}`"
+    from tuplet.data.published_sets import BENCHMARKS
+
+    return BENCHMARKS[data.source].title
+
+
+def _name(path: Path | None) -> Path | None:
+    """The last part of a path; None where it has none, such as "." has."""
+    return Path(path.name) if path is not None and path.name not in ("", "..") else None
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("tuplet.report"),
+        autoescape=False,  # Markdown, whose texts are numbers, settings and names of our own
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md")

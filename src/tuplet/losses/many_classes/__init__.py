@@ -1,0 +1,1 @@
+"""The class head of the loss for any number of classes."""

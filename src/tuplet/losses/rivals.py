@@ -1,0 +1,166 @@
+"""The losses that HIST is compared with, from pytorch-metric-learning, with the settings of their papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from tuplet.config import LossName
+from tuplet.errors import InputError
+from tuplet.losses.base import LossTerms, MetricLoss
+from tuplet.losses.checks import require_batch
+
+MINED_SIMILARITY = 0.1
+"""epsilon of the pairs that multi-similarity mines (Wang et al., CVPR 2019)."""
+
+CENTRE_WEIGHT = 0.2
+"""Weight of the distances between the centres of a class of soft-triple (Qian et al., ICCV 2019)."""
+
+
+@dataclass(frozen=True)
+class RivalSettings:
+    """Settings of a rival; 0 where a loss does not have one.
+
+    Attributes:
+        margin: of arcface in radians, of multi-similarity the similarity that pairs are pulled towards.
+        scale: factor on similarities.
+        positive_scale: factor on similarities of pairs of one class, multi-similarity only.
+        num_centers: a class, soft-triple only.
+    """
+
+    margin: float = 0.0
+    scale: float = 0.0
+    positive_scale: float = 0.0
+    num_centers: int = 0
+
+
+PUBLISHED: dict[LossName, RivalSettings] = {
+    "proxy-anchor": RivalSettings(margin=0.1, scale=32.0),  # Kim et al., CVPR 2020
+    "proxy-nca": RivalSettings(scale=9.0),  # Teh et al. (ProxyNCA++), ECCV 2020: temperature 1/9
+    "soft-triple": RivalSettings(margin=0.01, scale=20.0, num_centers=10),  # Qian et al., ICCV 2019
+    "arcface": RivalSettings(margin=0.5, scale=64.0),  # Deng et al., CVPR 2019
+    # Wang et al., CVPR 2019: the paper has margin 1, its authors' code 0.5, as everyone has since.
+    "multi-similarity": RivalSettings(margin=0.5, scale=50.0, positive_scale=2.0),
+    "triplet": RivalSettings(margin=0.2),  # Schroff et al. (FaceNet), CVPR 2015
+    "supcon": RivalSettings(scale=10.0),  # Khosla et al., NeurIPS 2020: temperature 0.1
+}
+
+
+@final
+class RivalLoss(MetricLoss):
+    """A loss that HIST is compared with, as pytorch-metric-learning implements it.
+
+    Proxies, centres and class weights are parameters that learn with the network: give `parameter_groups` to
+    the optimizer. All compare by cosine, or by the squared distance of embeddings of length one.
+
+    Args:
+        name: proxy-anchor, proxy-nca, soft-triple and arcface have parameters a class; multi-similarity
+            (with the miner of its paper), triplet (with semi-hard triplets) and supcon compare the samples of
+            a batch, which needs several of a class.
+        num_classes: training classes, C >= 1.
+        embedding_dim: width of the embeddings, D >= 1.
+        margin, scale, positive_scale, num_centers: see `RivalSettings`; None takes the published one.
+
+    Raises:
+        InputError: (a ValueError) a name that is none of these, or pytorch-metric-learning is not installed.
+    """
+
+    def __init__(
+        self,
+        name: LossName,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        margin: float | None = None,
+        scale: float | None = None,
+        positive_scale: float | None = None,
+        num_centers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if name not in PUBLISHED:
+            raise InputError(f"there is no rival {name!r}; want one of {', '.join(PUBLISHED)}")
+        given = {
+            "margin": margin,
+            "scale": scale,
+            "positive_scale": positive_scale,
+            "num_centers": num_centers,
+        }
+        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        self.settings = replace(PUBLISHED[name], **changes)
+        self.name, self.num_classes, self.embedding_dim = name, num_classes, embedding_dim
+        self.loss, self.miner = _build(name, self.settings, num_classes, embedding_dim)
+
+    def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LossTerms:
+        """The loss of one batch; arguments and errors as in `forward`."""
+        require_batch(embeddings, labels, width=self.embedding_dim, num_classes=self.num_classes)
+        labels = labels.long()
+        mined = None if self.miner is None else self.miner(embeddings.detach(), labels)
+        total: Tensor = self.loss(embeddings, labels, mined)
+        if self.settings.num_centers > 1:
+            total = total + CENTRE_WEIGHT * centre_distance(self.loss.fc.T, self.settings.num_centers)
+        return LossTerms(total)
+
+    def parameter_groups(self, *, lr_proxies: float) -> list[dict[str, Any]]:
+        """Optimizer groups that hold every parameter of the loss once; none where it has none.
+
+        Args:
+            lr_proxies: learning rate of proxies, centres or class weights, >= 0.
+        """
+        parameters = list(self.parameters())
+        return [{"name": "proxies", "params": parameters, "lr": lr_proxies}] if parameters else []
+
+
+def centre_distance(centres: Float[Tensor, "CK D"], num_centers: int) -> Float[Tensor, ""]:
+    """Half the mean distance between the centres of one class, at unit length.
+
+    Args:
+        centres: `num_centers` rows a class, class after class.
+        num_centers: K >= 2.
+
+    Source: Qian et al., "SoftTriple Loss", ICCV 2019, Eq. 11.
+    """
+    of_class = F.normalize(centres, dim=1).view(-1, num_centers, centres.shape[1])
+    first, second = torch.triu_indices(num_centers, num_centers, offset=1, device=centres.device)
+    similarity = (of_class @ of_class.mT)[:, first, second]
+    # The root of zero has no gradient, and centres may fall together: that is what this is for.
+    distances: Tensor = (2.0 - 2.0 * similarity).clamp_min(1e-5).sqrt()
+    return distances.mean() / 2.0
+
+
+def _build(
+    name: LossName, settings: RivalSettings, num_classes: int, dim: int
+) -> tuple[Any, Callable[[Tensor, Tensor], Any] | None]:
+    """The loss and the miner of pytorch-metric-learning."""
+    try:
+        from pytorch_metric_learning import distances, losses, miners
+    except ImportError:
+        raise InputError(
+            f"loss {name} is pytorch-metric-learning's, which is not installed; want"
+            " pip install 'tuplet[baselines]'"
+        ) from None
+    margin, scale = settings.margin, settings.scale
+    if name == "proxy-anchor":
+        return losses.ProxyAnchorLoss(num_classes, dim, margin=margin, alpha=scale), None
+    if name == "proxy-nca":
+        return losses.ProxyNCALoss(num_classes, dim, softmax_scale=scale), None
+    if name == "soft-triple":
+        centers = settings.num_centers
+        loss = losses.SoftTripleLoss(num_classes, dim, centers_per_class=centers, la=scale, margin=margin)
+        return loss, None
+    if name == "arcface":
+        return losses.ArcFaceLoss(num_classes, dim, margin=math.degrees(margin), scale=scale), None
+    if name == "multi-similarity":
+        loss = losses.MultiSimilarityLoss(alpha=settings.positive_scale, beta=scale, base=margin)
+        return loss, miners.MultiSimilarityMiner(epsilon=MINED_SIMILARITY)
+    if name == "supcon":
+        return losses.SupConLoss(temperature=1.0 / scale), None
+    squared = distances.LpDistance(power=2)
+    loss = losses.TripletMarginLoss(margin=margin, distance=squared)
+    return loss, miners.TripletMarginMiner(margin=margin, type_of_triplets="semihard", distance=squared)

@@ -1,0 +1,1 @@
+"""How ranks are counted exactly, in blocks."""

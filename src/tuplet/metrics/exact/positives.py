@@ -1,0 +1,163 @@
+"""The positives of each query, nearest first, with their exact similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from tuplet.metrics.exact.similarity import CHUNK_BYTES, Similarity
+
+
+@final
+class Classes:
+    """Queries and gallery in the order of their classes, each class's items in the order of their indices.
+
+    Attributes:
+        queries: indices of the queries that have a positive, or of all where the gallery is the queries, so
+            that both are in the same order; `[n]`.
+        gallery: indices of the gallery's items, `[M]`.
+        first, last: where in `gallery` the class of each of `queries` begins and ends, `[n]` each.
+        num_positives: R of each of `queries`, `[n]`.
+        query_labels, gallery_labels: as given.
+    """
+
+    def __init__(self, query_labels: Int64[Tensor, " N"], gallery_labels: Int64[Tensor, " M"] | None) -> None:
+        self.query_labels = query_labels
+        self.gallery_labels = query_labels if gallery_labels is None else gallery_labels
+        found, self.gallery = self.gallery_labels.sort(stable=True)
+        wanted, self.queries = query_labels.sort(stable=True)
+        self.first, self.last = (
+            torch.searchsorted(found, wanted),
+            torch.searchsorted(found, wanted, right=True),
+        )
+        self.num_positives = self.last - self.first - int(gallery_labels is None)
+        if gallery_labels is not None:
+            asked = self.num_positives > 0
+            self.queries, self.num_positives = self.queries[asked], self.num_positives[asked]
+            self.first, self.last = self.first[asked], self.last[asked]
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Positives of some queries, nearest first, one query behind the other.
+
+    Attributes:
+        start: where each query's positives begin, `[n]`; one unused place follows those of each query.
+        count: how many it has, R, `[n]`.
+        similarity: exact, `[T + n]`; -inf in the unused places.
+        item: index into the gallery, `[T + n]`.
+    """
+
+    start: Int64[Tensor, " n"]
+    count: Int64[Tensor, " n"]
+    similarity: Float64[Tensor, " T"]
+    item: Int64[Tensor, " T"]
+
+    def before(
+        self,
+        rows: Int64[Tensor, " p"],
+        similarity: Float64[Tensor, " p"],
+        item: Int64[Tensor, " p"] | None = None,
+    ) -> Int64[Tensor, " p"]:
+        """How many positives of a query come before something of a given similarity and index.
+
+        Args:
+            rows: which queries, as counted here.
+            similarity: of each to that something, on the scale of the exact similarities.
+            item: its index into the gallery, which decides between equals; None: no equal comes before it.
+        """
+        low = self.start[rows]
+        high = low + self.count[rows]
+        while bool((low < high).any()):
+            middle = (low + high) >> 1
+            there = self.similarity[middle]
+            earlier = there > similarity
+            if item is not None:
+                earlier |= (there == similarity) & (self.item[middle] < item)
+            # An empty range stays: what is at its place does not come before, and -inf never does.
+            low, high = torch.where(earlier, middle + 1, low), torch.where(earlier, high, middle)
+        return low - self.start[rows]
+
+
+def find_positives(similarity: Similarity, classes: Classes, rows: Int64[Tensor, " n"]) -> Positives:
+    """The positives of some queries.
+
+    Args:
+        similarity: of the queries to the gallery.
+        classes: of both.
+        rows: ascending places in `classes.queries`.
+    """
+    counts = classes.num_positives[rows]
+    start = _starts(counts)
+    size = int(counts.sum()) + len(rows)
+    sorted_similarity = torch.full((size,), -torch.inf, dtype=torch.float64, device=counts.device)
+    items = torch.zeros(size, dtype=torch.int64, device=counts.device)
+    for places, queries, gallery in _tables(similarity, classes, rows):
+        table = similarity.exact_tables(queries, gallery)
+        if similarity.excludes_self:
+            table.masked_fill_(queries[:, :, None] == gallery[:, None, :], -torch.inf)
+        table, order = table.sort(dim=2, descending=True, stable=True)
+        num_positives = table.shape[2] - int(similarity.excludes_self)
+        into = start[places][:, :, None] + torch.arange(num_positives, device=start.device)
+        sorted_similarity[into] = table[:, :, :num_positives]
+        found = gallery[:, None, :].expand(table.shape).gather(2, order)
+        items[into] = found[:, :, :num_positives]
+    return Positives(start, counts, sorted_similarity, items)
+
+
+def positives_of_pairs(
+    num_queries: int,
+    rows: Int64[Tensor, " p"],
+    similarity: Float64[Tensor, " p"],
+    item: Int64[Tensor, " p"],
+) -> Positives:
+    """The positives of some queries, given in any order.
+
+    Args:
+        num_queries: n.
+        rows: whose positive each is, 0..n-1.
+        similarity: exact.
+        item: index into the gallery.
+    """
+    order = item.argsort()
+    order = order[similarity[order].argsort(descending=True, stable=True)]
+    order = order[rows[order].argsort(stable=True)]
+    counts = torch.bincount(rows, minlength=num_queries)
+    start = _starts(counts)
+    into = torch.arange(len(rows), device=rows.device) + rows[order]
+    places = len(rows) + num_queries
+    return Positives(
+        start,
+        counts,
+        similarity.new_full((places,), -torch.inf).index_copy_(0, into, similarity[order]),
+        item.new_zeros(places).index_copy_(0, into, item[order]),
+    )
+
+
+def _starts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    return (counts + 1).cumsum(0) - counts - 1
+
+
+def _tables(
+    similarity: Similarity, classes: Classes, rows: Int64[Tensor, " n"]
+) -> Iterator[tuple[Int64[Tensor, "k b"], Int64[Tensor, "k b"], Int64[Tensor, "k m"]]]:
+    """Classes of one size at a time: places in `rows`, the queries there, and the items of each class."""
+    _, num_queries = torch.unique_consecutive(classes.first[rows], return_counts=True)
+    begin = num_queries.cumsum(0) - num_queries
+    num_items = (classes.last - classes.first)[rows[begin]]
+    sizes, kind = torch.unique(torch.stack([num_queries, num_items], dim=1), dim=0, return_inverse=True)
+    width = similarity.queries.shape[1]
+    for index, (b, m) in enumerate(sizes.tolist()):
+        chosen = begin[kind == index]
+        most_rows = max(1, CHUNK_BYTES // (8 * (m + width)) - m)
+        step = max(1, CHUNK_BYTES // (8 * (b * m + (b + m) * width)))
+        for some in torch.split(chosen, step):
+            gallery_places = classes.first[rows[some]][:, None] + torch.arange(m, device=rows.device)
+            for columns in torch.split(torch.arange(b, device=rows.device), most_rows):
+                places = some[:, None] + columns
+                yield places, classes.queries[rows[places]], classes.gallery[gallery_places]

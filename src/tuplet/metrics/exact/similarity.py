@@ -1,0 +1,281 @@
+"""How similar queries are to a gallery: quickly in float32 with a bound on the error, and exactly.
+
+What is exact decides the order of results. It does not depend on blocks, threads, devices or the kernel
+that multiplies: the cosine is computed in float64 and rounded to a multiple of 2^-32, so that rounding errors
+never tell equals apart; Euclidean distances are summed in float64, without products that would cancel.
+
+Sizes: N queries, M gallery items, D wide; b rows of queries, m of the gallery.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, final, get_args
+
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from tuplet.errors import InputError
+from tuplet.metrics.inputs import Array, as_embeddings, one_for_zero
+
+Distance: TypeAlias = Literal["cosine", "euclidean"]
+
+GRID = 2.0**32
+"""Cosines are whole multiples of 1 / GRID."""
+CHUNK_BYTES = 2**25
+"""Temporary tensors of exact similarities are at most about this large, or one row."""
+FLOAT32, FLOAT64 = 2.0**-24, 2.0**-53
+"""Largest relative errors of one rounding."""
+
+
+class Similarity(ABC):
+    """Similarities of queries to a gallery; larger is nearer.
+
+    Attributes:
+        queries, gallery: as given, in one precision, on one device.
+        excludes_self: the gallery is the queries, and no query finds itself.
+        bound: largest difference between a query's approximate and exact similarities, `[N]`.
+    """
+
+    bound: Float64[Tensor, " N"]
+
+    def __init__(self, queries: Float[Tensor, "N D"], gallery: Float[Tensor, "M D"] | None) -> None:
+        self.queries = queries
+        self.gallery = queries if gallery is None else gallery
+        self.excludes_self = gallery is None
+
+    @abstractmethod
+    def query_rows(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b W"]:
+        """Vectors whose products with `gallery_rows` are the approximate similarities."""
+
+    @abstractmethod
+    def gallery_rows(self, rows: Int64[Tensor, " m"]) -> Float32[Tensor, "m W"]:
+        """See `query_rows`."""
+
+    def exact_pairs(
+        self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]
+    ) -> Float64[Tensor, " n"]:
+        """Exact similarity of each query to the gallery item beside it."""
+        step = max(1, CHUNK_BYTES // (8 * self.queries.shape[1]))
+        parts = zip(torch.split(queries, step), torch.split(gallery, step), strict=True)
+        return torch.cat([self._pairs(q, g) for q, g in parts])
+
+    @abstractmethod
+    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """`exact_pairs` of few pairs."""
+
+    @abstractmethod
+    def exact_tables(
+        self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
+    ) -> Float64[Tensor, "k b m"]:
+        """Exact similarities of k groups of queries to as many groups of gallery items."""
+
+    @abstractmethod
+    def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
+        """What people read: the cosine, or minus the Euclidean distance."""
+
+    def products(
+        self, query_rows: Float32[Tensor, "b W"], gallery_rows: Float32[Tensor, "m W"]
+    ) -> Float32[Tensor, "b m"]:
+        """Approximate similarities, in full float32 precision."""
+        with _full_precision(query_rows.device):
+            return query_rows @ gallery_rows.T
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where and how large embeddings are, for Euclidean distances.
+
+    Attributes:
+        exponent: 2^exponent is above every coordinate.
+        origin: a point in the middle of the gallery, divided by 2^exponent.
+        longest: largest distance of a gallery item from the origin, divided likewise.
+    """
+
+    exponent: int
+    origin: Float64[Tensor, " D"]
+    longest: Float64[Tensor, ""]
+
+
+def similarity(
+    queries: Float[Tensor, "N D"],
+    gallery: Float[Array, "M D"] | None,
+    distance: Distance,
+    frame: Frame | None = None,
+) -> Similarity:
+    """The similarities of queries to a gallery.
+
+    Args:
+        queries: as `as_embeddings` returns them.
+        gallery: None: the queries, each of them excluded from its own results.
+        distance: "cosine" or "euclidean".
+        frame: of a larger gallery that this one is a part of.
+    Raises: InputError: a gallery of another width, NaN in it, or an unknown distance.
+    """
+    if distance not in get_args(Distance):
+        raise InputError(f"distance is {distance!r}; wanted one of {', '.join(get_args(Distance))}")
+    searched = None
+    if gallery is not None:
+        searched = as_embeddings(gallery, name="gallery").to(queries.device)
+        if searched.shape[1] != queries.shape[1]:
+            raise InputError(
+                f"embeddings are {queries.shape[1]} wide and the gallery {searched.shape[1]}; "
+                "wanted the same width: embed both with one model"
+            )
+        wider = torch.promote_types(queries.dtype, searched.dtype)
+        queries, searched = queries.to(wider), searched.to(wider)
+    return _Cosine(queries, searched) if distance == "cosine" else _Euclidean(queries, searched, frame)
+
+
+@final
+class _Cosine(Similarity):
+    def __init__(self, queries: Float[Tensor, "N D"], gallery: Float[Tensor, "M D"] | None) -> None:
+        super().__init__(queries, gallery)
+        self._query_sizes = _sizes(self.queries)
+        self._gallery_sizes = self._query_sizes if gallery is None else _sizes(self.gallery)
+        width = queries.shape[1]
+        # Of a dot product, of rounding both rows to float32, and of the grid, whatever the order of the sum.
+        bound = 1.01 * (width + 16) * FLOAT32
+        self.bound = torch.full((len(queries),), bound, dtype=torch.float64, device=queries.device)
+        self._grid_bound = (width + 8) * 2 * FLOAT64 * GRID
+
+    def query_rows(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b W"]:
+        return _unit(self.queries, self._query_sizes, rows).float()
+
+    def gallery_rows(self, rows: Int64[Tensor, " m"]) -> Float32[Tensor, "m W"]:
+        return _unit(self.gallery, self._gallery_sizes, rows).float()
+
+    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        products = _unit(self.queries, self._query_sizes, queries)
+        products *= _unit(self.gallery, self._gallery_sizes, gallery)
+        return products.sum(1).mul_(GRID).round_().div_(GRID)
+
+    def exact_tables(
+        self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
+    ) -> Float64[Tensor, "k b m"]:
+        q = _unit(self.queries, self._query_sizes, queries)
+        g = _unit(self.gallery, self._gallery_sizes, gallery)
+        with _full_precision(q.device):
+            table = (q @ g.transpose(1, 2)).mul_(GRID)
+        rounded = table.round()
+        # Where this sum may fall on the other side of a half than the sum of a pair, the pair decides.
+        doubtful = (table.sub_(rounded).abs_() > 0.5 - self._grid_bound).nonzero(as_tuple=True)
+        rounded.div_(GRID)
+        if len(doubtful[0]) > 0:
+            k, row, column = doubtful
+            rounded[doubtful] = self.exact_pairs(queries[k, row], gallery[k, column])
+        return rounded
+
+    def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
+        return exact
+
+
+@final
+class _Euclidean(Similarity):
+    def __init__(
+        self, queries: Float[Tensor, "N D"], gallery: Float[Tensor, "M D"] | None, frame: Frame | None
+    ) -> None:
+        super().__init__(queries, gallery)
+        if frame is None:
+            self._exponent = exponent_of(torch.maximum(self.queries.abs().max(), self.gallery.abs().max()))
+            self._origin = sum_of_rows(self.gallery, self._exponent) / len(self.gallery)
+        else:
+            self._exponent, self._origin = frame.exponent, frame.origin
+        self._gallery_squares = squares_of_rows(self.gallery, self._exponent, self._origin)
+        self._query_squares = (
+            self._gallery_squares
+            if self.excludes_self
+            else squares_of_rows(self.queries, self._exponent, self._origin)
+        )
+        longest = self._gallery_squares.max().sqrt() if frame is None else frame.longest
+        # All that is summed is below (|q| + |g|)^2, and what float32 cannot hold (below 1e-38) is lost.
+        reach = (self._query_squares.sqrt() + longest).square()
+        self.bound = 1.01 * (queries.shape[1] + 16) * FLOAT32 * reach + 1e-37
+
+    def query_rows(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b W"]:
+        near, squares = self._centred(self.queries[rows]), self._query_squares[rows, None]
+        return torch.cat([2.0 * near, torch.ones_like(squares), -squares], dim=1).float()
+
+    def gallery_rows(self, rows: Int64[Tensor, " m"]) -> Float32[Tensor, "m W"]:
+        near, squares = self._centred(self.gallery[rows]), self._gallery_squares[rows, None]
+        return torch.cat([near, -squares, torch.ones_like(squares)], dim=1).float()
+
+    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        apart = _scaled(self.queries[queries], self._exponent)
+        apart -= _scaled(self.gallery[gallery], self._exponent)
+        return apart.square_().sum(1).neg_()
+
+    def exact_tables(
+        self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
+    ) -> Float64[Tensor, "k b m"]:
+        k, b, m = len(queries), queries.shape[1], gallery.shape[1]
+        pairs = queries[:, :, None].expand(k, b, m), gallery[:, None, :].expand(k, b, m)
+        return self.exact_pairs(*(side.reshape(-1) for side in pairs)).view(k, b, m)
+
+    def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
+        return -torch.ldexp((-exact).sqrt(), torch.tensor(self._exponent))
+
+    # Far from the origin products cancel: they are taken about the middle of the gallery.
+    def _centred(self, rows: Float[Tensor, "b D"]) -> Float64[Tensor, "b D"]:
+        return _scaled(rows, self._exponent).sub_(self._origin)
+
+
+def _unit(
+    rows: Float[Tensor, "n D"], sizes: Float64[Tensor, "n 2"], which: Int64[Tensor, "..."]
+) -> Float64[Tensor, "... D"]:
+    """Rows at length one, in float64; zero rows stay zero."""
+    # The largest entry is divided out first: squares of huge entries overflow, and of tiny ones vanish. It
+    # also makes most multiples of a row identical to it.
+    largest, length = sizes[which, None].unbind(-1)
+    return rows[which].double().div_(largest).div_(length)
+
+
+def _sizes(rows: Float[Tensor, "n D"]) -> Float64[Tensor, "n 2"]:
+    """Largest entry of each row, and the length once that is divided out; 1 for 0."""
+    parts = []
+    for part in torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1]))):
+        largest = one_for_zero(part.abs().amax(1, keepdim=True).double())
+        length = one_for_zero(torch.linalg.vector_norm(part.double() / largest, dim=1, keepdim=True))
+        parts.append(torch.cat([largest, length], dim=1))
+    return torch.cat(parts)
+
+
+def _scaled(rows: Float[Tensor, "b D"], exponent: int) -> Float64[Tensor, "b D"]:
+    return torch.ldexp(rows.double(), torch.tensor(-exponent, device=rows.device))
+
+
+def exponent_of(largest: Float[Tensor, ""]) -> int:
+    """The exponent of a power of two above the largest coordinate; squares of huge ones would overflow."""
+    return int(torch.frexp(largest.double()).exponent.clamp(min=-1000))
+
+
+def sum_of_rows(rows: Float[Tensor, "n D"], exponent: int) -> Float64[Tensor, " D"]:
+    """The sum of rows, divided by 2^exponent."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for part in torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1]))):
+        total += _scaled(part, exponent).sum(0)
+    return total
+
+
+def squares_of_rows(
+    rows: Float[Tensor, "n D"], exponent: int, origin: Float64[Tensor, " D"]
+) -> Float64[Tensor, " n"]:
+    """Squared lengths of rows that are divided by 2^exponent and taken about an origin."""
+    parts = torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1])))
+    return torch.cat([_scaled(part, exponent).sub_(origin).square_().sum(1) for part in parts])
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Matrix products in the precision of their arguments, whatever training asked for (autocast, TF32)."""
+    asked = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(asked)

@@ -1,0 +1,1 @@
+"""Settings as functions that return a `RunConfig`."""

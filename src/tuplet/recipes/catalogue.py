@@ -1,0 +1,152 @@
+"""Settings as functions that return a `RunConfig`: change any field of one with `override`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
+
+from tuplet.config import (
+    ComputeConfig,
+    DataConfig,
+    LossConfig,
+    LossName,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from tuplet.errors import InputError
+from tuplet.recipes.further import FURTHER_RECIPES
+from tuplet.recipes.paper import PAPER_RECIPES
+
+
+def demo() -> RunConfig:
+    """Generated characters, a small network, a minute on two cores: to see the whole job at work."""
+    return RunConfig(
+        name="demo",
+        data=DataConfig(
+            source="glyphs",
+            glyph_train_classes=100,
+            glyph_test_classes=60,
+            glyphs_per_class=16,
+            image_size=48,
+            augmentation="affine",
+            cache="memory",
+            batch_size=32,
+        ),
+        model=_small_network(),
+        loss=LossConfig(tau=16.0, alpha=1.0, hidden_dim=128),
+        optimizer=_small_network_optimizer(),
+        schedule=ScheduleConfig(epochs=15, warmup_epochs=0, decay="cosine"),
+        compute=ComputeConfig(num_workers=1),
+    )
+
+
+def omniglot() -> RunConfig:
+    """Handwritten characters below data.root, a small network trained from nothing, in minutes."""
+    return RunConfig(
+        name="omniglot",
+        data=DataConfig(
+            image_size=48,
+            augmentation="affine",
+            quarter_turns=True,
+            cache="memory",
+            batch_size=32,
+        ),
+        model=_small_network(),
+        loss=LossConfig(tau=8.0, alpha=1.0, hidden_dim=128),
+        optimizer=_small_network_optimizer(),
+        schedule=ScheduleConfig(epochs=16, warmup_epochs=0, decay="cosine"),
+        compute=ComputeConfig(num_workers=1),
+    )
+
+
+def folder() -> RunConfig:
+    """Photographs below data.root, a pretrained backbone fine-tuned gently for a few epochs."""
+    return RunConfig(
+        name="folder",
+        model=ModelConfig(freeze_batch_norm="statistics"),
+        loss=LossConfig(tau=16.0, alpha=1.0),
+        optimizer=OptimizerConfig(lr_backbone=3e-5, lr_embedding=1e-4, lr_distributions=1e-1),
+        schedule=ScheduleConfig(epochs=5, warmup_epochs=1, decay="cosine"),
+    )
+
+
+def _small_network() -> ModelConfig:
+    return ModelConfig(backbone="tuplet_convnet", embedding_dim=128, pretrained=False)
+
+
+def _small_network_optimizer() -> OptimizerConfig:
+    return OptimizerConfig(lr_backbone=1e-3, lr_embedding=1e-3, lr_distributions=3e-2, lr_hgnn=1e-3)
+
+
+COMPARE_SAMPLES: tuple[LossName, ...] = ("multi-similarity", "triplet", "supcon")
+"""Losses of the samples of a batch alone: without two of a class they have nothing to learn from."""
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "omniglot": omniglot,
+    "folder": folder,
+    **PAPER_RECIPES,
+    **FURTHER_RECIPES,
+}
+
+
+def recipe(name: str) -> RunConfig:
+    """The settings of one recipe.
+
+    Raises:
+        InputError: (a ValueError) there is no such recipe; names those that are most like it.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, cutoff=0.6)
+        hint = f", perhaps {', '.join(near)}" if near else ""
+        first = ", ".join(list(RECIPES)[:3])
+        raise InputError(
+            f"there is no recipe {name!r}; want one of {first}, ..., all listed by tuplet recipes{hint}"
+        )
+    return RECIPES[name]()
+
+
+def with_loss(config: RunConfig, name: LossName) -> RunConfig:
+    """The same run with another loss, and with the batches that this loss needs.
+
+    Args:
+        config: whose data, network, schedule and settings of HIST stay.
+        name: hist, or a rival, then with its published settings. Those that compare the samples of a batch
+            get `data.images_per_class` images of each class, where batches were random; or the number nearest
+            to it that divides the batch into two classes or more.
+
+    Raises:
+        InputError: no such loss, a batch that cannot be divided so, or a setting that is there for hist only.
+    """
+    if name not in get_args(LossName):
+        raise InputError(f"loss.name is {name!r}; want one of {', '.join(get_args(LossName))}")
+    data = config.data
+    if name in COMPARE_SAMPLES and data.sampler == "random":
+        images = _images_per_class(data.batch_size, data.images_per_class, name)
+        data = replace(data, sampler="per-class", images_per_class=images)
+    loss = replace(config.loss, name=name, margin=None, scale=None, positive_scale=None, num_centers=None)
+    return replace(config, loss=loss, data=data)
+
+
+def loss_notes(config: RunConfig) -> tuple[str, ...]:
+    """What a user should know of a run's loss and its batches though it can train, one line each."""
+    if config.loss.name not in COMPARE_SAMPLES or config.data.sampler != "random":
+        return ()
+    return (
+        f"loss.name = {config.loss.name} compares images of a class, and random batches seldom hold several;"
+        f" want --loss {config.loss.name}, which changes both, or data.sampler = per-class",
+    )
+
+
+def _images_per_class(batch_size: int, wanted: int, name: LossName) -> int:
+    possible = [images for images in range(2, batch_size // 2 + 1) if batch_size % images == 0]
+    if not possible:
+        raise InputError(
+            f"data.batch_size is {batch_size}; want a product such as {batch_size + 4 - batch_size % 4}, for"
+            f" {name} compares several images of each of several classes"
+        )
+    return min(possible, key=lambda images: (abs(images - wanted), images))

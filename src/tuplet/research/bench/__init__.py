@@ -1,0 +1,1 @@
+"""Compare losses under one protocol."""

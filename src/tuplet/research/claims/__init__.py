@@ -1,0 +1,1 @@
+"""Claims of the HIST study, run as data."""

@@ -1,0 +1,290 @@
+"""What is to be run: which claims on which base, with which points and seeds, written before the runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import secrets
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, final
+
+from tuplet.config import RunConfig
+from tuplet.config.overrides import fields_by_path, from_dict, to_dict
+from tuplet.errors import InputError
+from tuplet.research.claims.catalogue import base_of, claims_of
+from tuplet.research.claims.claim import Claim
+from tuplet.research.claims.contrast import Point, point_title
+from tuplet.training.run_folder import write_atomically
+
+PLAN_FILE = "plan.json"
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """What is to be run of one claim.
+
+    Attributes:
+        key: of the claim.
+        num_seeds: trainings of each point, >= 1, with seeds `seed`, `seed` + 1, ... of the base.
+        points: those that are run.
+        rule: in words, as it stood before the runs.
+        epochs: of each training, where a budget shortens them; None: the base's.
+        left_out: what a budget leaves out, a line each.
+        planned_by: the command; empty in old plans.
+    """
+
+    key: str
+    num_seeds: int
+    points: tuple[Point, ...]
+    rule: str
+    epochs: int | None = None
+    left_out: tuple[str, ...] = ()
+    planned_by: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """A study on one base.
+
+    Attributes:
+        base: the config whose points are varied.
+        entries: by claim.
+        commands: that planned it.
+        study_id: of its own, so that no other study on a database has its queue; empty in old plans.
+    """
+
+    base: RunConfig
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+    study_id: str = ""
+
+    @cached_property
+    def claims(self) -> dict[str, Claim]:
+        """All claims, planned or not, by key."""
+        return claims_of(self.base)
+
+    def seeds(self, entry: Entry) -> tuple[int, ...]:
+        """The seeds of an entry."""
+        return tuple(self.base.seed + number for number in range(entry.num_seeds))
+
+    def config(self, entry: Entry, point: Point, seed: int) -> RunConfig:
+        """The settings of one training.
+
+        Raises:
+            InputError: (a ValueError) the base cannot be changed so.
+        """
+        claim = self.claims[entry.key]
+        base = base_of(claim, self.base)
+        if entry.epochs is not None:
+            base = shortened(base, entry.epochs)
+        return replace(claim.config(point, base), seed=seed)
+
+    def including(self, entries: Iterable[Entry], command: str) -> Plan:
+        """The plan with some entries more, or in place of those of the same claims, whose rules stay."""
+        commands = dict.fromkeys([*self.commands, command])
+        rules = {key: one.rule for key, one in self.entries.items()}
+        new = {
+            one.key: replace(one, rule=rules.get(one.key, one.rule), planned_by=command) for one in entries
+        }
+        return replace(self, entries={**self.entries, **new}, commands=tuple(commands))
+
+    def of_command(self, keys: Sequence[str], command: str) -> list[Entry] | None:
+        """The entries of some claims as a command planned them; None where it has not, or another since."""
+        entries = [self.entries[key] for key in keys if key in self.entries]
+        kept = all(one.planned_by in (command, "") for one in entries)
+        return entries if kept and command in self.commands and len(entries) == len(keys) else None
+
+    def extended(self, entry: Entry) -> Entry:
+        """The entry with as many seeds as were planned before, where those are the same trainings."""
+        before = self.entries.get(entry.key)
+        if before is None or before.epochs != entry.epochs:
+            return entry
+        return replace(entry, num_seeds=max(before.num_seeds, entry.num_seeds))
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """One training, which may serve several claims.
+
+    Attributes:
+        key: the run's folder, from its config.
+        config: its settings.
+        title: of the first claim and point that want it.
+    """
+
+    key: str
+    config: RunConfig
+    title: str
+
+
+def whole(claim: Claim, num_seeds: int) -> Entry:
+    """A claim with all of its points."""
+    return Entry(claim.key, num_seeds, claim.points, claim.rule.sentence)
+
+
+def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
+    """The trainings of some entries, each once: the first seed of every point, then the second, ...
+
+    Raises:
+        InputError: (a ValueError) the base cannot be changed as a claim wants, or two points that a claim
+            compares are the same run on this base.
+    """
+    rows: list[tuple[int, Job]] = []
+    for entry in entries:
+        configs = {point: plan.config(entry, point, plan.base.seed) for point in entry.points}
+        _require_different(plan, entry, configs)
+        for number, seed in enumerate(plan.seeds(entry)):
+            for point in entry.points:
+                config = replace(configs[point], seed=seed)
+                title = f"claim {entry.key}: {point_title(point)}, seed {seed}"
+                rows.append((number, Job(run_key(config), config, title)))
+    jobs: dict[str, Job] = {}
+    for _, job in sorted(rows, key=lambda row: row[0]):
+        jobs.setdefault(job.key, job)
+    return list(jobs.values())
+
+
+def run_key(config: RunConfig) -> str:
+    """The name of a run by its settings: the same wherever the same is trained, on whatever devices.
+
+    Of what it runs on, the precision alone counts: one study is in one precision. Fields that have
+    their default are left out, so that a field that is new changes no name.
+    """
+    given, defaults = _leaves(config), _defaults()
+    told = {path: given[path] for path in sorted(given) if given[path] != defaults[path]}
+    text = json.dumps({path: one for path, one in told.items() if _decides(path)})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shortened(base: RunConfig, epochs: int) -> RunConfig:
+    """The same run in fewer epochs, its learning rates falling as fast in proportion.
+
+    Args:
+        base: the run.
+        epochs: 1..base.schedule.epochs.
+    """
+    schedule = base.schedule
+    steps = max(1, round(schedule.step_epochs * epochs / schedule.epochs))
+    warmup = min(schedule.warmup_epochs, epochs - 1)
+    short = replace(schedule, epochs=epochs, step_epochs=steps, warmup_epochs=warmup, stop_after=None)
+    return replace(base, schedule=short)
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The plan in a study's folder; None where there is none.
+
+    Raises:
+        InputError: (a ValueError) a file that is none.
+    """
+    file = folder / PLAN_FILE
+    if not file.is_file():
+        return None
+    try:
+        tree = json.loads(file.read_text())
+        entries = {one.key: one for one in map(_entry, tree["entries"])}
+        commands = dict.fromkeys(map(_safe, tree["commands"]))
+        plan = Plan(from_dict(tree["base"]), entries, tuple(commands), str(tree.get("study_id", "")))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is damaged ({error}); want the plan as tuplet claims wrote it") from None
+    _require_known(plan, file)
+    return plan
+
+
+def without_storage(words: Sequence[str]) -> list[str]:
+    """A command without the address of its database, which may hold a password and differs by worker."""
+    given = zip(["", *words], words, strict=False)
+    return [word for before, word in given if "--storage" not in (before, word.partition("=")[0])]
+
+
+def _safe(command: str) -> str:
+    return shlex.join(without_storage(shlex.split(command)))
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write the plan into the study's folder."""
+    tree = {
+        "base": to_dict(plan.base),
+        "entries": [dataclasses.asdict(one) for one in plan.entries.values()],
+        "commands": plan.commands,
+        "study_id": plan.study_id,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / PLAN_FILE, (json.dumps(tree, indent=1) + "\n").encode())
+
+
+def plan_for(folder: Path, base: RunConfig) -> Plan:
+    """The plan of a folder, or a new one on this base.
+
+    Raises:
+        InputError: (a ValueError) the folder has a study on another base.
+    """
+    plan = read_plan(folder)
+    if plan is None:
+        return Plan(base, study_id=secrets.token_hex(8))
+    if run_key(plan.base) != run_key(base):
+        raise InputError(
+            f"{folder} has a study on other settings; want the same ones, or another folder: --to FOLDER"
+        )
+    return replace(plan, base=replace(plan.base, compute=base.compute))
+
+
+def _require_different(plan: Plan, entry: Entry, configs: Mapping[Point, RunConfig]) -> None:
+    rule = plan.claims[entry.key].rule.among(entry.points)
+    for one in rule.comparisons if rule is not None else ():
+        if len({configs[point] for point in one.points}) < len(one.points):
+            raise InputError(
+                f"claim {entry.key} would compare a run with itself on this base: {one.title}; want a base"
+                " that differs from its points"
+            )
+
+
+def _require_known(plan: Plan, file: Path) -> None:
+    for entry in plan.entries.values():
+        claim = plan.claims.get(entry.key)
+        if claim is None:
+            what = f"claim {entry.key!r}"
+        else:
+            unknown = [point for point in entry.points if point not in claim.points]
+            if not unknown:
+                continue
+            what = f"{point_title(unknown[0])!r} of claim {entry.key}"
+        raise InputError(
+            f"{file} has {what}, which this version of tuplet does not know; want the version that wrote it,"
+            " or a new folder"
+        )
+
+
+def _decides(path: str) -> bool:
+    """Whether a setting has a part in what is trained."""
+    return path == "compute.precision" or not path.startswith(("compute.", "name"))
+
+
+def _entry(tree: dict[str, Any]) -> Entry:
+    points = tuple(tuple(point) for point in tree["points"])
+    planned_by = _safe(tree.get("planned_by", ""))
+    return Entry(**{**tree, "points": points, "left_out": tuple(tree["left_out"]), "planned_by": planned_by})
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return _leaves(RunConfig())
+
+
+def _leaves(config: RunConfig) -> dict[str, Any]:
+    tree = to_dict(config)
+
+    def value(path: str) -> Any:
+        node: Any = tree
+        for part in path.split("."):
+            node = node[part]
+        return node
+
+    return {path: value(path) for path in fields_by_path()}

@@ -1,0 +1,229 @@
+"""The search server's addresses, and how what goes wrong is said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import ASGIApp
+
+from tuplet.serve.access import Access, Gate
+from tuplet.serve.answers import (
+    Health,
+    LabelsAnswer,
+    MapAnswer,
+    PicturesAnswer,
+    Problem,
+    SearchAnswer,
+    Wanted,
+    WantedLike,
+    WantedSome,
+)
+from tuplet.serve.files import PictureGoneError, PictureTooLargeError, picture_file
+from tuplet.serve.metrics import Counted
+from tuplet.serve.pages import docs_page, search_page
+from tuplet.serve.service import SearchService
+
+
+def _service(request: Request) -> SearchService:
+    service: SearchService = request.app.state.service
+    return service
+
+
+Service = Annotated[SearchService, Depends(_service)]
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "the bytes of a picture file",
+        "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_KEPT = "private, max-age=60"
+_router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
+
+
+def build_service(service: SearchService, access: Access) -> ASGIApp:
+    """The whole server as an ASGI application.
+
+    Args:
+        service: what answers.
+        access: who may ask.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="tuplet serve",
+        description="Pictures that look like a picture.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.service, app.state.access = service, access
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(AnyHTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
+    app.include_router(_router)
+    return Counted(Gate(app, access), service.metrics)
+
+
+def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """A decorator: the address answers GET, and HEAD, of whose answer uvicorn leaves the body away."""
+
+    def added(endpoint: Endpoint) -> Endpoint:
+        _router.get(path, **options)(endpoint)
+        _router.head(path, **{**options, "include_in_schema": False})(endpoint)
+        return endpoint
+
+    return added
+
+
+@_get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
+    """The page to search with."""
+    shown = search_page()
+    return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
+
+
+@_get("/favicon.ico", include_in_schema=False, status_code=204)
+async def favicon() -> None:
+    """Nothing; browsers ask for it."""
+
+
+@_get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """Every address of the server, to read."""
+    shown = docs_page(request.app.openapi())
+    return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
+
+
+@_get("/health")
+async def health(service: Service, response: Response) -> Health:
+    """Whether the server can answer; needs no token."""
+    problem = service.collection.problem
+    response.status_code = 503 if problem else 200
+    if service.stale_since and not problem:
+        since = service.stale_since.isoformat(timespec="seconds")
+        return Health(status=f"ok, but the index has not been read anew since {since}; the log says why")
+    return Health(status=problem or "ok")
+
+
+@_get("/metrics", response_class=Response)
+async def metrics(service: Service) -> Response:
+    """Counts, times and sizes, as Prometheus reads them."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+@_router.post("/login", status_code=204)
+async def login() -> None:
+    """A cookie that stands for the token, for a browser; the token itself comes in the header.
+
+    The gate before all routes sets it, which knows how the server is called.
+    """
+
+
+@_get("/search")
+async def search(service: Service, wanted: Annotated[WantedLike, Query()]) -> SearchAnswer:
+    """What looks like a picture of the index."""
+    return await service.like_picture(wanted.id, wanted)
+
+
+@_router.post("/search", openapi_extra=_BODY)
+async def search_upload(
+    service: Service, request: Request, wanted: Annotated[Wanted, Query()]
+) -> SearchAnswer:
+    """What looks like the picture in the body."""
+    return await service.like_upload(request, wanted)
+
+
+@_get("/labels")
+async def labels(service: Service) -> LabelsAnswer:
+    """The labels by name, and how many pictures each has."""
+    return service.collection.labels_answer
+
+
+@_get("/pictures")
+async def pictures(service: Service, wanted: Annotated[WantedSome, Query()]) -> PicturesAnswer:
+    """Some pictures of the index, drawn at random, always the same ones."""
+    return await service.some(wanted)
+
+
+@_get("/map")
+async def collection_map(service: Service) -> MapAnswer:
+    """The collection in two dimensions; it takes a while after the start until there is one."""
+    return MapAnswer.of(service.map.drawn, service.map.problem)
+
+
+@_get("/images/{name}", response_class=Response)
+async def image(service: Service, request: Request, name: str) -> Response:
+    """The file of a picture, byte for byte as it was indexed."""
+    picture = await service.of_picture(name, service.index.row)
+    try:
+        file = await service.read(partial(picture_file, picture))
+    except PictureGoneError as error:
+        raise HTTPException(
+            410, f"the picture's file is gone: {error}; want the folder indexed again"
+        ) from None
+    except PictureTooLargeError as error:
+        raise HTTPException(413, f"the picture's file has {error}; want /thumbnails/{name}") from None
+    headers = {"cache-control": _KEPT, "content-length": str(file.size)}
+    parts = () if request.method == "HEAD" else file.parts()
+    return StreamingResponse(parts, media_type=file.media_type, headers=headers)
+
+
+@_get("/thumbnails/{name}", response_class=Response)
+async def thumbnail(service: Service, name: str) -> Response:
+    """A small copy of a picture, JPEG, as it was when it was indexed."""
+    content = await service.of_picture(name, service.index.thumbnail)
+    if not content.startswith(b"\xff\xd8\xff"):
+        raise HTTPException(410, "the picture's thumbnail is broken; want the folder indexed again")
+    return Response(content, media_type="image/jpeg", headers={"cache-control": _KEPT})
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    """An error in one line, whoever found it."""
+    assert isinstance(error, AnyHTTPException)
+    detail, headers = str(error.detail), dict(error.headers or {})
+    if error.status_code == 405:
+        detail = f"{request.method[:20]} cannot be used here; want {headers.get('allow', 'GET')}"
+    elif error.status_code == 404 and detail == "Not Found":
+        detail = "there is nothing at this address; /docs lists what there is"
+    return JSONResponse({"detail": " ".join(detail.split())}, error.status_code, headers)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """A defect of ours; the server's log has its traceback."""
+    return JSONResponse({"detail": f"the server failed ({type(error).__name__}); its log says why"}, 500)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """What is wrong with the first parameter that cannot be used."""
+    assert isinstance(error, RequestValidationError)
+    return JSONResponse({"detail": _in_a_line(error.errors())}, 422)
+
+
+def _in_a_line(errors: Sequence[Any]) -> str:
+    first = errors[0]
+    name, limits = str(first["loc"][-1])[:60], first.get("ctx", {})
+    wanted = {
+        "extra_forbidden": "want only parameters that /docs lists",
+        "greater_than_equal": f"want {limits.get('ge')} or more",
+        "less_than_equal": f"want {limits.get('le')} or less",
+        "int_parsing": "want a whole number",
+        "int_parsing_size": "want a whole number of fewer digits",
+        "string_too_long": f"want {limits.get('max_length')} characters or fewer",
+    }.get(first["type"], str(first["msg"]))
+    if first["type"] == "missing":
+        return f"{name} is missing; /docs lists what is wanted"
+    return f"{name} is {str(first['input'])[:60]!r}; {wanted}"

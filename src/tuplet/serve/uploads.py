@@ -1,0 +1,167 @@
+"""A picture that was sent: its bytes, bounded and never on the disk, and the pixels in them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+from jaxtyping import UInt8
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from starlette.requests import ClientDisconnect
+from torch import Tensor
+
+from tuplet.data.decoding import UnreadableImageError, choose_scale, decode_image, open_image
+
+_TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
+"""What a picture may be called; the last is what curl calls everything. What it is, its bytes say."""
+_NOT_TAKEN = "JPEG2000"
+"""Pillow lets nothing else in the process run while it decodes one: for seconds, where it is large."""
+_HOW = "want the bytes of one picture as the body, such as curl --data-binary @oak.jpg"
+
+
+async def read_upload(request: Request, *, most_bytes: int, seconds: float) -> bytes:
+    """The body of a request, held in memory.
+
+    Args:
+        request: whose body nobody has read yet.
+        most_bytes: of the body; counted as it comes, whatever the request says of it.
+        seconds: in which all of it must have come.
+
+    Raises:
+        HTTPException: 400 without a body, 408 too slow, 413 too long, 415 not said to be a picture.
+    """
+    kind = request.headers.get("content-type", _TYPES[0]).lower().strip()
+    if not kind.startswith(_TYPES):
+        raise HTTPException(415, f"the body is said to be {kind[:60]!r}; {_HOW}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPException(415, f"the body is compressed; {_HOW}")
+    too_long = HTTPException(413, f"the picture has too many bytes; want at most {most_bytes:,}")
+    said = request.headers.get("content-length", "0")
+    if said.isdecimal() and int(said[:20]) > most_bytes:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > most_bytes:
+                    raise too_long
+    except TimeoutError:
+        late = f"the picture took more than {seconds:g} s to arrive; want it faster, or smaller"
+        raise HTTPException(408, late, {"connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection was closed before the picture had arrived") from None
+    if not body:
+        raise HTTPException(400, f"the body is empty; {_HOW}")
+    return bytes(body)
+
+
+def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[Tensor, "3 H W"]:
+    """RGB pixels of a picture that was sent, as `decode_image` has them.
+
+    Args:
+        content: of the file.
+        min_side: see `decode_image`.
+        most_pixels: that may have to be decoded, see `DecodingWork`.
+
+    Raises:
+        HTTPException: 415 a format that is not taken, 422 no whole picture of a known format, or one that
+            takes too much to decode.
+    """
+    wanted = "want a whole JPEG, PNG or other image file"
+    try:
+        work = decoding_work(content, min_side=min_side)
+    except Exception:  # corrupt bytes make Pillow raise nearly anything
+        raise HTTPException(422, f"the picture cannot be read: its header is broken; {wanted}") from None
+    if work is not None and work.kind == _NOT_TAKEN:
+        detail = "the picture is a JPEG 2000, which can be indexed but takes too long to decode here"
+        raise HTTPException(415, f"{detail}; want JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM")
+    if work is not None and work.pixels > most_pixels:
+        raise HTTPException(
+            422,
+            f"the picture, {work.width:,} x {work.height:,} pixels, has {work.pixels:,} to be decoded; want"
+            f" at most {most_pixels:,} (tuplet serve --max-upload-megapixels {most_pixels / 1e6:g}):"
+            " a smaller one, or a JPEG that is not progressive",
+        )
+    if work is not None and work.scans > MOST_SCANS:
+        raise HTTPException(422, f"the picture is a JPEG of more than {MOST_SCANS} scans; want a usual one")
+    try:
+        return decode_image(content, min_side=min_side)
+    except UnreadableImageError as error:
+        raise HTTPException(422, f"the picture cannot be read: {error.reason}; {wanted}") from None
+
+
+MOST_SCANS = 100
+"""Of a JPEG; each goes over the whole picture once more, however few bytes it has. Ten are usual."""
+
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]|\xff\xd9")  # but for those that have no length
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_SEQUENTIAL = frozenset({0xC0, 0xC1})
+_SCAN, _END = 0xDA, 0xD9
+
+
+@dataclass(frozen=True)
+class DecodingWork:
+    """What it takes to decode a picture.
+
+    Attributes:
+        kind: of the file, as Pillow calls it, such as JPEG.
+        width: of the picture, pixels.
+        height: likewise.
+        pixels: that the decoder makes or holds at the same time; fewer than the picture has where a JPEG is
+            decoded at a smaller scale.
+        scans: times that it goes over all of them; at most `MOST_SCANS` + 1, where it may be more.
+    """
+
+    kind: str
+    width: int
+    height: int
+    pixels: int
+    scans: int
+
+
+def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
+    """What it takes `decode_image` to decode a picture; None where it is none, as that then says.
+
+    Args:
+        content: of the file.
+        min_side: see `decode_image`.
+
+    Raises:
+        Exception: of whatever kind; its header is broken.
+    """
+    try:
+        opened = open_image(content)
+    except Exception:  # corrupt bytes make Pillow raise nearly anything
+        return None
+    with opened as image:
+        width, height = image.size
+        pixels, scans = width * height, 1
+        if isinstance(image, TiffImageFile):
+            across, down = (int(image.tag_v2.get(tag, 0)) for tag in (TILEWIDTH, TILELENGTH))
+            pixels = max(pixels, across * down)  # a tile is decoded whole, however little of it is needed
+        elif image.format in ("JPEG", "MPO"):
+            scans = _num_scans(content)
+            if scans == 1:  # of several, every coefficient is held until the last, at whatever scale
+                choose_scale(image, min_side)
+                pixels = image.width * image.height
+        return DecodingWork(image.format or "", width, height, pixels, scans)
+
+
+def _num_scans(jpeg: bytes) -> int:
+    """Scans of a JPEG: 1 where the first has everything, else 2 or more, counted to `MOST_SCANS` + 1."""
+    place, scans, components, sequential = 2, 0, 0, False
+    while scans <= MOST_SCANS and (found := _MARKER.search(jpeg, place)):
+        marker, segment = jpeg[found.end() - 1], jpeg[found.end() : found.end() + 10]
+        if marker == _END or len(segment) < 8:
+            break
+        place = found.end() + max(int.from_bytes(segment[:2]), 2)
+        if marker in _FRAMES:
+            sequential, components = marker in _SEQUENTIAL, segment[7]
+        elif marker == _SCAN:
+            scans += 1
+            if sequential and segment[2] == components:
+                return 1
+    return max(scans, 2)

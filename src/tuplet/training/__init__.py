@@ -1,0 +1,1 @@
+"""Train a network: loop, session, run folder, seeds and folds."""

@@ -1,0 +1,233 @@
+"""The trainings behind one number: folds of validation classes, then the run itself; and several seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from lightning_fabric import Fabric
+
+from tuplet.config import DataConfig, RunConfig, Selection
+from tuplet.data.load import load_data, split_of
+from tuplet.data.table import Split
+from tuplet.data.transforms import short_side
+from tuplet.errors import InputError
+from tuplet.evaluation.evaluate import EvalReport
+from tuplet.metrics.names import headline_metric
+from tuplet.ranks import on_first
+from tuplet.training.loop import train
+from tuplet.training.run_folder import EpochReport, Run
+
+
+def open_run(config: RunConfig, folder: Path) -> Run:
+    """The run of a config in a folder: a new one, or the one that stands there, to be gone on with.
+
+    Raises:
+        InputError: (a ValueError) the folder holds a run with other settings, or something else.
+    """
+    if not (folder / "config.yaml").exists():
+        return Run.create(config, folder)
+    run = Run(folder)
+    # On other devices a run may go on.
+    if replace(run.config, compute=config.compute) != config:
+        raise InputError(f"{folder} holds a run with other settings; want a new folder, or remove it")
+    run.config = config
+    return run
+
+
+def epochs_of_runs(
+    config: RunConfig, folder: Path, *, fabric: Fabric, images: Split | None = None
+) -> Generator[tuple[Run, EpochReport]]:
+    """Each epoch as it ends, with its run, of all trainings that the config's selection takes.
+
+    With selection validation these are one training a fold, in folders beside the run's own, and then the run
+    itself on all training classes, for as many epochs as were best on average. Otherwise the run alone. What
+    is finished in these folders is not repeated.
+
+    Args:
+        config: of the run; with `schedule.stop_after` the number of epochs is chosen already.
+        folder: of the run.
+        fabric: launched.
+        images: those of the config, where they are loaded already.
+
+    Raises:
+        InputError: (a ValueError) as `train` and `open_run` do.
+    """
+    images = images or load_data(config)
+    if config.evaluation.selection == "validation" and config.schedule.stop_after is None:
+        runs = []
+        for fold in range(config.evaluation.validation_folds):
+            run = _shared(fold_of(config, fold), fold_folder(folder, fold), fabric)
+            runs.append(run)
+            yield from _epochs(run, fabric, images)
+        chosen = best_epoch([run.reports() for run in runs], at_least=max(1, config.schedule.warmup_epochs))
+        config = replace(config, schedule=replace(config.schedule, stop_after=chosen))
+    yield from _epochs(_shared(config, folder, fabric), fabric, images)
+
+
+def fold_of(config: RunConfig, fold: int) -> RunConfig:
+    """The same run on all training classes but one fold, measured on that fold after every epoch.
+
+    Args:
+        config: of the run; its validation seed decides the folds.
+        fold: in 0..validation_folds-1.
+    """
+    evaluation = replace(
+        config.evaluation,
+        split="validation",
+        validation_fold=fold,
+        selection="last",
+        every_epochs=1,
+        kmeans_runs=0,
+    )
+    return replace(config, evaluation=evaluation)
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    """Where the training of one fold is, beside the run's folder."""
+    return folder.with_name(f"{folder.name}-fold{fold}")
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where the run of one seed is, in the folder of all."""
+    return folder / f"seed{seed}"
+
+
+def _shared(config: RunConfig, folder: Path, fabric: Fabric) -> Run:
+    on_first(fabric, lambda: open_run(config, folder).folder)
+    run = Run(folder)
+    run.config = config
+    return run
+
+
+def _epochs(run: Run, fabric: Fabric, images: Split) -> Iterator[tuple[Run, EpochReport]]:
+    for report in train(run, fabric=fabric, split=split_of(images, run.config)):
+        yield run, report
+
+
+@final
+class Images:
+    """The images of the config that was asked for last, so that runs on the same ones decode them once.
+
+    Args:
+        config: whose images are loaded already; None where none are.
+        images: those, all of them.
+    """
+
+    def __init__(self, config: RunConfig | None = None, images: Split | None = None) -> None:
+        self._data = None if config is None else _read_from(config)
+        self._images = images
+
+    def of(self, config: RunConfig) -> Split:
+        """All images of a run; what only decides how they become batches does not matter.
+
+        Raises:
+            InputError: (a ValueError) as `load_data` does.
+        """
+        data = _read_from(config)
+        if self._images is None or data != self._data:
+            self._images = None  # the old ones go before the new ones come
+            self._data, self._images = data, load_data(config)
+        return self._images
+
+
+def _read_from(config: RunConfig) -> DataConfig:
+    """The settings that decide what is read, the others at their defaults."""
+    # Of the transforms, only the short side down to which a picture is decoded counts.
+    return replace(
+        config.data,
+        batch_size=DataConfig.batch_size,
+        sampler=DataConfig.sampler,
+        images_per_class=DataConfig.images_per_class,
+        image_size=short_side(config.data),
+        resize=None,
+        augmentation="none",
+        label_noise=DataConfig.label_noise,
+        label_noise_seed=DataConfig.label_noise_seed,
+        imbalance=DataConfig.imbalance,
+        imbalance_seed=DataConfig.imbalance_seed,
+        quarter_turns=DataConfig.quarter_turns,
+    )
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The measurement of a run that counts.
+
+    Attributes:
+        selection: how it was chosen.
+        epoch: whose it is; 0 is the network before training.
+        evaluation: what was measured.
+        label: how it was chosen, in words that can stand beside the number.
+    """
+
+    selection: Selection
+    epoch: int
+    evaluation: EvalReport
+    label: str
+
+
+def select(config: RunConfig, reports: Sequence[EpochReport]) -> Selected:
+    """The measurement that counts, by `config.evaluation.selection`.
+
+    Args:
+        config: the run's.
+        reports: its epochs so far, in order; at least one was measured.
+
+    Returns: with last and validation the last measurement, with oracle the one with the best first Recall@K,
+        the earliest of equals.
+
+    Raises:
+        InputError: (a ValueError) no epoch was measured.
+    """
+    measured = [(report.epoch, report.evaluation) for report in reports if report.evaluation is not None]
+    if not measured:
+        raise InputError("no epoch was measured; want one: tuplet train --resume RUN")
+    selection, schedule = config.evaluation.selection, config.schedule
+    epoch, evaluation = measured[-1]
+    if selection == "oracle":
+        epoch, evaluation = max(measured, key=lambda one: (_headline(one[1]), -one[0]))
+        label = f"oracle: epoch {epoch} of {schedule.epochs}, the best on the test classes themselves"
+    else:
+        label = label_of_network(config, epoch)
+    return Selected(selection, epoch, evaluation, label)
+
+
+def label_of_network(config: RunConfig, epoch: int) -> str:
+    """What is to stand beside numbers of the network as it is after an epoch of a run.
+
+    Args:
+        config: the run's.
+        epoch: the last that the network learnt in, 0..epochs.
+    """
+    evaluation, schedule = config.evaluation, config.schedule
+    if epoch < schedule.last_epoch:
+        return f"unfinished: epoch {epoch} of {schedule.last_epoch}"
+    if evaluation.selection == "validation":
+        folds = evaluation.validation_folds
+        return f"epoch {epoch} of {schedule.epochs}, chosen on {folds} folds of validation classes"
+    return f"last epoch of {schedule.epochs}"
+
+
+def best_epoch(folds: Sequence[Sequence[EpochReport]], *, at_least: int = 1) -> int:
+    """The epoch with the best first Recall@K on average over folds, the earliest of equals.
+
+    Args:
+        folds: the epochs of each fold, the same ones measured in each.
+        at_least: epochs before it do not count.
+    """
+    by_epoch: dict[int, list[float]] = {}
+    for reports in folds:
+        for report in reports:
+            if report.evaluation is not None and report.epoch >= at_least:
+                by_epoch.setdefault(report.epoch, []).append(_headline(report.evaluation))
+    return max(by_epoch, key=lambda epoch: (statistics.fmean(by_epoch[epoch]), -epoch))
+
+
+def _headline(evaluation: EvalReport) -> float:
+    name = headline_metric(evaluation.retrieval)
+    assert name is not None  # EvaluationConfig wants at least one K
+    return evaluation.retrieval[name]

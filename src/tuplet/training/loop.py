@@ -1,0 +1,103 @@
+"""Training: one visible loop, as a generator of epoch reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from tuplet.data.load import load_data, load_split, split_of
+from tuplet.data.table import Split
+from tuplet.progress import track
+from tuplet.ranks import on_first
+from tuplet.training.devices import launch
+from tuplet.training.run_folder import EpochReport, Run
+from tuplet.training.session import DivergedError, Session
+from tuplet.training.speed import keeping_memory
+
+__all__ = ["DivergedError", "launch", "load_data", "load_split", "split_of", "train"]
+
+
+def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Iterator[EpochReport]:
+    """The report of each epoch as it ends, epoch 0 being the network before training.
+
+    Everything learnt is in the run's folder. A run that was stopped anywhere goes on after its last whole
+    epoch, and ends with the weights it would have had anyway, bit for bit on the CPU.
+
+    Args:
+        run: made by `Run.create`, new or stopped.
+        fabric: devices, precision and ranks; made from the run's config where it is not given.
+        split: the images, where they are loaded already; else the config's.
+
+    Raises:
+        InputError: (a ValueError) data, weights or settings that cannot be used.
+        DivergedError: a loss or a weight that is NaN or infinite; names the epoch, the step and the terms.
+    """
+    config = run.config
+    fabric = fabric or launch(config)
+    with ExitStack() as stack:
+        on_first(fabric, lambda: stack.enter_context(run.locked()))
+        stack.enter_context(keeping_memory(fabric.device))
+        session = Session(run, split or load_split(config), fabric)
+        finished = session.restore()
+        if finished is None:
+            evaluation, seconds = session.evaluate(0)
+            yield session.save(EpochReport(0, {}, evaluation, 0.0, seconds, 0.0, {}))
+            finished = 0
+        for epoch in range(finished + 1, config.schedule.last_epoch + 1):
+            yield session.save(train_epoch(session, epoch))
+        session.finish()
+
+
+def train_epoch(session: Session, epoch: int) -> EpochReport:
+    """What one epoch did: every batch forward, backward and a step, then the measuring.
+
+    Args:
+        session: as the epoch before left it.
+        epoch: 1..schedule.epochs.
+
+    Raises:
+        DivergedError: (a ValueError) a loss or a weight that is NaN or infinite.
+    """
+    config, fabric = session.run.config, session.fabric
+    network, loss, loader = session.network, session.loss, session.loader
+    # Every epoch starts its own random stream, so that a resumed run needs no saved one.
+    torch.manual_seed(_seed(config.seed, epoch, fabric.global_rank))
+    rates = session.set_learning_rates(epoch)
+    warming = epoch <= config.schedule.warmup_epochs
+    session.set_backbone_learning(not warming)
+    session.batches.epoch = epoch
+    network.train()
+    loss.train()
+
+    sums: dict[str, Tensor] = {}
+    began = time.perf_counter()
+    title = f"epoch {epoch}/{config.schedule.last_epoch}"
+    for step, (pixels, labels, _) in enumerate(track(loader, title), 1):
+        pixels = pixels.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
+        labels = labels.to(fabric.device, non_blocking=True)
+        with fabric.no_backward_sync(network, enabled=warming):
+            terms = session.loss_terms(network(pixels), labels, epoch, step)
+            fabric.backward(terms.total)
+        if warming:
+            session.average_gradients()
+        session.step()
+        for name, value in terms.parts().items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+    losses = {name: total.item() / len(loader) for name, total in sums.items()}
+    train_seconds = time.perf_counter() - began
+
+    session.share_copies()
+    session.require_finite_weights(epoch)
+    evaluation, evaluation_seconds = session.evaluate(epoch)
+    images_per_second = len(loader) * config.data.batch_size / train_seconds
+    return EpochReport(epoch, losses, evaluation, train_seconds, evaluation_seconds, images_per_second, rates)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,293 @@
+"""The run folder: config.yaml, metrics.jsonl, checkpoints/, environment.json, model/, report.html.
+
+Every file is written whole or not at all, so a run that was killed anywhere can be resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from tuplet.config import RunConfig
+from tuplet.config.overrides import from_dict, to_dict
+from tuplet.errors import InputError
+from tuplet.evaluation.evaluate import EvalReport
+from tuplet.models.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did; epoch 0 is the network before training.
+
+    Attributes:
+        epoch: 0..epochs.
+        losses: means over the steps of "total" and, of HIST, of "distribution" and "cross_entropy"; empty at
+            epoch 0.
+        evaluation: None in epochs that are not evaluated.
+        train_seconds: training alone, evaluation and checkpoint left out; 0 at epoch 0.
+        evaluation_seconds: 0 where there was none.
+        images_per_second: trained images over train_seconds; 0 at epoch 0.
+        learning_rates: in this epoch, by the optimizer's groups; see `build_optimizers`.
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    evaluation: EvalReport | None
+    train_seconds: float
+    evaluation_seconds: float
+    images_per_second: float
+    learning_rates: dict[str, float]
+
+
+class LockedRunError(InputError):
+    """Another process is training the run."""
+
+
+@final
+class Run:
+    """One training run on disk.
+
+    Args:
+        folder: where `create` made it.
+
+    Raises:
+        InputError: (a ValueError) there is no run in the folder, or its config cannot be used.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        if not self.config_file.is_file():
+            raise InputError(
+                f"there is no run in {self.folder}; want a folder with a config.yaml, made by tuplet train"
+            )
+        self.config = read_config(self.config_file)
+
+    @classmethod
+    def create(cls, config: RunConfig, folder: str | os.PathLike[str]) -> Run:
+        """A new run in a folder that does not exist yet or is empty.
+
+        Raises:
+            InputError: (a ValueError) the folder holds something already.
+        """
+        path = Path(folder)
+        if path.is_dir() and not all(entry.name.startswith(".") for entry in path.iterdir()):
+            raise InputError(f"{path} is not empty; want a new folder, or tuplet train --resume {path}")
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; want a new folder for the run")
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "config.yaml", write_config(config).encode())
+        return cls(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The run's settings: `tuplet train --config` reproduces the run from it."""
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON line an epoch."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """State after the last whole epoch."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    def classes_folder(self, epoch: int) -> Path:
+        """Rows of the class parameters after an epoch, where the classes are spread over processes."""
+        return self.folder / "checkpoints" / f"classes-{epoch}"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions, commit, hardware and the hash of the starting weights."""
+        return self.folder / "environment.json"
+
+    @property
+    def notes_file(self) -> Path:
+        """What was odd about the data: skipped images, classes too small to ask about."""
+        return self.folder / "notes.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """The trained network, for `Embedder.from_pretrained`."""
+        return self.folder / "model"
+
+    @property
+    def report_file(self) -> Path:
+        """The report, one self-contained page."""
+        return self.folder / "report.html"
+
+    def reports(self) -> list[EpochReport]:
+        """Every epoch so far, epoch 0 first; a line that a kill cut short is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text().splitlines(keepends=True)
+        try:
+            return [_epoch_report(json.loads(line)) for line in lines if line.endswith("\n")]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{self.metrics_file} is damaged ({error}); want one JSON line an epoch"
+            ) from None
+
+    def clean_up(self, last_epoch: int) -> None:
+        """Remove what a kill left: unfinished files, reports of epochs that reached no checkpoint."""
+        for partial in (*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        self._remove_classes(but=self.classes_folder(last_epoch))
+        kept = [report for report in self.reports() if report.epoch <= last_epoch]
+        write_atomically(self.metrics_file, "".join(map(_json_line, kept)).encode())
+
+    def _remove_classes(self, *, but: Path) -> None:
+        for folder in self.folder.glob("checkpoints/classes-*"):
+            if folder != but:
+                shutil.rmtree(folder)
+
+    def append(self, report: EpochReport) -> None:
+        """Add one epoch's line."""
+        with self.metrics_file.open("a") as file:
+            file.write(_json_line(report))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint, in one step."""
+        self.checkpoint_file.parent.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_atomically(self.checkpoint_file, buffer.getbuffer())
+        self._remove_classes(but=self.classes_folder(state["epoch"]))
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """State after the last whole epoch, on the CPU; None where there is none yet."""
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"{self.checkpoint_file} is damaged ({' '.join(str(error).split())[:200]});"
+                " want the file as tuplet wrote it: restore it, or remove it to start the run again"
+            ) from None
+        return state
+
+    def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Write one of the run's JSON files."""
+        write_atomically(file, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+    def read_json(self, file: Path) -> dict[str, Any]:
+        """One of the run's JSON files; empty where it was not written yet."""
+        try:
+            content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        except ValueError as error:
+            raise InputError(f"{file} is damaged ({error}); want JSON as tuplet wrote it") from None
+        return content
+
+    def embedder(self) -> Embedder:
+        """The trained network, on the CPU, ready to embed.
+
+        Raises:
+            InputError: (a ValueError) no epoch is finished.
+        """
+        state = self.load_checkpoint()
+        if state is None:
+            raise InputError(
+                f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}"
+            )
+        model = dataclasses.replace(self.config.model, pretrained=False, weights=None)
+        network = Embedder(**dataclasses.asdict(model))
+        try:
+            network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.checkpoint_file} does not fit {self.config_file}"
+                f" ({' '.join(str(error).split())[:200]}); want the config that it was trained with"
+            ) from None
+        return network.eval()
+
+    def save_model(self) -> None:
+        """Write the trained network to `model_folder`, whole or not at all."""
+        partial = self.folder / ".model.partial"
+        self.embedder().save_pretrained(partial)
+        if self.model_folder.exists():
+            shutil.rmtree(self.model_folder)
+        partial.rename(self.model_folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for one process; the hold ends with the process, however it ends.
+
+        Raises:
+            LockedRunError: (an InputError) another process is training this run.
+        """
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise LockedRunError(
+                f"another process is training {self.folder}; want one at a time: wait, or end it"
+            ) from None
+
+
+def read_config(file: Path) -> RunConfig:
+    """The settings in a YAML file.
+
+    Raises:
+        InputError: (a ValueError) no such file, no YAML, or settings that cannot be used.
+    """
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} cannot be read ({cause}); want the config.yaml of a run") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file} is no YAML ({' '.join(str(error).split())}); want the config.yaml of a run"
+        ) from None
+    if tree is None:
+        raise InputError(f"{file} is empty; want the fields of a config")
+    if not isinstance(tree, dict):
+        raise InputError(f"{file} holds {type(tree).__name__}; want the fields of a config")
+    return from_dict(tree)
+
+
+def write_config(config: RunConfig) -> str:
+    """The settings as YAML, in the order in which they are defined."""
+    text: str = yaml.safe_dump(to_dict(config), sort_keys=False)
+    return text
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that a kill leaves the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _json_line(report: EpochReport) -> str:
+    return json.dumps(dataclasses.asdict(report)) + "\n"
+
+
+def _epoch_report(tree: dict[str, Any]) -> EpochReport:
+    evaluation = tree["evaluation"]
+    if evaluation is not None:
+        tree["evaluation"] = EvalReport.from_dict(evaluation)
+    return EpochReport(**tree)

@@ -1,0 +1,280 @@
+"""The moving parts of one training process, and what happens around an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn, final
+
+import torch
+from jaxtyping import Float, Int64
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from tuplet.config import RunConfig, ScheduleConfig
+from tuplet.data.datasets import TransformedImages
+from tuplet.data.sampling import Draw, batches, rank_slice
+from tuplet.data.table import ImageTable, Split
+from tuplet.data.transforms import train_transform
+from tuplet.data.workers import prepare_worker
+from tuplet.errors import InputError
+from tuplet.evaluation.evaluate import EvalReport, evaluate_split
+from tuplet.losses.base import LossTerms
+from tuplet.losses.build import build_loss
+from tuplet.losses.many_classes.shards import gather_batch
+from tuplet.models.embedder import Embedder
+from tuplet.ranks import first_of, mean, share, total
+from tuplet.training.class_shards import loss_state, restore_loss
+from tuplet.training.environment import describe_environment, hash_images, hash_weights
+from tuplet.training.optimizers import build_optimizers
+from tuplet.training.run_folder import EpochReport, Run
+from tuplet.training.speed import require_compiler
+
+
+class DivergedError(InputError):
+    """The loss or a weight left the finite numbers; the run keeps its last good checkpoint."""
+
+
+@final
+class EpochBatches(Sampler[list[Draw]]):
+    """This rank's part of every batch of one epoch; set `epoch` before iterating."""
+
+    def __init__(self, config: RunConfig, table: ImageTable, fabric: Fabric) -> None:
+        self._config, self._labels = config, table.labels
+        self._rank, self._ranks = fabric.global_rank, fabric.world_size
+        self.epoch = 1
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        drawn = batches(self._config.data, self._labels, seed=self._config.seed, epoch=self.epoch)
+        return iter([rank_slice(batch, self._rank, self._ranks) for batch in drawn])
+
+    def __len__(self) -> int:
+        return len(self._labels) // self._config.data.batch_size
+
+
+@final
+class Session:
+    """Network, loss, optimizer and batches of a run, on the devices of a Fabric.
+
+    Attributes:
+        network: the embedding network, wrapped by Fabric (precision, DDP).
+        loss: of the gathered batch, the same on every rank, which keeps all classes or its share of them.
+        optimizers: over the groups of network and loss; see `build_optimizers`.
+        batches: which images come in the epoch that is set.
+        loader: the training batches of this rank.
+    """
+
+    def __init__(self, run: Run, split: Split, fabric: Fabric) -> None:
+        config = run.config
+        self.run, self.split, self.fabric = run, split, fabric
+        self.batches = EpochBatches(config, split.train, fabric)
+        iter(self.batches)  # too few images or classes: say so before anything is built
+        self._data = hash_images(split.train)
+        torch.manual_seed(config.seed)
+        # A checkpoint holds every weight, so that the run can go on without the file it started from.
+        started = run.checkpoint_file.exists()
+        model = dataclasses.replace(config.model, pretrained=False, weights=None) if started else config.model
+        self._embedder = Embedder(**dataclasses.asdict(model))
+        self._embedder.to(memory_format=torch.channels_last)
+        _try_one_image(self._embedder, config)
+        if config.compute.compile:
+            require_compiler(fabric.device)
+            self._embedder.compile_backbone()
+        self._initial_weights = hash_weights(self._embedder.state_dict())
+        self.loss = build_loss(config, split.train.num_classes)
+        self.loss.to(fabric.device)
+        unscaled = config.compute.precision == "16-mixed" and config.optimizer.clip_norm > 0
+        optimizers = build_optimizers(self._embedder, self.loss, config.optimizer, fused=not unscaled)
+        self._rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
+        self._backbone: list[torch.nn.Parameter] = optimizers[0].param_groups[0]["params"]
+        wrapped: tuple[Any, ...] = fabric.setup(self._embedder, *optimizers)
+        self.network, self.optimizers = wrapped[0], list(wrapped[1:])
+        workers = config.compute.num_workers
+        self.loader = DataLoader(
+            TransformedImages(split.train, train_transform(config.data)),
+            batch_sampler=self.batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=prepare_worker,
+            pin_memory=fabric.device.type == "cuda",
+            generator=torch.Generator(),  # its own: workers must not shift the epoch's random stream
+        )
+
+    def restore(self) -> int | None:
+        """Load the checkpoint; the last whole epoch, or None where nothing is finished yet."""
+        state = self.run.load_checkpoint()
+        if self.fabric.is_global_zero:
+            self.run.clean_up(last_epoch=-1 if state is None else state["epoch"])
+        if state is None:
+            self._describe()
+            return None
+        if state["data"] != self._data:
+            raise InputError(
+                f"the training images are not those that {self.run.folder} began with; want the same classes"
+                " with as many images: restore them, or start a new run"
+            )
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self._embedder.load_state_dict(state["network"])
+        restore_loss(state, self.loss, self.optimizers, self.run.classes_folder(state["epoch"]))
+        return int(state["epoch"])
+
+    def save(self, report: EpochReport) -> EpochReport:
+        """Append the epoch's report to the run, then replace its checkpoint."""
+        state = loss_state(self.loss, self.optimizers, self.run.classes_folder(report.epoch))
+        if self.fabric.is_global_zero:
+            self.run.append(report)
+            self.run.save_checkpoint(
+                {
+                    "epoch": report.epoch,
+                    "data": self._data,
+                    "precision": self.fabric.strategy.precision.state_dict(),
+                    "network": self._embedder.state_dict(),
+                    **state,
+                }
+            )
+        return report
+
+    def finish(self) -> None:
+        """Save the trained network for whoever wants to use it."""
+        if self.fabric.is_global_zero:
+            self.run.save_model()
+        self.fabric.barrier()
+
+    def set_learning_rates(self, epoch: int) -> dict[str, float]:
+        """Set each group's learning rate for an epoch; what they are, by group."""
+        factor = learning_rate_factor(self.run.config.schedule, epoch)
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        return {group["name"]: group["lr"] for group in groups}
+
+    def set_backbone_learning(self, learning: bool) -> None:
+        """Let the backbone learn, or rest."""
+        for parameter in self._backbone:
+            parameter.requires_grad_(learning)
+
+    def average_gradients(self) -> None:
+        """Average the network's gradients over the ranks, while DDP does not because part of it rests."""
+        for parameter in self._embedder.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(mean(self.fabric, parameter.grad))
+
+    def step(self) -> None:
+        """Move every parameter against its gradient, clipped as the config says, and forget the gradients."""
+        limit = self.run.config.optimizer.clip_norm
+        if limit > 0:
+            self._clip(limit)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _clip(self, limit: float) -> None:
+        for optimizer in self.optimizers:
+            self.fabric.strategy.precision.unscale_gradients(optimizer)
+        sharded = (
+            {id(p) for p in self.loss.class_parameters().values()} if self.loss.shard is not None else set()
+        )
+        parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+        gradients: tuple[list[Tensor], list[Tensor]] = [], []
+        for parameter in parameters:
+            if parameter.grad is not None:
+                gradients[id(parameter) in sharded].append(parameter.grad)
+        whole, rows = (torch.nn.utils.get_total_norm(part).to(self.fabric.device) for part in gradients)
+        norm = (whole.square() + total(self.fabric, rows.square())).sqrt() if sharded else whole
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+    def loss_terms(
+        self, embeddings: Float[Tensor, "n D"], labels: Int64[Tensor, " n"], epoch: int, step: int
+    ) -> LossTerms:
+        """The loss of the global batch, the same on every rank; stops the run where it is not finite."""
+        # Each rank's loss sends the same gradient back to the rows of all; DDP's mean undoes that sum.
+        embeddings, labels = gather_batch(embeddings, labels)
+        try:
+            terms = self.loss.terms(embeddings, labels)
+        except InputError as error:
+            self._stop(f"at epoch {epoch}, step {step}: {error}", epoch)
+        if not bool(torch.isfinite(terms.total)):
+            parts = ", ".join(f"{name} {value.item()}" for name, value in terms.parts().items())
+            self._stop(f"at epoch {epoch}, step {step}: the loss is not finite ({parts})", epoch)
+        return terms
+
+    def share_copies(self) -> None:
+        """Give every rank the first one's running statistics and loss, which it saves and measures with.
+
+        DDP shares the statistics only before a forward that it synchronises. The loss is computed alike on
+        all ranks, but not to the last bit where they differ in their device or its free memory.
+        """
+        rows = set(self.loss.class_parameters()) if self.loss.shard is not None else set()
+        loss = (value for name, value in self.loss.state_dict().items() if name not in rows)
+        share(self.fabric, [*self._embedder.buffers(), *loss])
+
+    def require_finite_weights(self, epoch: int) -> None:
+        """Stop the run before weights that are not finite reach its checkpoint."""
+        found = ""
+        for part in (self._embedder, self.loss):
+            for name, value in part.state_dict().items():
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    found = found or name
+        # Ranks may keep different classes, but they stop together.
+        named = first_of(self.fabric, found)
+        if named:
+            self._stop(f"at the end of epoch {epoch}: {named} holds NaN or infinity", epoch)
+
+    def evaluate(self, epoch: int) -> tuple[EvalReport | None, float]:
+        """What the network measures, None where it is not this epoch's turn, and the seconds it took."""
+        config = self.run.config
+        last = epoch == config.schedule.last_epoch
+        if epoch % config.evaluation.every_epochs and not last:
+            return None, 0.0
+        began = time.perf_counter()
+        self.network.eval()
+        report = evaluate_split(self.network, self.split, config, fabric=self.fabric, last=last)
+        return report, time.perf_counter() - began
+
+    def _describe(self) -> None:
+        if self.fabric.is_global_zero:
+            environment = describe_environment(self.fabric.device, self.fabric.world_size)
+            environment["initial_weights_sha256"] = self._initial_weights
+            self.run.write_json(self.run.environment_file, environment)
+            notes = {"notes": self.split.notes, "skipped_images": self.split.skipped}
+            self.run.write_json(self.run.notes_file, notes)
+
+    def _stop(self, what: str, epoch: int) -> NoReturn:
+        raise DivergedError(
+            f"training stopped {what}; the checkpoint of epoch {epoch - 1} in {self.run.folder} is the last"
+            " good one; want finite numbers: lower optimizer.lr_backbone, or set optimizer.clip_norm"
+        )
+
+
+def _try_one_image(network: Embedder, config: RunConfig) -> None:
+    """Refuse a size that the backbone cannot take; set aside parameters that play no part, for DDP."""
+    size = config.data.image_size
+    try:
+        network.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8)).sum().backward()
+        for parameter in network.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
+    except (AssertionError, RuntimeError) as error:
+        own = network.backbone.pretrained_cfg["input_size"][-1]
+        raise InputError(
+            f"backbone {config.model.backbone} cannot take images of {size} x {size} pixels"
+            f" ({' '.join(str(error).split())}); want another data.image_size, such as its own {own}"
+        ) from error
+
+
+def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
+    """What the learning rates are multiplied by in an epoch; 1 during and right after the warm-up.
+
+    Args:
+        schedule: `decay` and its numbers.
+        epoch: 1..epochs.
+    """
+    past = max(0, epoch - 1 - schedule.warmup_epochs)
+    if schedule.decay == "step":
+        return float(schedule.step_gamma ** (past // schedule.step_epochs))
+    if schedule.decay == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * past / max(1, schedule.epochs - schedule.warmup_epochs)))
+    return 1.0

@@ -1,1 +1,0 @@
-"""Bayesian optimisation over a config: spaces, a shared storage, workers, and what they found."""

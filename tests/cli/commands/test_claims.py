@@ -1,0 +1,273 @@
+"""`tuplet claims` from start to report, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tuplet.cli.commands import claims as command
+from tuplet.cli.main import main
+from tuplet.data.load import load_split
+from tuplet.evaluation.evaluate import embed
+from tuplet.training.devices import launch
+from tuplet.training.run_folder import Run
+
+TINY = {
+    "data.glyph-train-classes": 8,
+    "data.glyph-test-classes": 4,
+    "data.glyphs-per-class": 5,
+    "data.image-size": 16,
+    "data.resize": 16,
+    "data.batch-size": 8,
+    "model.embedding-dim": 16,
+    "loss.hidden-dim": 16,
+    "schedule.epochs": 1,
+    "compute.num-workers": 0,
+    "compute.accelerator": "cpu",
+}
+OPTIONS = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("claims") / "study"
+    main(["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--to", str(folder), *OPTIONS])
+    return folder
+
+
+def test_runs_are_ordinary_and_the_report_is_of_them(folder: Path) -> None:
+    runs = [Run(one.parent) for one in folder.glob("runs/*/config.yaml")]
+    assert sorted((run.config.loss.lambda_s, run.config.seed) for run in runs) == [
+        (0.0, 0),
+        (0.0, 1),
+        (1.0, 0),
+        (1.0, 1),
+    ]
+    recalls = []
+    for run in runs:
+        last = run.reports()[-1].evaluation
+        assert last is not None
+        if run.config.loss.lambda_s == 1.0:
+            recalls.append(last.retrieval["recall_at_1"])
+    page = (folder / "report.md").read_text()
+    assert f"| with HGNN |  | {50 * sum(recalls):.1f} ± " in page
+    assert "| 2 of 2 |" in page
+    html = (folder / "report.html").read_text()
+    assert "Maps of the embeddings" in html
+    assert html.count("<svg") == 3  # dots, and two maps
+
+
+def test_a_second_claim_uses_the_runs_of_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {one: one.stat().st_mtime_ns for one in folder.glob("runs/*/metrics.jsonl")}
+    main(["claims", "run", "covariance", "--on=glyphs", "--seeds", "2", "--to", str(folder), *OPTIONS])
+    said = capsys.readouterr().out
+    assert "4 runs for 1 claim, 2 of them finished before" in said
+    assert said.count("run       ") == 2
+    assert "claim covariance: " in said
+    assert "claim hgnn: " in said.split("measuring")[-1]
+    for file, changed in before.items():
+        assert file.stat().st_mtime_ns == changed
+    main(["claims", "status", str(folder)])
+    said = capsys.readouterr().out
+    assert "hgnn        The hypergraph network      4 finished" in said
+    assert "noise       Label noise                 not planned" in said
+    main(["claims", "report", str(folder)])
+    assert f"report    {folder / 'report.html'}" in capsys.readouterr().out
+
+
+def test_what_was_planned_first_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = folder / "plan.json"
+    tree = json.loads(plan.read_text())
+    (entry,) = [one for one in tree["entries"] if one["key"] == "hgnn"]
+    entry["rule"] = "As it was."
+    plan.write_text(json.dumps(tree))
+    storage = f"sqlite:///{folder / 'secret.db'}"
+    run = ["claims", "run", "hgnn", "--on", "glyphs", "--to", str(folder), *OPTIONS]
+    main([*run, "--seeds", "1", "--storage", storage])
+    main([*run, f"--storage={storage}", "--seeds", "1"])
+    said = capsys.readouterr().out
+    assert said.count("2 runs for 1 claim, 2 of them finished before") == 2
+    assert said.count("claim hgnn: As it was.") == 2
+    page = (folder / "report.md").read_text()
+    assert "| 2 of 2 |" in page
+    assert "it was: As it was." in page
+    after = json.loads(plan.read_text())
+    assert len(after["commands"]) == len(tree["commands"]) + 1
+    assert after["study_id"] == tree["study_id"] != ""
+    for file in ("plan.json", "report.md", "report.html"):
+        assert "secret.db" not in (folder / file).read_text()
+
+
+def test_runs_that_a_shorter_plan_leaves_out_are_told(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tuplet.research.claims import budget
+
+    study = tmp_path / "study"
+    shutil.copytree(folder, study)
+    monkeypatch.setattr(budget, "within", lambda plan, entries, *_, **__: [replace(entries[0], num_seeds=1)])
+    main(
+        ["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--budget=1h", "--to", str(study), *OPTIONS]
+    )
+    assert "  no longer in its report: 2 finished runs of an earlier plan" in capsys.readouterr().out
+
+
+def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
+    """Of two of its models, by hand; what `agreement` measures of rivals is the same."""
+    import numpy as np
+
+    from tuplet.research.claims.measures import _write_agreement, agreement_file
+    from tuplet.training.experiment import Images
+
+    runs = sorted(
+        (Run(one.parent) for one in folder.glob("runs/*/config.yaml")), key=lambda one: one.config.seed
+    )
+    first, second = [run for run in runs if run.config.loss.lambda_s == 0.0]
+    fabric = launch(first.config)
+    _write_agreement(folder, first.config, second.config, fabric=fabric, images=Images())
+    found = json.loads(agreement_file(folder, first.config, second.config).read_text())
+    nearest = []
+    for run in (first, second):
+        test = embed(run.embedder(), load_split(run.config).test, run.config.data, fabric=fabric).embeddings
+        unit = test / np.linalg.norm(test, axis=1, keepdims=True)
+        similar = unit @ unit.T
+        np.fill_diagonal(similar, -2)
+        nearest.append(np.argsort(-similar, axis=1)[:, :10])
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(*nearest, strict=True)]
+    assert found == {"share": pytest.approx(np.mean(shared)), "num_neighbours": 10}
+
+
+def test_other_settings_want_another_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["claims", "run", "hgnn", "--on", "glyphs", "--to", str(folder), *OPTIONS, "--loss.tau", "9"])
+    assert "has a study on other settings; want the same ones, or another folder" in capsys.readouterr().err
+
+
+def test_a_budget_that_is_too_small_says_what_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuplet.research.claims import budget
+
+    monkeypatch.setattr(budget, "measure_speed", lambda *_, **__: budget.Speed(59.0, 60.0, 40))
+    with pytest.raises(SystemExit):
+        main(
+            ["claims", "run", "2", "--on", "glyphs", "--budget", "5m", "--to", str(tmp_path / "x"), *OPTIONS]
+        )
+    said = capsys.readouterr()
+    assert said.err.endswith("the smallest study takes about 12 minutes here; want --budget 12m\n")
+    assert not (tmp_path / "x" / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [([], "data.root is not given"), (["--data.root", "nowhere"], "nowhere does not exist")],
+)
+@pytest.mark.parametrize("claims", ["2", "cost,2"])
+def test_images_that_are_missing_are_said_once_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], root: list[str], message: str, claims: str
+) -> None:
+    to = tmp_path / "study"
+    with pytest.raises(SystemExit) as stopped:
+        main(["claims", "run", claims, "--on", "folder", *root, "--to", str(to)])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert message in said.err
+    assert not to.exists()
+
+
+def test_where_all_is_finished_or_generated_no_images_are_wanted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuplet.training import experiment
+
+    def load_data(config: object) -> None:
+        raise AssertionError("images were loaded")
+
+    monkeypatch.setattr(experiment, "load_data", load_data)
+    main(["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--to", str(folder), *OPTIONS])
+
+    def planned(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_planned", planned)
+    with pytest.raises(SystemExit):
+        main(["claims", "run", "cost,classes", "--on", "folder", "--to", str(tmp_path / "generated")])
+
+
+def test_a_command_that_waits_for_the_plan_of_another_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    lock = FileLock(folder / ".plan.lock")
+    lock.acquire()
+
+    def say(line: str) -> None:
+        told.append(line)
+        lock.release()
+
+    monkeypatch.setattr(command, "_say", say)
+    main(["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--to", str(folder), *OPTIONS])
+    assert told == [f"waiting   for another command, which plans in {folder} and may be timing a run"]
+    assert "4 runs for 1 claim, 4 of them finished before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["walk"], "tuplet claims 'walk' is unknown; want one of run, status, report, list"),
+        (["run"], "want the claims first: all, or some such as 1,3"),
+        (["run", "2"], "--on is not given; want --on glyphs"),
+        (["run", "2", "--on"], "--on is not given"),
+        (["run", "2", "--on", "omnigolt"], "there is no recipe 'omnigolt'"),
+        (["run", "9", "--on", "glyphs"], "there is no claim '9'; want all, or some of 1,2"),
+        (["run", "2", "--on", "glyphs", "--seeds", "0"], "--seeds is 0; want 1 or more"),
+        (["run", "2", "--on", "glyphs", "--budget", "soon"], "--budget is 'soon'; want a time"),
+        (["run", "2", "--on", "glyphs", "--loss.name", "triplet"], "want hist: the claims are about it"),
+        (["run", "2", "--on", "glyphs", "--compute.devices", "2"], "want 1, and the command once a device"),
+        (["run", "2", "--on", "glyphs", "--evaluation.recall-at", "5"], "want 1 among them"),
+        (["report", "nowhere"], "there is no study in nowhere"),
+        (["status", "a", "b"], "'b' is one argument too many"),
+        (["report", "--to=nowhere"], "there is no study in nowhere"),
+        (["report", "--to", "nowhere"], "there is no study in nowhere"),
+        (["status", "--seeds=3"], "'--seeds=3' is no option here; want tuplet claims status [FOLDER]"),
+    ],
+)
+def test_what_it_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["claims", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["run", "--help"],
+        ["run", "2", "-h"],
+        ["status", "--help"],
+        ["report", "-h"],
+        ["list", "--help"],
+    ],
+)
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["claims", *arguments])
+    assert "tuplet claims run 2 --on glyphs --budget 5m" in capsys.readouterr().out
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["claims", "list"])
+    said = capsys.readouterr().out
+    assert "the study: holds for N >= 32 only" in said
+    assert "16 points" in said

@@ -1,0 +1,76 @@
+"""Folders of drawings, an untrained network to embed them, and indexes of vectors without files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import torch
+from PIL import Image
+
+from tuplet.data.glyphs import glyph
+from tuplet.inference.encoder import IndexedModel, PictureEmbedder
+from tuplet.models.embedder import Embedder
+from tuplet.search.index import ImageIndex
+from tuplet.search.pictures import picture_id
+
+DIM = 16
+
+
+def draw(folder: Path, classes: range, instances: range) -> Path:
+    for label in classes:
+        (folder / f"class {label}").mkdir(parents=True, exist_ok=True)
+        for instance in instances:
+            picture = Image.fromarray(glyph(label, instance, seed=0, image_size=24))
+            picture.save(folder / f"class {label}" / f"{instance}.png")
+    return folder
+
+
+def save_model(folder: Path, *, seed: int = 0, dim: int = DIM) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        Embedder("tuplet_convnet", dim, pretrained=False).save_pretrained(folder)
+    return folder
+
+
+def open_embedder(folder: Path) -> PictureEmbedder:
+    return PictureEmbedder.open(folder, image_size=16, accelerator="cpu")
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def index_of_vectors(
+    uri: Path, vectors: np.ndarray, labels: list[str | None] | None = None, paths: list[str] | None = None
+) -> ImageIndex:
+    """An index of rows that never were files."""
+    model = IndexedModel("/model", "0" * 64, vectors.shape[1], 16, 18, "crop-flip")
+    index = ImageIndex.create(str(uri), model)
+    add_vectors(index, vectors, labels, paths)
+    return index
+
+
+def add_vectors(
+    index: ImageIndex,
+    vectors: np.ndarray,
+    labels: list[str | None] | None,
+    paths: list[str] | None,
+    contents: list[str] | None = None,
+) -> None:
+    paths = paths or [f"/photos/{number:05d}.jpg" for number in range(len(vectors))]
+    rows = [
+        {
+            "id": picture_id(path),
+            "path": path,
+            "label": None if labels is None else labels[number],
+            "size": number,
+            "modified": number,
+            "content": path if contents is None else contents[number],
+            "vector": vectors[number],
+            "thumbnail": b"jpeg of " + path.encode(),
+        }
+        for number, path in enumerate(paths)
+    ]
+    index.table.add(pyarrow.Table.from_pylist(rows, schema=index.table.schema))

@@ -1,0 +1,163 @@
+"""`tuplet bench` from start to table, and what the table says against the runs on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tuplet.cli.main import main
+from tuplet.config import RunConfig
+from tuplet.config.overrides import override
+from tuplet.data.load import load_data
+from tuplet.evaluation.evaluate import embed, evaluate
+from tuplet.recipes.catalogue import with_loss
+from tuplet.research.bench.cells import Protocol, best_trial, search_of, trials
+from tuplet.research.tuning.search import run_trials
+from tuplet.training.devices import launch
+from tuplet.training.run_folder import Run
+
+TINY = {
+    "data.glyph-train-classes": 8,
+    "data.glyph-test-classes": 4,
+    "data.glyphs-per-class": 6,
+    "data.image-size": 16,
+    "data.resize": 16,
+    "data.batch-size": 8,
+    "model.embedding-dim": 16,
+    "loss.hidden-dim": 16,
+    "schedule.epochs": 2,
+    "evaluation.kmeans-runs": 1,
+    "compute.num-workers": 0,
+    "compute.accelerator": "cpu",
+}
+
+
+def bench(folder: Path, losses: str) -> None:
+    options = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+    main(["bench", "demo", "--losses", losses, "--seeds=2", "--trials=2", "--to", str(folder), *options])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench") / "all"
+    bench(folder, "hist")
+    bench(folder, "hist,triplet,proxy-nca")
+    return folder
+
+
+def test_the_table_is_of_the_runs_on_disk(folder: Path) -> None:
+    found = json.loads((folder / "comparison.json").read_text())
+    assert [loss["name"] for loss in found["losses"]] == ["hist", "triplet", "proxy-nca"]
+    recalls = {}
+    for loss in found["losses"]:
+        values = []
+        for seed in range(2):
+            run = Run(folder / loss["name"] / f"seed{seed}")
+            assert run.config.loss.name == loss["name"]
+            assert run.config.seed == seed
+            last = run.reports()[-1].evaluation
+            assert last is not None
+            values.append(last.retrieval["recall_at_1"])
+        recalls[loss["name"]] = values
+        assert loss["metrics"]["recall_at_1"]["values"] == values
+        assert loss["labels"] == ["last epoch of 2"] * 2
+    for one in found["differences"]:
+        if one["metric"] == "recall_at_1":
+            expected = np.subtract(recalls[one["name"]], recalls["hist"])
+            assert one["over_seeds"]["values"] == pytest.approx(expected.tolist())
+            assert 0 < one["p_over_classes"] <= 1
+    p_values = [stats.ttest_rel(recalls[name], recalls["hist"]).pvalue for name in ("triplet", "proxy-nca")]
+    adjusted = [one["p_over_seeds"] for one in found["differences"] if one["metric"] == "recall_at_1"]
+    assert min(adjusted) == pytest.approx(min(1.0, 2 * min(p_values)))
+    page = (folder / "comparison.md").read_text()
+    assert "Selection: last epoch of 2." in page
+    assert "the best of 2 trials a loss by Recall@1 on validation classes, fold 0 of 4" in page
+    assert f"| triplet | {100 * np.mean(recalls['triplet']):.1f} ± " in page
+    assert "| untrained backbone |" in page
+    assert "tuplet bench demo --losses hist,triplet,proxy-nca" in page
+
+
+def test_trials_are_of_validation_classes_and_decide(folder: Path) -> None:
+    found = json.loads((folder / "comparison.json").read_text())
+    for loss in found["losses"]:
+        values = []
+        for number in range(2):
+            run = Run(folder / loss["name"] / "trials" / f"{number:04d}")
+            assert run.config.evaluation.split == "validation"
+            evaluation = run.reports()[-1].evaluation
+            assert evaluation is not None
+            assert evaluation.split == "validation"
+            assert [report.epoch for report in run.reports() if report.evaluation] == [0, 2]
+            values.append(evaluation.retrieval["recall_at_1"])
+        assert [trial["value"] for trial in loss["trials"]] == values
+        best = int(np.argmax(values))
+        seeded = Run(folder / loss["name"] / "seed0").config
+        assert loss["changes"] == (loss["trials"][best]["changes"])
+        assert seeded.optimizer.lr_backbone == (
+            loss["changes"].get("optimizer.lr_backbone", seeded.optimizer.lr_backbone)
+        )
+        tried = Run(folder / loss["name"] / "trials" / f"{best:04d}").config.loss
+        assert best == 0 or tried == seeded.loss
+        assert loss["trials"][0]["changes"] == {}
+
+
+def test_nothing_finished_is_trained_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = {file: file.read_bytes() for file in folder.rglob("metrics.jsonl")}
+    bench(folder, "hist,triplet")
+    before = capsys.readouterr().out.split("# Losses compared")[0]
+    assert "epoch" not in before
+    counted = [line.split()[:3] for line in before.splitlines() if line.startswith(("train", "test"))]
+    assert counted == [["train", "48", "8"], ["test", "24", "4"]]
+    assert lines == {file: file.read_bytes() for file in folder.rglob("metrics.jsonl")}
+
+
+def test_the_frozen_backbone_is_its_pooled_features(folder: Path) -> None:
+    run = Run(folder / "hist" / "seed0")
+    fabric, images = launch(run.config), load_data(run.config)
+    found = json.loads((folder / "comparison.json").read_text())["frozen"]
+    import torch
+
+    from tuplet.models.embedder import Embedder
+
+    torch.manual_seed(0)
+    network = Embedder("tuplet_convnet", 16, pretrained=False).eval()
+    embedded = embed(network.pooled, images.test, run.config.data, fabric=fabric)
+    assert embedded.embeddings.shape[1] != 16
+    expected = evaluate(embedded, run.config.evaluation, clustering=False)
+    assert found["retrieval"] == pytest.approx(expected.retrieval)
+
+
+def test_a_trial_that_diverges_has_lost(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(
+        with_loss(tiny, "proxy-nca"),
+        {"data.glyph_train_classes": 8, "schedule.epochs": 1, "schedule.warmup_epochs": 0},
+    )
+    wild = override(config, {"optimizer.lr_backbone": 1e30, "optimizer.name": "sgd"})
+    protocol = Protocol({"proxy-nca": wild}, 2, 1, "recall_at_1", tmp_path)
+    search, images = search_of(protocol, "proxy-nca"), load_data(config)
+    assert len(list(run_trials(search, fabric=launch(config), images=images))) == 2
+    assert [trial.value for trial in trials(protocol, "proxy-nca")] == [None, None]
+    with pytest.raises(Exception, match="every trial of proxy-nca diverged"):
+        best_trial(protocol, "proxy-nca")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["demo", "--losses", "hist,contrastive"], "--losses has 'contrastive'; want some of hist,"),
+        (["demo", "--losses", "hist,hist"], "names one twice"),
+        (["demo", "--seeds", "0"], "--seeds is 0; want 1 or more"),
+        (["demo", "--metric", "map"], "--metric is 'map'; want one of recall_at_1"),
+        (["demo", "--evaluation.split", "validation"], "want test: the trials use validation classes"),
+        (["--seeds", "2"], "want a recipe first"),
+    ],
+)
+def test_what_bench_refuses(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *options])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

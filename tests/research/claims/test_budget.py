@@ -1,0 +1,173 @@
+"""How much of a study a budget leaves, and which runs it removes: its own, where nobody trains them."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tuplet.config.overrides import override
+from tuplet.errors import InputError
+from tuplet.research.claims import budget
+from tuplet.research.claims.budget import Speed, first_point, fit, num_trainings, within
+from tuplet.research.claims.catalogue import glyphs
+from tuplet.research.claims.plan import Entry, Job, Plan, jobs_of, run_key, whole
+from tuplet.research.claims.running import record_failure, run_folder
+from tuplet.training.devices import launch
+from tuplet.training.experiment import Images, fold_folder, open_run
+from tuplet.training.run_folder import EpochReport
+
+BASE = override(glyphs(), {"schedule.epochs": 9, "compute.accelerator": "cpu"})
+VALIDATED = {"evaluation.selection": "validation", "evaluation.validation_folds": 3}
+
+
+def test_validation_takes_a_training_a_fold_more(tmp_path: Path) -> None:
+    assert num_trainings(BASE) == 1
+    assert num_trainings(override(BASE, VALIDATED)) == 4
+    assert num_trainings(override(BASE, {**VALIDATED, "schedule.stop_after": 5})) == 1
+    plan = Plan(override(BASE, VALIDATED))
+    entry = whole(plan.claims["2"], 2)
+    speeds = {"on": Speed(1.0, 2.0, 40 * 12)}
+    enough = 5 * 2 * 4 * (1 + 2 * 9)
+    assert fit(plan, [entry], speeds, enough, tmp_path) == [entry]
+    assert fit(plan, [entry], speeds, enough - 1, tmp_path) != [entry]
+
+
+class Study:
+    """A study whose runs are timed by a table, their folders made as a timed run makes them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.plan, self.said = folder, Plan(BASE), []
+        self.failing: set[str] = set()
+        self.meanwhile: set[str] = set()
+        self.epochs: list[int] = []
+        self.trained_by_others = ExitStack()
+        self.entry = whole(self.plan.claims["2"], 2)
+        first = first_point(self.plan.claims["2"], self.entry)
+        self.pilot = run_folder(folder, run_key(self.plan.config(self.entry, first, 0)))
+
+        def measure_speed(one: Job, folder: Path, *, on_epoch, **_) -> Speed:
+            for where in (run_folder(folder, one.key), fold_folder(run_folder(folder, one.key), 0)):
+                where.mkdir(parents=True, exist_ok=True)
+            if one.key in self.failing:
+                raise MemoryError
+            if one.key in self.meanwhile:
+                run = open_run(one.config, run_folder(folder, one.key))
+                self.trained_by_others.enter_context(run.locked())
+                on_epoch(run, EpochReport(2, {}, None, 1.0, 0.0, 0.0, {}))
+            return Speed(1.0, 2.0, 40 * 12)
+
+        monkeypatch.setattr(budget, "measure_speed", measure_speed)
+
+    def within(self, seconds: float) -> list[Entry]:
+        return within(
+            self.plan,
+            [self.entry],
+            seconds,
+            self.folder,
+            fabric=launch(BASE),
+            images=Images(),
+            say=self.said.append,
+            on_epoch=lambda run, report: self.epochs.append(report.epoch),
+        )
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    return Study(tmp_path, monkeypatch)
+
+
+def test_a_run_that_was_only_timed_goes(study: Study) -> None:
+    (fitting,) = study.within(3 * 2 * 19 - 1)
+    assert fitting.epochs is not None
+    assert list((study.folder / "runs").iterdir()) == []
+    study.within(5 * 2 * 19 + 60)  # in time for all of its epochs, and so it goes on
+    assert study.pilot.exists()
+
+
+def test_a_run_that_there_was_before_stays(study: Study) -> None:
+    study.pilot.mkdir(parents=True)
+    study.within(3 * 2 * 19 - 1)
+    assert [one.name for one in (study.folder / "runs").iterdir()] == [study.pilot.name]
+
+
+def test_a_run_that_another_claim_wants_stays(study: Study) -> None:
+    other = whole(study.plan.claims["hgnn"], 2)
+    assert study.pilot.name in {one.key for one in jobs_of(study.plan, [other])}
+    study.plan = study.plan.including([other], "tuplet claims run hgnn")
+    study.within(3 * 2 * 19 - 1)
+    assert study.pilot.exists()
+
+
+def test_a_run_that_another_process_began_meanwhile_stays(study: Study) -> None:
+    study.meanwhile = {study.pilot.name}
+    with study.trained_by_others:
+        (fitting,) = study.within(3 * 2 * 19 - 1)
+        assert fitting.epochs is not None  # the run has more, and so is none of its own
+        assert (study.pilot / "config.yaml").exists()
+    assert study.epochs == [2]
+
+
+def test_a_failure_that_is_tried_again_costs_time(study: Study) -> None:
+    entries, speeds = [study.entry], {"on": Speed(1.0, 2.0, 40 * 12)}
+    jobs = jobs_of(study.plan, entries)
+    enough = len(jobs) * 19.0
+    (study.folder / "runs").mkdir()
+    record_failure(study.folder, jobs[3], "no such folder", lasting=False)
+    assert fit(study.plan, entries, speeds, enough, study.folder) == entries
+    assert fit(study.plan, entries, speeds, enough - 1, study.folder) != entries
+    record_failure(study.folder, jobs[3], "it diverged", lasting=True)
+    assert fit(study.plan, entries, speeds, enough - 19, study.folder) == entries
+
+
+def test_where_one_run_fails_another_is_timed(study: Study) -> None:
+    study.failing = {study.pilot.name}
+    assert study.within(1000.0) == [study.entry]
+    assert study.said == [
+        "timing    claim 2: L = 2",
+        "failed    claim 2: L = 2: MemoryError",
+        "timing    claim 2: L = 1",
+    ]
+    study.failing = {one.key for one in jobs_of(study.plan, [replace(study.entry, num_seeds=1)])}
+    with pytest.raises(InputError, match="no run could be timed for --budget"):
+        study.within(1000.0)
+
+
+def too_small(plan: Plan, keys: str, speed: Speed, seconds: float, folder: Path, **spent: float) -> str:
+    entries = [whole(plan.claims[key], 3) for key in keys.split()]
+    with pytest.raises(InputError) as refused:
+        fit(plan, entries, {"on": speed}, seconds, folder, **spent)
+    return str(refused.value)
+
+
+def test_what_would_do_instead_of_a_budget_that_is_too_small(tmp_path: Path) -> None:
+    """The smallest study of claim 2: three points, two seeds, a third of 9 epochs; 31 s a run."""
+    speed, base = Speed(1.0, 10.0, 40 * 12), Plan(BASE)
+    smallest = "the smallest study takes about 4 minutes here; want --budget 4m"
+    said = too_small(base, "2", speed, 60.0, tmp_path)
+    assert said == smallest
+    # Timing took a minute of five, and a second more is too much.
+    said = too_small(base, "2", speed, 240.0, tmp_path, spent=240.0 - 6 * 31 + 1)
+    assert said.startswith(f"{smallest.replace('4', '5')}, or ")
+    two = Plan(override(BASE, {"schedule.epochs": 2}))
+    said = too_small(two, "2", Speed(1.0, 1.0, 40 * 12), 10.0, tmp_path)
+    assert said == "the smallest study takes about 1 minute here; want --budget 1m"
+    said = too_small(base, "2 3", speed, 60.0, tmp_path)
+    assert said.endswith("m, or fewer claims")
+
+
+def test_the_epochs_that_are_suggested_fit_and_one_more_does_not(tmp_path: Path) -> None:
+    speed, seconds = Speed(1.0, 10.0, 40 * 12), 6 * 75.0
+    long = Plan(override(BASE, {"schedule.epochs": 60}))
+    said = too_small(long, "2", speed, seconds, tmp_path)
+    (epochs,) = map(int, re.findall("or shorter runs such as --schedule.epochs ([0-9]+)", said))
+    assert epochs == 7
+    short = Plan(override(BASE, {"schedule.epochs": epochs}))
+    entry = whole(short.claims["2"], 3)
+    (fitting,) = fit(short, [entry], {"on": speed}, seconds, tmp_path)
+    assert sum(10 * one.config.schedule.epochs + 1 for one in jobs_of(short, [fitting])) <= seconds
+    # Of three points and two seeds, whose epochs are not taken down once more.
+    assert 6 * (1 + 10 * epochs) <= seconds < 6 * (1 + 10 * (epochs + 1))

@@ -1,0 +1,139 @@
+"""Workers on a real PostgreSQL server: one is killed in mid-trial, and the server goes away for a moment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from tuplet.research.queue import Storage, first_number, work
+
+USER = "postgres" if os.getuid() == 0 else None
+
+
+def program(name: str) -> str:
+    """A program of the server, which Debian keeps off the PATH."""
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda file: int(file.parts[4]))
+    found = shutil.which(name) or (str(versions[-1]) if versions else None)
+    if found is None:
+        pytest.skip("PostgreSQL's server is not installed; Debian has it as postgresql")
+    return found
+
+
+class Server:
+    """A server of its own in a folder of its own, which only a socket in that folder leads to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"postgresql:///postgres?host={folder}&user=postgres"
+        self._data = folder / "data"
+        self._run("initdb", "--auth=trust", "--username=postgres", "--no-sync", "-D", str(self._data))
+        with (self._data / "postgresql.conf").open("a") as settings:
+            settings.write(f"listen_addresses = ''\nunix_socket_directories = '{folder}'\nfsync = off\n")
+        self.start()
+
+    def start(self) -> None:
+        self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._data / "log"), "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self._data), "-w", "-m", "immediate", "stop")
+
+    def _run(self, name: str, *arguments: str) -> None:
+        subprocess.run(
+            [program(name), *arguments],
+            user=USER,
+            group=USER,
+            cwd="/",
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    # pytest's own folders are closed to other users, and the server does not run as root.
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        folder = Path(name)
+        program("initdb")
+        if USER is not None:
+            shutil.chown(folder, USER, USER)
+        server = Server(folder)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+OPTIONS = """
+--data.glyph-train-classes=8 --data.glyph-test-classes=4 --data.glyphs-per-class=6 --data.image-size=16
+--data.resize=16 --data.batch-size=8 --model.embedding-dim=16 --loss.hidden-dim=16 --schedule.epochs=16
+--schedule.warmup-epochs=0 --compute.num-workers=0 --compute.accelerator=cpu --trials=6 --sampler=random
+--heartbeat-seconds=1 --pruner=median
+"""
+
+
+def worker(server: Server, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tuplet", "tune", "demo", *OPTIONS.split()]
+    where = ["--storage", server.url, "--study", "shared", "--to", str(folder)]
+    return subprocess.Popen([*command, *where], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_worker_is_killed_in_mid_trial(server: Server, tmp_path: Path) -> None:
+    study = Storage(server.url).study("shared")
+    with worker(server, tmp_path / "lost") as lost, worker(server, tmp_path / "other") as other:
+        try:
+            deadline = time.monotonic() + 120
+            while sum(bool(trial.intermediate_values) for trial in running(study)) < 2:
+                assert [one.poll() for one in (lost, other)] == [None, None]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            lost.send_signal(signal.SIGKILL)
+            said = other.communicate(timeout=240)[0]
+        finally:
+            lost.kill()
+            other.kill()
+    assert other.returncode == 0, said
+
+    trials = study.get_trials()
+    (left,) = (trial for trial in trials if trial.state == TrialState.FAIL)
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) == 6 == len(trials) - 1
+    # None twice: each was first tried under a number of its own, and one under two.
+    (again,) = (trial for trial in ended if trial.number != first_number(trial))
+    assert {first_number(trial) for trial in ended} == set(range(7)) - {again.number}
+    assert first_number(again) == left.number
+    assert again.params == left.params
+    assert len({tuple(trial.params.items()) for trial in ended}) == 6
+    assert (tmp_path / "other" / "trials" / f"{left.number:04d}" / "metrics.jsonl").exists()
+    assert "best.yaml" in said
+
+
+def running(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def test_a_server_that_is_away_for_a_moment_costs_nothing(server: Server) -> None:
+    storage = Storage(server.url, heartbeat_seconds=1)
+    study = storage.study("restarted")
+
+    def job(trial: optuna.Trial) -> float:
+        value = trial.suggest_float("x", 0, 1)
+        if trial.number == 0:
+            server.stop()
+            time.sleep(1.2)
+            server.start()
+        return value
+
+    ended = list(work(storage, study, job, wanted=2))
+    assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 2
+    assert [trial.value for trial in study.get_trials()] == [trial.params["x"] for trial in ended]

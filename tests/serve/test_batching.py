@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tuplet.errors import InputError
+from tuplet.serve.batching import EmbeddingQueue, QueueFullError
+
+WAIT = 0.2
+
+
+class Model:
+    """The sum of each picture's pixels; waits for `may_go`, and cannot embed pictures of 13s and 99s."""
+
+    def __init__(self) -> None:
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.batches: list[list[float]] = []
+        self.threads: set[int] = set()
+
+    def embed(self, pixels: Tensor) -> np.ndarray:
+        assert self.may_go.wait(30)
+        self.threads.add(threading.get_ident())
+        self.batches.append([float(one.flatten()[0]) for one in pixels])
+        if bool((pixels == 13).any()):
+            raise InputError("unlucky")
+        if bool((pixels == 99).any()):
+            raise ZeroDivisionError
+        return pixels.flatten(1).sum(dim=1, keepdim=True).numpy()
+
+
+def picture(number: int) -> Tensor:
+    return torch.full((3, 2, 2), number, dtype=torch.float32)
+
+
+def queue_of(model: Model, taken: list[float], *, capacity: int = 64, batch_size: int = 4) -> EmbeddingQueue:
+    return EmbeddingQueue(
+        model.embed, capacity=capacity, batch_size=batch_size, wait_seconds=WAIT, taken=taken.append
+    )
+
+
+def test_pictures_share_batches_and_each_gets_its_own_vector() -> None:
+    async def go() -> None:
+        model, taken = Model(), list[float]()
+        queue = queue_of(model, taken)
+        queue.start()
+        vectors = await asyncio.gather(*(queue.vector(picture(number)) for number in range(10)))
+        assert [float(one[0]) for one in vectors] == [12 * number for number in range(10)]
+        assert model.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+        assert len(model.threads) == 1
+        assert threading.get_ident() not in model.threads
+        await queue.close()
+
+    asyncio.run(go())
+
+
+def test_one_bad_picture_fails_alone() -> None:
+    async def go() -> None:
+        model = Model()
+        queue = queue_of(model, [])
+        queue.start()
+        answers = await asyncio.gather(
+            *(queue.vector(picture(number)) for number in (12, 13, 14)), return_exceptions=True
+        )
+        assert isinstance(answers[1], InputError)
+        assert [float(one[0]) for one in (answers[0], answers[2])] == [144, 168]  # type: ignore[index]
+        assert model.batches == [[12, 13, 14], [12], [13], [14]]
+        await queue.close()
+
+    asyncio.run(go())
+
+
+def test_who_gives_up_is_passed_over_and_places_are_given_back() -> None:
+    async def go() -> None:
+        model, taken = Model(), list[float]()
+        model.may_go.clear()
+        queue = queue_of(model, taken, capacity=3, batch_size=1)
+        queue.start()
+
+        async def asked(number: int) -> np.ndarray:
+            with queue.place():
+                return await queue.vector(picture(number))
+
+        tasks = [asyncio.create_task(asked(number)) for number in (1, 2, 3)]
+        await asyncio.sleep(2 * WAIT)
+        with pytest.raises(QueueFullError), queue.place():
+            pass
+        tasks[1].cancel()
+        await asyncio.sleep(0.01)
+        with queue.place():
+            pass
+        model.may_go.set()
+        assert float((await tasks[0])[0]) == 12
+        assert float((await tasks[2])[0]) == 36
+        assert model.batches == [[1], [3]]
+        assert (max(taken), taken[-1]) == (3, 0)
+        # A defect of the model reaches whoever asked, and the queue goes on.
+        with pytest.raises(ZeroDivisionError):
+            await queue.vector(picture(99))
+        assert float((await asked(5))[0]) == 60
+        await queue.close()
+
+    asyncio.run(go())

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from live_server import saved
+
+from tuplet.search.index import IndexedPicture
+from tuplet.serve.files import MOST_BYTES, PictureGoneError, PictureTooLargeError, picture_file
+
+SIDE = 400  # a file of several parts
+
+
+def indexed(file: Path) -> IndexedPicture:
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return IndexedPicture("0" * 32, str(file), None, len(content), datetime.now(UTC), digest)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "noise.bmp"
+    path.write_bytes(saved("BMP", (SIDE, SIDE)))
+    return path
+
+
+def replace_in_place(file: Path, content: bytes) -> None:
+    """The same file, of other bytes; and its times have changed, whose clock ticks slowly."""
+    before = file.stat().st_ctime_ns
+    while file.stat().st_ctime_ns == before:
+        time.sleep(0.002)
+        with file.open("r+b") as opened:
+            opened.write(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "media_type"),
+    [
+        ("a.png", "PNG", "image/png"),
+        ("a.png", "BMP", "image/bmp"),
+        ("a", "JPEG", "image/jpeg"),
+        ("a.jpg", "TIFF", "image/tiff"),
+    ],
+)
+def test_the_bytes_are_those_of_the_file(tmp_path: Path, name: str, kind: str, media_type: str) -> None:
+    for side in (30, SIDE):
+        (tmp_path / name).write_bytes(saved(kind, (side, side)))
+        found = picture_file(indexed(tmp_path / name))
+        assert b"".join(found.parts()) == (tmp_path / name).read_bytes()
+        assert (found.size, found.media_type) == ((tmp_path / name).stat().st_size, media_type)
+
+
+def test_what_was_not_hashed_is_not_handed_out(file: Path) -> None:
+    picture = indexed(file)
+    begun, waiting = picture_file(picture).parts(), picture_file(picture).parts()
+    assert file.read_bytes().startswith(next(begun))
+    replace_in_place(file, b"secret" * (picture.size // 6))
+    for parts in (begun, waiting):
+        with pytest.raises(PictureGoneError, match="changed while it was handed out"):
+            next(parts)
+    with pytest.raises(PictureGoneError, match="its content has changed"):
+        picture_file(picture)
+
+
+def test_a_file_that_goes_away_or_grows_ends(file: Path) -> None:
+    picture = indexed(file)
+    changes: list[Callable[[], None]] = [
+        file.unlink,
+        lambda: os.truncate(file, 70_000),
+        lambda: os.truncate(file, 1 << 20),
+    ]
+    for change in changes:
+        file.write_bytes(saved("BMP", (SIDE, SIDE)))
+        parts = picture_file(picture).parts()
+        next(parts)
+        change()
+        with pytest.raises(PictureGoneError):
+            next(parts)
+        with pytest.raises(PictureGoneError, match=r"no such file|replaced by another file"):
+            picture_file(picture)
+
+
+def test_files_that_are_too_large_are_not_opened(file: Path) -> None:
+    too_large = IndexedPicture("0" * 32, str(file), None, MOST_BYTES + 1, datetime.now(UTC), "0" * 32)
+    with pytest.raises(PictureTooLargeError, match="67,108,865 bytes; 67,108,864 are handed out at most"):
+        picture_file(too_large)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuplet.config import RunConfig
+from tuplet.config.overrides import override
+from tuplet.data.load import load_split
+from tuplet.errors import InputError
+from tuplet.training.devices import launch
+from tuplet.training.experiment import (
+    Images,
+    best_epoch,
+    epochs_of_runs,
+    fold_folder,
+    fold_of,
+    open_run,
+    select,
+)
+from tuplet.training.loop import train
+from tuplet.training.run_folder import Run
+
+
+@pytest.fixture(scope="module")
+def config(tiny: RunConfig) -> RunConfig:
+    return override(tiny, {"evaluation.selection": "validation", "evaluation.validation_folds": 3})
+
+
+@pytest.fixture(scope="module")
+def folder(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("selected") / "run"
+    fabric = launch(config)
+    stopped = epochs_of_runs(config, folder, fabric=fabric)
+    for _ in range(6):  # in the midst of the second fold
+        next(stopped)
+    stopped.close()
+    told = [(run.folder.name, report.epoch) for run, report in epochs_of_runs(config, folder, fabric=fabric)]
+    assert told[:3] == [("run-fold1", 2), ("run-fold1", 3), ("run-fold2", 0)]  # nothing is done twice
+    assert list(epochs_of_runs(config, folder, fabric=fabric)) == []
+    return folder
+
+
+def test_folds_are_measured_on_training_classes_that_they_do_not_train(
+    config: RunConfig, folder: Path
+) -> None:
+    whole = load_split(config)
+    held = []
+    for fold in range(3):
+        run = Run(fold_folder(folder, fold))
+        split = load_split(run.config)
+        assert not set(split.train.class_names) & set(split.test.class_names)
+        held += split.test.class_names
+        reports = run.reports()
+        assert [report.epoch for report in reports] == [0, 1, 2, 3]
+        assert all(report.evaluation and report.evaluation.split == "validation" for report in reports)
+    assert sorted(held) == sorted(whole.train.class_names)
+
+
+def test_the_run_itself_trains_on_all_classes_for_the_chosen_epochs(config: RunConfig, folder: Path) -> None:
+    chosen = best_epoch([Run(fold_folder(folder, fold)).reports() for fold in range(3)])
+    run = Run(folder)
+    assert run.config == override(config, {"schedule.stop_after": chosen})
+    assert run.reports()[-1].epoch == chosen
+    selected = select(run.config, run.reports())
+    assert selected.label == f"epoch {chosen} of 3, chosen on 3 folds of validation classes"
+    assert selected.evaluation.split == "test"
+    assert selected.evaluation.clustering is not None
+
+
+def test_stopping_early_is_the_start_of_the_whole_training(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"schedule.decay": "cosine", "evaluation.kmeans_runs": 0})
+    whole = Run.create(config, tmp_path / "whole")
+    epochs = train(whole)
+    weights = [next(epochs) and whole.embedder().state_dict() for _ in range(3)][-1]
+    early = Run.create(override(config, {"schedule.stop_after": 2}), tmp_path / "early")
+    assert [report.epoch for report in train(early)] == [0, 1, 2]
+    for name, value in early.embedder().state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_a_run_with_other_settings_is_left_alone(tiny: RunConfig, tmp_path: Path) -> None:
+    run = open_run(tiny, tmp_path / "run")
+    assert open_run(tiny, tmp_path / "run").folder == run.folder
+    on_more = override(tiny, {"compute.num_workers": 1})
+    assert open_run(on_more, tmp_path / "run").config == on_more
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        open_run(replace(tiny, seed=5), tmp_path / "run")
+
+
+def test_a_fold_measures_every_epoch_and_no_test_class(tiny: RunConfig) -> None:
+    often = override(tiny, {"evaluation.every_epochs": 3, "evaluation.selection": "oracle"})
+    evaluation = fold_of(often, 2).evaluation
+    assert (evaluation.split, evaluation.validation_fold, evaluation.every_epochs) == ("validation", 2, 1)
+    assert evaluation.selection == "last"
+
+
+def test_images_are_read_again_only_where_others_are_needed(tiny: RunConfig) -> None:
+    images = Images()
+    first = images.of(override(tiny, {"data.image_size": 64, "data.resize": 16}))
+    same = {"data.image_size": 56, "data.augmentation": "crop-flip", "data.batch_size": 4}
+    assert images.of(override(tiny, same)) is first  # which are cut out of 64 pixels
+    larger = images.of(override(tiny, {"data.image_size": 72}))
+    assert larger is not first
+    assert larger.train.image(0).shape == (3, 72, 72)

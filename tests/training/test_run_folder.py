@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuplet.config import RunConfig
+from tuplet.errors import InputError
+from tuplet.training.environment import hash_weights
+from tuplet.training.run_folder import Run, write_atomically
+
+
+def test_a_run_is_what_create_made(tiny: RunConfig, tmp_path: Path) -> None:
+    run = Run.create(tiny, tmp_path / "a" / "b")
+    assert Run(run.folder).config == tiny
+    assert run.reports() == []
+    assert run.load_checkpoint() is None
+    assert run.read_json(run.environment_file) == {}
+    with pytest.raises(InputError, match=r"has no finished epoch; want one: tuplet train --resume"):
+        run.embedder()
+    with pytest.raises(InputError, match="is not empty; want a new folder"):
+        Run.create(tiny, run.folder)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file; want a new folder"):
+        Run.create(tiny, tmp_path / "file")
+    with pytest.raises(InputError, match="there is no run in"):
+        Run(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    write_atomically(file, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_weights_hash_by_value_and_name() -> None:
+    a = {"x": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
+    strided = {"n": torch.tensor(3), "x": torch.arange(6.0).reshape(2, 3).T.contiguous().T}
+    assert hash_weights(a) == hash_weights(strided)
+    assert hash_weights(a) != hash_weights({"y": a["x"], "n": a["n"]})
+    assert hash_weights(a) != hash_weights({**a, "n": torch.tensor(4)})
