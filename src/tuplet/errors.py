@@ -1,4 +1,4 @@
-"""Errors that their user can mend, in one line."""
+"""The errors that a user can cause and fix, as types; and the words that all messages share."""
 
 from __future__ import annotations
 
@@ -7,25 +7,115 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import final
 
 
 class InputError(ValueError):
-    """Something given to tuplet cannot be used: the message says what was got, what is wanted, what to do.
+    """Something given to tuplet cannot be used: one line with what was given, what is wanted and what to do.
 
-    The command line prints its message as one line and exits with 2; any other exception is a defect of ours
-    and keeps its traceback.
+    The command line prints the message and exits with 2. Any other exception is a defect of tuplet and keeps
+    its traceback. Callers tell errors apart by subclass and attributes, never by the message.
+
+    Args:
+        message: one line.
+        subject: what cannot be used: the dotted path of a setting, a file, a folder, an argument.
+        given: the value that was given.
+        wanted: the values that would do, such as the list of choices.
     """
 
     one_rank_only = False
-    """Whether one rank of a distributed run may meet this error alone, and so has to say it itself."""
+    """Whether one rank of a distributed run may raise this alone, so that it has to print the line itself."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        subject: str | os.PathLike[str] = "",
+        given: object = None,
+        wanted: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.subject = os.fspath(subject)
+        self.given = given
+        self.wanted = wanted
+
+
+class SettingsError(InputError):
+    """A setting, an option or an argument is outside its range or does not fit the others; see `subject`."""
+
+
+class DataError(InputError):
+    """Images, labels, tables, lists or embeddings are missing, unreadable or do not fit together."""
+
+
+class ModelError(InputError):
+    """A saved model, a checkpoint of weights or a backbone cannot be used."""
+
+
+class RunFolderError(InputError):
+    """A run folder, a search folder or a claims folder is missing, damaged, in use or of something else."""
+
+
+class SearchIndexError(InputError):
+    """An index of pictures is missing, damaged, in use or made by another model."""
+
+
+class RequestError(InputError):
+    """A request to an index or its server cannot be answered: a condition, a picture or a range in it."""
+
+
+class DeviceError(InputError):
+    """A device, its memory, a compiler or a network address that was asked for is not available."""
+
+
+@final
+class MissingExtraError(InputError):
+    """A package that only an extra installs is missing.
+
+    Args:
+        package: the import name of the package.
+        extra: the extra of tuplet that installs it.
+        purpose: who needs it, as the subject of the sentence.
+    """
+
+    def __init__(self, package: str, extra: str, *, purpose: str = "this command") -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed; want pip install 'tuplet[{extra}]'",
+            subject=package,
+            wanted=extra,
+        )
+        self.package = package
+        self.extra = extra
+
+
+def one_line(error: object, limit: int | None = 200) -> str:
+    """Return the message of an error, or any text, as one line.
+
+    Args:
+        error: whose text may span lines.
+        limit: the most characters to keep; None for all.
+    """
+    return " ".join(str(error).split())[:limit]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: "1 image", "2 classes", "1,000 queries".
+
+    Args:
+        number: how many.
+        noun: the singular.
+        plural: by default the noun with s, or with es after an s.
+    """
+    several = plural or noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else several}"
 
 
 def file_error_line(error: OSError, arguments: Sequence[str]) -> str:
-    """What a file or a folder cannot be used for, and which option is to be another one.
+    """Return the line for an error of the operating system: the file, the reason, and the option to change.
 
     Args:
-        error: of the operating system: a full disk, a folder that cannot be written; its notes come last.
-        arguments: of the command, of which one may name the file or a folder around it.
+        error: such as a full disk or a folder that cannot be written; its notes come last.
+        arguments: the arguments of the command, one of which may name the file or a folder around it.
     """
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     reason = " ".join((error.strerror or str(error)).split())
@@ -33,17 +123,17 @@ def file_error_line(error: OSError, arguments: Sequence[str]) -> str:
     if not isinstance(error.filename, (str, bytes)) or not error.filename:
         return reason + (f"; want {wanted}" if wanted else "") + notes
     file = Path(os.fsdecode(error.filename))
-    # What is written whole or not at all has another name until then: .NAME.WHATEVER.partial
-    whole = re.fullmatch(r"\.(.+?)(?:\.[^.]+)?\.partial", file.name)
-    if whole:
-        file = file.with_name(whole[1])
+    # Files are written atomically, under a temporary name .NAME.RANDOM.partial: report the final name.
+    partial = re.fullmatch(r"\.(.+?)(?:\.[^.]+)?\.partial", file.name)
+    if partial:
+        file = file.with_name(partial[1])
     option = _option_of(file, arguments)
     wanted = wanted or (f"another {option}" if option else "one that can be read and written")
-    return f"cannot {'write' if whole else 'use'} {file} ({reason}); want {wanted}{notes}"
+    return f"cannot {'write' if partial else 'use'} {file} ({reason}); want {wanted}{notes}"
 
 
 def _option_of(file: Path, arguments: Sequence[str]) -> str:
-    """The option whose value is the file, or else the nearest folder around it or file in it; "" for none."""
+    """Return the option whose value is the file, or the nearest folder around it or file in it; else ""."""
     near: dict[str, int] = {}
     absolute = file.absolute().parts
     for before, argument in zip(("", *arguments), arguments, strict=False):
@@ -54,15 +144,3 @@ def _option_of(file: Path, arguments: Sequence[str]) -> str:
         if option.startswith("--") and value and parts[:shared] == absolute[:shared]:
             near.setdefault(option, abs(len(parts) - len(absolute)))
     return min(near, key=lambda option: near[option], default="")
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """The number with its noun: "1 image", "2 classes", "1,000 queries".
-
-    Args:
-        number: of the things.
-        noun: of one.
-        plural: of several; empty: the noun with s, or with es behind an s.
-    """
-    several = plural or noun + ("es" if noun.endswith("s") else "s")
-    return f"{number:,} {noun if number == 1 else several}"
