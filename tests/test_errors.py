@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
-from tuplet.errors import file_error_line
+from tuplet.errors import MissingExtraError, SettingsError, file_error_line
 
 
 def failing(number: int, file: str | None = None) -> OSError:
@@ -56,3 +57,10 @@ def test_a_full_disk_wants_room_and_notes_come_last() -> None:
 
 def test_an_error_of_a_library_is_one_line() -> None:
     assert file_error_line(OSError("no\n  connection"), []) == "no connection"
+
+
+def test_errors_keep_their_facts_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(SettingsError("tau is 0; want > 0", subject="tau", given=0)))
+    assert (str(error), error.subject, error.given) == ("tau is 0; want > 0", "tau", 0)
+    missing = pickle.loads(pickle.dumps(MissingExtraError("lancedb", "search")))
+    assert (missing.package, missing.extra) == ("lancedb", "search")

@@ -84,8 +84,15 @@ class MissingExtraError(InputError):
             subject=package,
             wanted=extra,
         )
-        self.package = package
-        self.extra = extra
+        self.package, self.extra, self._purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # By default an exception is rebuilt from its message, which is not what __init__ takes.
+        return _missing_extra, (self.package, self.extra, self._purpose)
+
+
+def _missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
+    return MissingExtraError(package, extra, purpose=purpose)
 
 
 def one_line(error: object, limit: int | None = 200) -> str:
