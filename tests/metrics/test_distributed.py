@@ -7,9 +7,9 @@ import warnings
 
 import numpy as np
 import torch
+from processes import in_processes
 from torch import distributed
 
-from processes import in_processes
 from tuplet.errors import InputError
 from tuplet.metrics import distributed as spread
 from tuplet.metrics.distributed import spread_retrieval_scores
