@@ -14,8 +14,7 @@ from tuplet.cli.commands.claims import ClaimsArguments
 from tuplet.cli.commands.compare import CompareArguments
 from tuplet.cli.commands.data import FetchArguments
 from tuplet.cli.commands.duplicates import DuplicatesArguments
-from tuplet.cli.commands.evaluate import FileArguments, ModelArguments
-from tuplet.cli.commands.evaluate_index import IndexMeasureArguments
+from tuplet.cli.commands.evaluate import FileArguments, IndexMeasureArguments, ModelArguments
 from tuplet.cli.commands.export import ExportArguments
 from tuplet.cli.commands.index import IndexArguments
 from tuplet.cli.commands.search import SearchArguments

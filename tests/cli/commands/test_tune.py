@@ -13,8 +13,8 @@ import optuna
 import pytest
 from rich.console import Console
 
+from tuplet.cli.commands.tune import LiveTable
 from tuplet.cli.main import main
-from tuplet.cli.trials import LiveTable
 from tuplet.config import RunConfig
 from tuplet.research.tuning.search import Search
 from tuplet.research.tuning.space import Range

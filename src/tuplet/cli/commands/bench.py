@@ -72,7 +72,7 @@ def bench(arguments: list[str]) -> None:
     names = _losses(chosen.losses)
     _check(chosen)
     require_extra("tune", "optuna", "psycopg")
-    from tuplet.cli.trials import say_trials
+    from tuplet.cli.commands.tune import say_trials
     from tuplet.data.load import load_data, split_of
     from tuplet.data.splits import describe
     from tuplet.research.bench.cells import Protocol, search_of, train_loss

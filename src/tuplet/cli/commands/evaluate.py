@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
 from tuplet.cli.arguments import parse
+from tuplet.cli.commands.base_config import require_extra
 from tuplet.cli.console import metric_table
 from tuplet.config import ComputeConfig, DataConfig, EvaluationConfig
-from tuplet.errors import InputError
+from tuplet.errors import InputError, counted
+from tuplet.metrics.names import metric_title
 
 if TYPE_CHECKING:
+    from tuplet.config import RunConfig
+    from tuplet.data.table import ImageTable
     from tuplet.evaluation.embedding_files import LabelledEmbeddings
     from tuplet.evaluation.evaluate import EvalReport
+    from tuplet.inference.trained_model import TrainedModel
+    from tuplet.search.approximate import IndexAccuracy, SearchAccuracy
+    from tuplet.training.run_folder import Run
 
 
 USAGE = """\
@@ -92,6 +101,22 @@ class ModelArguments:
 
 
 @dataclass(frozen=True)
+class IndexMeasureArguments:
+    """Measure an index: Recall@K by labels, exactly and through its approximate index."""
+
+    index: str | None = None
+    """A folder, or s3://bucket/path."""
+    recall_at: tuple[int, ...] = (1, 2, 4, 8)
+    """The K of Recall@K, each >= 1."""
+    queries: int = 1000
+    """Pictures that are looked up, drawn at random, >= 1."""
+    seed: int = 0
+    """Of the draw, >= 0."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """One split, ready to be measured.
 
@@ -114,16 +139,12 @@ def evaluate(arguments: list[str]) -> None:
         print(USAGE)
         return
     if arguments[0].partition("=")[0] == "--index":
-        from tuplet.cli.commands.evaluate_index import evaluate_index
-
         evaluate_index(arguments)
         return
     if arguments[0].startswith("-"):
         raise InputError(f"tuplet evaluate starts with {arguments[0]!r}; want RUN, MODEL or FILE first")
     what, rest = Path(arguments[0]), arguments[1:]
     if what.is_dir():
-        from tuplet.cli.commands.evaluate_model import evaluate_model
-
         evaluate_model(what, rest)
     elif what.exists():
         _evaluate_file(what, rest)
@@ -230,3 +251,237 @@ def conclude(
 
 def _tree(report: EvalReport, notes: Sequence[str], after: str) -> dict[str, object]:
     return {**dataclasses.asdict(report), "model": after, "notes": list(notes)}
+
+
+Images: TypeAlias = "tuple[ImageTable, tuple[str, ...]]"
+"""Images, and what a user should know of them, a line each."""
+
+Split: TypeAlias = "tuple[dict[str, Images], Images | None]"
+"""What is measured, by name, and what it searches: None: itself."""
+
+
+def evaluate_model(what: Path, rest: Sequence[str]) -> None:
+    """Measure a run's model or a saved one, and print it.
+
+    Args:
+        what: folder of the run or of the saved model.
+        rest: the arguments after it.
+
+    Raises:
+        InputError: neither of them is in the folder, or arguments or images cannot be used.
+    """
+    from tuplet.evaluation.evaluate import embed
+    from tuplet.inference.trained_model import open_model
+    from tuplet.training.devices import launch
+
+    model = open_model(what)
+    given = model.config
+    defaults = ModelArguments(data=given.data, evaluation=given.evaluation, compute=given.compute)
+    chosen = parse(ModelArguments, defaults, rest, f"tuplet evaluate {what}")
+    config = replace(given, data=chosen.data, evaluation=chosen.evaluation, compute=chosen.compute)
+    options = completed(chosen.measuring, config.evaluation)
+    if not chosen.images and not model.has_images:
+        raise InputError(f"{what} is a saved model, without images; want --images FOLDER too")
+    if not chosen.images and chosen.gallery_images is not None:
+        raise InputError("--gallery-images stands without --images; want --images FOLDER, to search in it")
+    fabric = launch(config)
+    splits, gallery = _chosen_images(chosen, config) if chosen.images else _own_images(config)
+    files = saved_files(options.save, len(splits), with_gallery=gallery is not None)
+    network = fabric.setup_module(model.network)
+
+    def embedded(table: ImageTable) -> LabelledEmbeddings:
+        workers = config.compute.num_workers
+        return embed(network, table, config.data, fabric=fabric, num_workers=workers).labelled
+
+    searched = None if gallery is None else embedded(gallery[0])
+    changed = config.data != given.data or config.evaluation != given.evaluation
+    parts = []
+    for name, (table, notes) in splits.items():
+        looked_up, of_gallery = (None, ()) if gallery is None else gallery
+        known = [*notes, *of_gallery, *_of_ranks(options.recall_at or (), table, looked_up)]
+        lines = [f"note: {note}" for note in known]
+        if chosen.images or changed:
+            lines += seen_in_training(model.run, what, table.class_names)
+        parts.append(Measured(name, embedded(table), searched, tuple(lines)))
+    if fabric.is_global_zero:
+        conclude(parts, options, files, _heading(model, config))
+
+
+def _own_images(config: RunConfig) -> Split:
+    """The images that the config is measured on."""
+    from tuplet.data.load import load_split
+
+    split = load_split(config)
+    notes = split.notes
+    if split.skipped:
+        notes += (f"{len(split.skipped):,} images cannot be read, left out; the first: {split.skipped[0]}",)
+    return {config.evaluation.split: (split.test, notes)}, None if split.gallery is None else (
+        split.gallery,
+        (),
+    )
+
+
+def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
+    """All images of the folders that were given.
+
+    Raises:
+        InputError: images that cannot be used, or none of a class that is in the gallery.
+    """
+    from tuplet.data.folder import load_images
+    from tuplet.data.transforms import short_side
+    from tuplet.progress import track
+
+    load = partial(
+        load_images,
+        on_bad_image=config.data.on_bad_image,
+        min_side=short_side(config.data),
+        num_workers=config.compute.num_workers,
+        progress=lambda rows: track(rows, "reading"),
+    )
+    gallery = None if chosen.gallery_images is None else load(chosen.gallery_images)
+    loaded = {str(folder): load(folder) for folder in chosen.images}
+    searched = None if gallery is None else gallery[0]
+    splits: dict[str, Images] = {
+        name: (table, (*notes, *_of_classes(table, searched, name)))
+        for name, (table, notes) in loaded.items()
+    }
+    return splits, gallery
+
+
+def _of_classes(table: ImageTable, gallery: ImageTable | None, folder: str) -> list[str]:
+    """What is odd about the classes of some images, and of the gallery that they search, a line each.
+
+    Raises:
+        InputError: no class of the images is in the gallery.
+    """
+    import numpy as np
+
+    sizes = np.bincount(table.labels)
+    if gallery is None:
+        if len(sizes) == 1:
+            return ["there is one class: every result is right by itself, and every measure perfect"]
+        single = int(np.count_nonzero(sizes == 1))
+        left_out = f"{counted(single, 'class')} with one image: no query can find it, left out of Recall"
+        return [left_out] if single else []
+    shared = set(table.class_names) & set(gallery.class_names)
+    if not shared:
+        raise InputError(
+            f"{folder} and the gallery have no class in common ({counted(len(sizes), 'class')} and"
+            f" {gallery.num_classes:,}); want --gallery-images FOLDER with one, for a query looks for images"
+            " of its class there"
+        )
+    lines = []
+    if gallery.num_classes == 1:
+        lines.append("there is one class in the gallery: every result is right by itself")
+    if missing := len(sizes) - len(shared):
+        lines.append(f"{counted(missing, 'class')} without an image in the gallery: left out of Recall")
+    return lines
+
+
+def _of_ranks(recall_at: Sequence[int], table: ImageTable, gallery: ImageTable | None) -> list[str]:
+    """A line where some K of Recall@K are as many as the images that are searched, or more."""
+    others = len(table) - 1 if gallery is None else len(gallery)
+    whole = [metric_title(f"recall_at_{k}") for k in recall_at if k >= others]
+    if not whole:
+        return []
+    return [f"{', '.join(whole)}: no query can miss, for it searches {counted(others, 'image')} in all"]
+
+
+def _heading(model: TrainedModel, config: RunConfig) -> str:
+    """What the model had learnt, and how it saw images where no run says so."""
+    from tuplet.training.experiment import label_of_network
+
+    if model.run is not None:
+        last = max((epoch.epoch for epoch in model.run.reports()), default=0)
+        return label_of_network(model.run.config, last)
+    size = config.data.image_size
+    square = f"{size} x {size} pixels"
+    if config.data.augmentation == "crop-flip":
+        return f"short side at {config.data.resized_to}, {square} cut out (--data.resize, --data.image-size)"
+    return f"images at {square} (--data.image-size)"
+
+
+def evaluate_index(arguments: Sequence[str]) -> None:
+    """Print Recall@K by labels of an index, exactly and through its approximate index.
+
+    Raises:
+        InputError: no such index, or one without labels.
+    """
+    chosen = parse(IndexMeasureArguments, IndexMeasureArguments(), arguments, "tuplet evaluate")
+    if chosen.index is None:
+        raise InputError("--index stands alone; want the folder of an index after it")
+    if chosen.seed < 0:
+        raise InputError(f"--seed is {chosen.seed}; want 0 or more")
+    require_extra("search", "lancedb")
+    from tuplet.search.approximate import measure_index
+    from tuplet.search.index import ImageIndex
+
+    index = ImageIndex(chosen.index)
+    measured = measure_index(index, recall_at=chosen.recall_at, num_queries=chosen.queries, seed=chosen.seed)
+    for line in seen_in_training(_run_of(index.model.path), index.model.path, list(index.labels())):
+        print(line, file=sys.stderr)
+    if chosen.json:
+        print(json.dumps(dataclasses.asdict(measured), indent=2))
+        return
+    print("\n".join(_table(measured, index.uri)))
+
+
+def _run_of(model: str) -> Run | None:
+    """The run that trained an index's model; None where the model is gone, or nothing says."""
+    from tuplet.inference.trained_model import open_model
+
+    try:
+        return open_model(Path(model)).run
+    except InputError:
+        return None
+
+
+def _table(measured: IndexAccuracy, uri: str) -> list[str]:
+    sides = [measured.exact, *([] if measured.approximate is None else [measured.approximate])]
+    lines = [
+        f"{uri}: {measured.num_pictures:,} pictures, {measured.num_labels:,} labels that two or more have;"
+        f" {measured.num_queries:,} of {measured.num_labelled:,} pictures looked up",
+        f"{'':<24}{'exact':>10}" + (f"{'approximate':>14}" if len(sides) > 1 else ""),
+    ]
+    for k in measured.exact.recall_at:
+        lines.append(_row(f"Recall@{k}", [f"{100 * side.recall_at[k]:.2f} %" for side in sides]))
+    title = f"of the {measured.top} nearest"
+    lines.append(_row(title, [f"{100 * side.neighbours:.2f} %" for side in sides]))
+    lines.append(_row("a search, median", [_duration(side) for side in sides]))
+    if measured.approximate is None:
+        lines.append("  there is no approximate index: every search is exact")
+    return lines
+
+
+def _row(title: str, cells: Sequence[str]) -> str:
+    return f"  {title:<22}{cells[0]:>10}" + "".join(f"{cell:>14}" for cell in cells[1:])
+
+
+def _duration(side: SearchAccuracy) -> str:
+    return f"{1000 * side.seconds:.1f} ms"
+
+
+def seen_in_training(run: Run | None, what: str | Path, class_names: Sequence[str]) -> list[str]:
+    """A warning where the model was trained on some of these classes, or where that cannot be told.
+
+    Args:
+        run: that trained it; None where nothing says.
+        what: the model, as the warning calls it.
+        class_names: of the images that it is measured on.
+    """
+    if run is None:
+        return [f"note: nothing says which classes {what} was trained on, or whether these are among them"]
+    from tuplet.data.load import load_split
+
+    listed = replace(run.config.data, cache="none", on_bad_image="stop")
+    try:
+        trained = load_split(replace(run.config, data=listed)).train.class_names
+    except InputError as error:
+        return [f"note: cannot tell whether the model was trained on some of these classes: {error}"]
+    seen = [name for name in class_names if name in set(trained)]
+    if not seen:
+        return []
+    return [
+        f"warning: {len(seen):,} of {len(class_names):,} classes are called like classes of the training"
+        f" ({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}): these are no numbers of unseen classes"
+    ]
