@@ -27,21 +27,21 @@ check: $(VENV)/.ready  ## style, types and the direction of imports
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA); about an hour on two cores
-	$(RUN) benchmarks/real_images.py omniglot --data-root $(DATA)/omniglot_small --title omniglot_small
-	$(RUN) benchmarks/raw_pixels.py omniglot --data-root $(DATA)/omniglot_small
-	$(RUN) benchmarks/real_images.py folder --data-root $(DATA)/caltech40 --title caltech40 \
+	$(RUN) -m benchmarks.real_images omniglot --data-root $(DATA)/omniglot_small --title omniglot_small
+	$(RUN) -m benchmarks.raw_pixels omniglot --data-root $(DATA)/omniglot_small
+	$(RUN) -m benchmarks.real_images folder --data-root $(DATA)/caltech40 --title caltech40 \
 		--set model.backbone=tf_efficientnet_lite0 model.weights=$(WEIGHTS)/tf_efficientnet_lite0.safetensors
 
 bench-scale: $(VENV)/.ready  ## what the loss costs against the number of classes; about 20 minutes on two cores
-	$(RUN) benchmarks/loss_step.py --threads 2 --json docs/results/loss_step/cpu.json
-	$(RUN) benchmarks/scale_page.py docs/results/loss_step/cpu.json
+	$(RUN) -m benchmarks.loss_step --threads 2 --json docs/results/loss_step/cpu.json
+	$(RUN) -m benchmarks.scale docs/results/loss_step/cpu.json
 
 bench-evaluation: $(VENV)/.ready  ## what retrieval and clustering metrics cost; about half an hour on two cores
-	$(RUN) benchmarks/evaluation.py --threads 2 --json docs/results/evaluation/cpu.json
+	$(RUN) -m benchmarks.evaluation --threads 2 --json docs/results/evaluation/cpu.json
 
 bench-throughput: $(VENV)/.ready  ## what a training step costs; about a quarter of an hour on two cores
-	$(RUN) benchmarks/train_step.py --threads 2 --json docs/results/train_step/cpu.json
-	$(RUN) benchmarks/throughput_page.py docs/results/train_step/cpu.json
+	$(RUN) -m benchmarks.train_step --threads 2 --json docs/results/train_step/cpu.json
+	$(RUN) -m benchmarks.throughput docs/results/train_step/cpu.json
 
 docs: $(VENV)/.ready  ## run the examples in docstrings
 	$(RUN) -m pytest --quiet --doctest-modules src

@@ -1,6 +1,6 @@
 """What an optimizer costs for the parameters of very many classes, beside the loss itself.
 
-    python benchmarks/class_optimizers.py --classes 100000
+    python -m benchmarks.class_optimizers --classes 100000
 
 prints one table: the median time of a step, the memory that the optimizer keeps, and both beside forward and
 backward of the loss, whose time stands in the first line.

@@ -1,6 +1,6 @@
 """What the hypergraph network of finished runs sees: how much of a tuplet is its own class, and its learning.
 
-    python benchmarks/hypergraph.py RUN RUN ...
+    python -m benchmarks.hypergraph RUN RUN ...
 
 A line a run, of random batches of its training images and of the trained network and distributions:
 

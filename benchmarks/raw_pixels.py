@@ -1,6 +1,6 @@
 """How far plain pixels get on the test images of a recipe: cosine of the inverted grey images, no network.
 
-python benchmarks/raw_pixels.py omniglot --data-root ../shared/data/omniglot_small
+python -m benchmarks.raw_pixels omniglot --data-root ../shared/data/omniglot_small
 """
 
 from __future__ import annotations

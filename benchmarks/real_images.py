@@ -1,6 +1,6 @@
 """How good the recipes are on real images: mean and spread over seeds, last epoch, on classes never seen.
 
-    python benchmarks/real_images.py omniglot --data-root ../shared/data/omniglot_small
+    python -m benchmarks.real_images omniglot --data-root ../shared/data/omniglot_small
 
 writes docs/results/NAME.md and NAME.json with the commit, the hardware, the seeds and the time.
 """
@@ -60,7 +60,7 @@ def main(arguments: Arguments) -> None:
         for run, report in epochs_of_runs(of_seed, folder, fabric=fabric, images=images):
             print(f"{run.folder.name}, epoch {report.epoch}", file=sys.stderr, flush=True)
         runs.append(Run(folder))
-    command = shlex.join(["python", "benchmarks/real_images.py", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.real_images", *sys.argv[1:]])
     text = summary_page(name, runs, command=command)
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / f"{name}.md").write_text(text)

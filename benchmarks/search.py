@@ -1,6 +1,6 @@
 """What an index of many vectors costs: building it, searching it, and how much of the exact answer it finds.
 
-    python benchmarks/search.py --to docs/results/search
+    python -m benchmarks.search --to docs/results/search
 
 writes search.json and search.md there. The vectors are generated: clusters around centres that lie in 48 of
 the dimensions, with noise in all of them, as embeddings of pictures lie. Clusters of fifty are easy to find;
@@ -27,7 +27,7 @@ import pyarrow
 import torch
 import tyro
 
-from _cell_process import bytes_text, describe_machine, duration
+from benchmarks.cells import bytes_text, describe_machine, duration
 
 BATCH = 25_000
 LATENT = 48
@@ -232,7 +232,7 @@ def page(report: dict[str, Any]) -> str:
         f" {machine['processor']}, {settings['cores']} cores; commit {machine['commit'][:12]}"
         f"{' with changes' if machine['dirty'] else ''}, {machine['started'][:10]}.",
         "",
-        f"    python benchmarks/{machine['command']}",
+        f"    {machine['command']}",
         "",
         "| index | build | its bytes | first search | median | p99 | median to the floor | recall@10 |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -1,6 +1,6 @@
 """What the search server does under load: whether it errs, how long answers take, and whether memory grows.
 
-    python benchmarks/serve_load.py --to docs/results/serve
+    python -m benchmarks.serve_load --to docs/results/serve
 
 starts `tuplet serve` on an index of generated characters, lets some clients send other ones to it without a
 pause, and writes serve_load.json and serve_load.md. A client that is told to come back (503) waits as long as
@@ -28,7 +28,7 @@ import torch
 import tyro
 from PIL import Image
 
-from _cell_process import bytes_text, describe_machine, duration
+from benchmarks.cells import bytes_text, describe_machine, duration
 from tuplet.data.glyphs import glyph
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.models.embedder import Embedder
@@ -203,7 +203,7 @@ def page(report: dict[str, Any]) -> str:
         f"{machine['processor']}, {os.cpu_count()} cores, which the clients share; commit"
         f" {machine['commit'][:12]}{' with changes' if machine['dirty'] else ''}, {machine['started'][:10]}.",
         "",
-        f"    python benchmarks/{machine['command']}",
+        f"    {machine['command']}",
         "",
         "| | |",
         "| --- | ---: |",

@@ -1,6 +1,6 @@
 """Classes spread over processes: the loss and gradients of one process, and how much memory each takes.
 
-    python benchmarks/sharded_loss.py --processes 4 --classes 100003
+    python -m benchmarks.sharded_loss --processes 4 --classes 100003
 
 prints one table: each process's classes, its memory for them by count and as the system sees it, and how far
 its loss and its gradients are from those of one process that keeps all classes.

@@ -7,8 +7,8 @@ import dataclasses
 import oracle
 import pytest
 import torch
-from tests.losses.test_hist_oracle import ask_oracle, assert_terms_agree, make_case
 
+from tests.losses.test_hist_oracle import ask_oracle, assert_terms_agree, make_case
 from tuplet.config import LossConfig, OptimizerConfig, RunConfig
 from tuplet.config.overrides import from_dict, override, to_dict
 from tuplet.errors import InputError

@@ -98,7 +98,7 @@ def current_commit() -> str:
         top = subprocess.run(
             [*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10
         )
-        if Path(top.stdout.strip()) / "src" / "tuplet" / Path(__file__).name != Path(__file__).resolve():
+        if Path(top.stdout.strip()) / "src" / "tuplet" != Path(__file__).resolve().parents[1]:
             return ""  # installed inside someone else's repository
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)

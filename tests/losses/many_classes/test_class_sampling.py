@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from tests.losses.many_classes.test_head import TERMS, apart, gradients, make, set_chunks, twin
 
+from tests.losses.many_classes.test_head import TERMS, apart, gradients, make, set_chunks, twin
 from tuplet.errors import InputError
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes import memory

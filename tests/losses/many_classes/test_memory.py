@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.losses.many_classes.test_head import C, N, apart, gradients, make, set_chunks, twin
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.losses.many_classes.test_head import C, N, apart, gradients, make, set_chunks, twin
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes import memory
 from tuplet.losses.many_classes.memory import ReusedMemory

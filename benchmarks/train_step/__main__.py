@@ -1,10 +1,10 @@
 """What a training step costs, from JPEG files to moved weights, beside a plain loop and its floor.
 
-    python benchmarks/train_step.py --threads 2 --json docs/results/train_step/cpu.json
+    python -m benchmarks.train_step --threads 2 --json docs/results/train_step/cpu.json
 
 Called again, it measures what the file does not hold yet. A cell is a recipe in one precision, trained on
 photographs generated here, with as many classes as the recipe's data set trains on, from random weights,
-after the warm-up. _train_step_cell.py says how steps alternate and what the floor is, _train_step_plain.py is
+after the warm-up. train_step/cell.py says how steps alternate and what the floor is, train_step/plain.py is
 the plain loop, float32 in every cell.
 """
 
@@ -26,9 +26,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from _cell_process import Cell, describe_machine, run_cell
-from _train_step_cell import AHEAD, WARM, Request, run
-from _train_step_plain import PARTS, Photographs
+from benchmarks.cells import Cell, describe_machine, run_cell
+from benchmarks.train_step.cell import AHEAD, WARM, Request, run
+from benchmarks.train_step.plain import PARTS, Photographs
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.recipes.catalogue import recipe
@@ -70,7 +70,7 @@ def main(arguments: Arguments) -> None:
     """Measure every cell, then print the table."""
     torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the processes of the cells
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the processes of the cells
     report = _report(arguments)
     cells: list[Cell] = report["cells"]
     with TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def main(arguments: Arguments) -> None:
             cell["classes"] = CLASSES[config.data.source]
             chosen = _drawn(paths, cell["classes"], config.data.batch_size, arguments.steps)
             request = Request(config, chosen, steps=arguments.steps, threads=arguments.threads)
-            cell |= run_cell(run, request, preload=["_train_step_cell"])
+            cell |= run_cell(run, request, preload=["benchmarks.train_step.cell"])
             cells.append(cell)
             print(*row(cell), sep="  ", file=sys.stderr, flush=True)
             if arguments.json is not None:

@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 from torch import Tensor
 
-from _evaluation_data import Items
+from benchmarks.evaluation.data import Items
 from tuplet import clustering_metrics, retrieval_metrics
 
 RECALL_AT = (1, 10, 100, 1000)

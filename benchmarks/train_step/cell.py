@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from _cell_process import Cell, quartiles, send_outcome
-from _loss_floor import synchronize
-from _train_step_plain import PARTS, Clock, Parts, Photographs, serve
+from benchmarks.cells import Cell, quartiles, send_outcome
+from benchmarks.floor import synchronize
+from benchmarks.train_step.plain import PARTS, Clock, Parts, Photographs, serve
 from tuplet.config import RunConfig
 from tuplet.data.labelled_files import FileImages
 from tuplet.data.table import Split

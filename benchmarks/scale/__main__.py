@@ -1,6 +1,6 @@
 """docs/scale.md and its figure, from what loss_step.py measured.
 
-    python benchmarks/scale_page.py docs/results/loss_step/cpu.json
+    python -m benchmarks.scale docs/results/loss_step/cpu.json
 
 The words are in scale.md.jinja. The first file gives the figure and the slopes; further ones add tables.
 Sections that rest on other measurements are taken from docs/results/loss_step/sections, where they exist.
@@ -17,10 +17,10 @@ from pathlib import Path
 import jinja2
 import tyro
 
-from _cell_process import bytes_text, duration
-from _scale_figure import draw
-from _scale_sums import device_seconds, fits, messages, rank_bytes
-from loss_step import row
+from benchmarks.cells import bytes_text, duration
+from benchmarks.loss_step.__main__ import row
+from benchmarks.scale.figure import draw
+from benchmarks.scale.sums import device_seconds, fits, messages, rank_bytes
 
 SECTIONS = {
     "optimizer": "When to use which optimizer",
@@ -64,7 +64,7 @@ def main(arguments: Arguments) -> None:
         slopes=fits(cells, "auto"),
         messages=messages(EXAMPLE["samples"], EXAMPLE["samples"], EXAMPLE["width"]),
         sections=[(name, title, _section(arguments.sections, name)) for name, title in SECTIONS.items()],
-        command=shlex.join(["python", "benchmarks/scale_page.py", *map(str, arguments.measured)]),
+        command=shlex.join(["python", "-m", "benchmarks.scale", *map(str, arguments.measured)]),
         row=row,
         duration=duration,
         bytes_text=bytes_text,

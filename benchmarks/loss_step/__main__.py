@@ -1,11 +1,11 @@
 """What a training step of the HIST loss costs, forward and backward, beside other ways and its floor.
 
-    python benchmarks/loss_step.py --threads 2 --minutes 12 --json docs/results/loss_step/cpu.json
+    python -m benchmarks.loss_step --threads 2 --minutes 12 --json docs/results/loss_step/cpu.json
 
 Called again, it measures what the file does not hold yet.
 
 Every loss at every N (samples) and C (classes) runs in a process of its own, where floor and step
-alternate; _loss_floor.py says what the floor is, _loss_cell.py how memory is counted. The ratio to the
+alternate; floor.py says what the floor is, loss_step/cell.py how memory is counted. The ratio to the
 floor is the median over neighbours in one run. So is the ratio to HISTLoss where a default step is short and
 fits into memory beside the other loss; elsewhere it is the quotient of two medians, marked ~. Embeddings
 and parameters are random, labels drawn from all classes, D = h = 512, two layers, float32.
@@ -26,9 +26,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from _cell_process import Cell, available_bytes, bytes_text, describe_machine, duration, run_cell
-from _loss_cell import Request, run
-from _loss_methods import METHODS, OTHERS, WIDTH, bytes_needed
+from benchmarks.cells import Cell, available_bytes, bytes_text, describe_machine, duration, run_cell
+from benchmarks.loss_step.cell import Request, run
+from benchmarks.loss_step.methods import METHODS, OTHERS, WIDTH, bytes_needed
 
 PAIRED_SECONDS = 1.5
 """Chunked steps no longer than this alternate with those of another loss."""
@@ -81,7 +81,7 @@ def main(arguments: Arguments) -> None:
         torch.set_num_threads(arguments.threads)
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the processes of the cells
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the processes of the cells
     report = _report(arguments)
     cells: list[Cell] = report["cells"]
     start = time.monotonic()
@@ -159,7 +159,7 @@ def _measured(cell: Cell, before: list[Cell], arguments: Arguments) -> Cell:
         repeats=arguments.repeats,
         paired=paired,
     )
-    return run_cell(run, request, preload=["_loss_cell", "pytorch_metric_learning.losses"])
+    return run_cell(run, request, preload=["benchmarks.loss_step.cell", "pytorch_metric_learning.losses"])
 
 
 def _expected_seconds(cell: Cell, before: list[Cell]) -> float:

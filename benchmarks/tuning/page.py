@@ -1,4 +1,4 @@
-"""The page of benchmarks/tuning.py: curves, gains and what an oracle overstates."""
+"""The page of `python -m benchmarks.tuning`: curves, gains and what an oracle overstates."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 # Memory of a step, parameters and gradients included, in units of C x D and of N x C floats: what this
 # benchmark measured at 4,000 and 20,000 classes. It says which cells cannot fit; the limit that holds is in
-# _loss_cell.py.
+# loss_step/cell.py.
 _UNITS = {
     "auto": (6.1, 1.0),
     "compiled": (6.1, 1.0),

@@ -1,6 +1,6 @@
 """What a search finds and what it is worth: samplers on one budget, honest and oracle, trained again.
 
-    python benchmarks/tuning.py --to runs/tuning --recipe "omniglot --data.root PHOTOS --schedule.epochs 3"
+    python -m benchmarks.tuning --to runs/tuning --recipe "omniglot --data.root PHOTOS --schedule.epochs 3"
 
 runs `tuplet tune` for every sampler and repeat and for the oracle, trains the best settings of each search
 and the recipe's own with seeds that no search has seen, and writes README.md, tuning.json and curves.svg into
@@ -22,7 +22,7 @@ from typing import Any
 
 import tyro
 
-from _tuning_page import SearchResult, curves, page
+from benchmarks.tuning.page import SearchResult, curves, page
 from tuplet.training.experiment import select
 from tuplet.training.run_folder import Run, write_atomically
 
@@ -99,7 +99,7 @@ def main(arguments: Arguments) -> None:
     first = Run(next(where for _, where in _finals(arguments, arguments.to / "recipe")))
     runs = [first, *(Run(folder / "trials" / "0000") for folder in folders.values())]
     environments = [run.read_json(run.environment_file) for run in runs]
-    command = shlex.join(["python", "benchmarks/tuning.py", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.tuning", *sys.argv[1:]])
     arguments.results.mkdir(parents=True, exist_ok=True)
     text = page(
         found,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from _loss_floor import synchronize
-from _loss_methods import expansion
+from benchmarks.floor import synchronize
+from benchmarks.loss_step.methods import expansion
 from tuplet import HISTLoss
 from tuplet.config import RunConfig
 

@@ -6,7 +6,7 @@ one of which each iteration of k-means takes. Floor and method alternate.
 
 Memory is the peak of the resident memory (VmHWM) during the first pass above what was resident before it,
 embeddings and libraries included; a pass over a few embeddings has loaded the libraries. During this pass
-malloc returns what is freed at once, as in _loss_cell.py.
+malloc returns what is freed at once, as in loss_step/cell.py.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import faiss
 import torch
 from torch import Tensor
 
-from _cell_process import Cell, Gauge, quartiles, returning_memory, send_outcome
-from _evaluation_data import Items, make_items, num_classes
-from _evaluation_methods import CLUSTERING, METHODS, Values
+from benchmarks.cells import Cell, Gauge, quartiles, returning_memory, send_outcome
+from benchmarks.evaluation.data import Items, make_items, num_classes
+from benchmarks.evaluation.methods import CLUSTERING, METHODS, Values
 
 FEW = 2_000
 """Embeddings that load what there is to load."""

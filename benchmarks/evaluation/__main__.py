@@ -1,9 +1,9 @@
 """What evaluation costs: retrieval and clustering metrics, beside other libraries and the bare products.
 
-    python benchmarks/evaluation.py --threads 2 --json docs/results/evaluation/cpu.json
+    python -m benchmarks.evaluation --threads 2 --json docs/results/evaluation/cpu.json
 
 Called again, it measures what the file does not hold yet. Every method at every size runs in a process of
-its own, where the floor and the method alternate; _evaluation_cell.py says what the floor is and how memory
+its own, where the floor and the method alternate; evaluation/cell.py says what the floor is and how memory
 is counted. Embeddings are class centres with noise, D = 512, Recall@1 about 0.8 (`--random`: noise alone), as
 many as the test images of CUB-200-2011 and Stanford Online Products, with as many classes. A larger size is
 measured on `--queries` of them against all others, and the cells say so.
@@ -23,10 +23,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from _cell_process import Cell, bytes_text, describe_machine, duration, run_cell
-from _evaluation_cell import Request, run
-from _evaluation_data import CUB, SOP
-from _evaluation_methods import CLUSTERING, METHODS, RETRIEVAL
+from benchmarks.cells import Cell, bytes_text, describe_machine, duration, run_cell
+from benchmarks.evaluation.cell import Request, run
+from benchmarks.evaluation.data import CUB, SOP
+from benchmarks.evaluation.methods import CLUSTERING, METHODS, RETRIEVAL
 
 TITLES = {
     "tuplet": "tuplet retrieval_metrics",
@@ -73,7 +73,7 @@ def main(arguments: Arguments) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the processes of the cells
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the processes of the cells
     report = _report(arguments)
     cells: list[Cell] = report["cells"]
     for cell in _missing(cells, arguments):
@@ -122,7 +122,7 @@ def _measured(cell: Cell, arguments: Arguments) -> Cell:
     request = Request(
         **cell, threads=arguments.threads, seconds=arguments.seconds, least=max(1, arguments.least)
     )
-    return run_cell(run, request, preload=["_evaluation_cell"])
+    return run_cell(run, request, preload=["benchmarks.evaluation.cell"])
 
 
 def _print(cells: list[Cell], environment: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loss_step import TITLES
+from benchmarks.loss_step.__main__ import TITLES
 from tuplet.report.plots import SERIES
 
 SAMPLES = 32, 128

@@ -1,6 +1,6 @@
 """docs/throughput.md, from what train_step.py measured.
 
-    python benchmarks/throughput_page.py docs/results/train_step/cpu.json
+    python -m benchmarks.throughput docs/results/train_step/cpu.json
 
 The words are in throughput.md.jinja; each file gives two tables.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 import jinja2
 import tyro
 
-from _cell_process import Cell, duration
-from _train_step_plain import PARTS
-from train_step import kind, row
+from benchmarks.cells import Cell, duration
+from benchmarks.train_step.__main__ import kind, row
+from benchmarks.train_step.plain import PARTS
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main(arguments: Arguments) -> None:
         whole=_whole,
         kind=kind,
         duration=duration,
-        command=shlex.join(["python", "benchmarks/throughput_page.py", *map(str, arguments.measured)]),
+        command=shlex.join(["python", "-m", "benchmarks.throughput", *map(str, arguments.measured)]),
     )
     arguments.page.write_text(text)
     print(f"wrote {arguments.page}", file=sys.stderr)

@@ -21,9 +21,9 @@ from multiprocessing.connection import Connection
 import torch
 from torch import Tensor
 
-from _cell_process import Cell, Gauge, quartiles, returning_memory, send_outcome
-from _loss_floor import Floor, FloorTime, synchronize
-from _loss_methods import HIST, KEEPING, WIDTH, build, default_value
+from benchmarks.cells import Cell, Gauge, quartiles, returning_memory, send_outcome
+from benchmarks.floor import Floor, FloorTime, synchronize
+from benchmarks.loss_step.methods import HIST, KEEPING, WIDTH, build, default_value
 from tuplet.losses.many_classes.memory import classes_in_chunk
 
 FEWEST_STEPS, MOST_STEPS = 3, 200

@@ -11,8 +11,10 @@ import ctypes
 import gc
 import multiprocessing
 import resource
+import shlex
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -135,10 +137,17 @@ def describe_machine(device: str) -> Cell:
     changes = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return {
         **environment,
+        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
         "commit": str(environment["commit"]).partition(" ")[0],
         "dirty": bool(changes),
         "pytorch-metric-learning": version("pytorch-metric-learning"),
     }
+
+
+def _module() -> str:
+    """Return the module that `python -m` runs."""
+    spec = sys.modules["__main__"].__spec__
+    return "" if spec is None else spec.name.removesuffix(".__main__")
 
 
 def duration(seconds: float) -> str:
