@@ -5,11 +5,17 @@ run and the tuner all read these same fields (`overrides.py` changes, writes and
 """
 
 from tuplet.config.data import Augmentation, DataConfig, Source
-from tuplet.config.evaluation import EvaluationConfig, Selection
 from tuplet.config.loss import Distance, Implementation, LossConfig, LossName, Variance
-from tuplet.config.model import BatchNormFreeze, ModelConfig, Pooling
 from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
-from tuplet.config.run import ComputeConfig, RunConfig
+from tuplet.config.run import (
+    BatchNormFreeze,
+    ComputeConfig,
+    EvaluationConfig,
+    ModelConfig,
+    Pooling,
+    RunConfig,
+    Selection,
+)
 
 __all__ = [
     "Augmentation",

@@ -19,8 +19,14 @@ from torch.nn import functional as F
 
 from tuplet.config import Distance, Implementation, Variance
 from tuplet.errors import InputError
-from tuplet.losses.base import LossTerms, MetricLoss
-from tuplet.losses.checks import require_alpha, require_batch, require_choice, require_settings
+from tuplet.losses.base import (
+    LossTerms,
+    MetricLoss,
+    require_alpha,
+    require_batch,
+    require_choice,
+    require_settings,
+)
 from tuplet.losses.hgnn import HGNN, propagation_matrix
 from tuplet.losses.many_classes.head import class_head, draw_classes
 from tuplet.losses.many_classes.memory import ReusedMemory

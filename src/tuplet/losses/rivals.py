@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from tuplet.config import LossName
 from tuplet.errors import InputError
-from tuplet.losses.base import LossTerms, MetricLoss
-from tuplet.losses.checks import require_batch
+from tuplet.losses.base import LossTerms, MetricLoss, require_batch
 
 MINED_SIMILARITY = 0.1
 """epsilon of the pairs that multi-similarity mines (Wang et al., CVPR 2019)."""

@@ -1,0 +1,21 @@
+from .config import RunConfig as RunConfig
+from .config.overrides import override as override
+from .errors import InputError as InputError
+from .evaluation.compare import compare_scores as compare_scores
+from .evaluation.evaluate import EvalReport as EvalReport
+from .inference.encoder import PictureEmbedder as PictureEmbedder
+from .losses.hgnn import HGNN as HGNN
+from .losses.hist import HISTLoss as HISTLoss
+from .losses.many_classes.shards import gather_batch as gather_batch
+from .metrics.clustering import clustering_metrics as clustering_metrics
+from .metrics.intervals import score_intervals as score_intervals
+from .metrics.retrieval import nearest_neighbours as nearest_neighbours
+from .metrics.retrieval import retrieval_metrics as retrieval_metrics
+from .metrics.retrieval import retrieval_scores as retrieval_scores
+from .models.embedder import Embedder as Embedder
+from .recipes.catalogue import recipe as recipe
+from .training.loop import train as train
+from .training.run_folder import EpochReport as EpochReport
+from .training.run_folder import Run as Run
+
+__version__: str
