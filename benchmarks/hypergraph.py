@@ -20,8 +20,8 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tuplet.data.batches import batches
 from tuplet.data.load import load_split
-from tuplet.data.sampling import batches
 from tuplet.evaluation.evaluate import embed
 from tuplet.losses.build import build_loss
 from tuplet.losses.hgnn import propagation_matrix

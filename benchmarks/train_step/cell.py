@@ -28,8 +28,8 @@ from benchmarks.cells import Cell, quartiles, send_outcome
 from benchmarks.floor import synchronize
 from benchmarks.train_step.plain import PARTS, Clock, Parts, Photographs, serve
 from tuplet.config import RunConfig
-from tuplet.data.labelled_files import FileImages
-from tuplet.data.table import Split
+from tuplet.data.image_tables import FileImages
+from tuplet.data.splits import Split
 from tuplet.training.devices import launch
 from tuplet.training.loop import train_epoch
 from tuplet.training.run_folder import Run

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from tuplet.config import DataConfig
+from tuplet.data.class_folders import load_folder, load_images
 from tuplet.data.decoding import UnreadableImageError
-from tuplet.data.derived import InMemoryImages
-from tuplet.data.folder import FileImages, load_folder, load_images
+from tuplet.data.image_tables import FileImages, InMemoryImages
 from tuplet.data.load import load
 from tuplet.errors import InputError
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.data.derived import NoisyLabels, kept_rows, long_tail, noisy_labels
+from tuplet.data.image_tables import ImageTable, NoisyLabels, kept_rows, long_tail, noisy_labels
 from tuplet.data.load import load_data, split_of
-from tuplet.data.table import ImageTable
 from tuplet.errors import InputError
 
 

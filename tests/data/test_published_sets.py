@@ -15,7 +15,7 @@ import scipy.io
 from PIL import Image
 
 from tuplet.config import DataConfig
-from tuplet.data.labelled_files import FileImages
+from tuplet.data.image_tables import FileImages
 from tuplet.data.load import load
 from tuplet.data.published_sets import BENCHMARKS, load_benchmark
 from tuplet.data.splits import describe

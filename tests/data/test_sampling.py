@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuplet.config import DataConfig
-from tuplet.data.sampling import Draw, batches, per_class_batches, random_batches, rank_slice
+from tuplet.data.batches import Draw, batches, per_class_batches, random_batches, rank_slice
 from tuplet.errors import InputError
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=60)

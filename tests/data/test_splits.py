@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tuplet.data.splits import describe, halves, hold_out
-from tuplet.data.table import ImageTable, Split
+from tuplet.data.image_tables import ImageTable
+from tuplet.data.splits import Split, describe, halves, hold_out
 from tuplet.errors import InputError
 
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tuplet.config import DataConfig
-from tuplet.data.labelled_files import FileImages
+from tuplet.data.csv_tables import load_table
+from tuplet.data.image_tables import FileImages
 from tuplet.data.load import load
-from tuplet.data.table import Split
-from tuplet.data.tables import load_table
+from tuplet.data.splits import Split
 from tuplet.errors import InputError
 
 ROWS = [(f"{label} s/{n}.png", label) for label in ("oak", "elm", "ash", "yew") for n in (2, 1)]

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import datasets
 
 from tuplet.config import DataConfig
-from tuplet.data.derived import InMemoryImages
+from tuplet.data.image_tables import InMemoryImages
 from tuplet.data.load import load
 from tuplet.data.torchvision_sets import TorchvisionImages, load_torchvision
 from tuplet.errors import InputError

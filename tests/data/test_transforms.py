@@ -12,10 +12,9 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from tuplet.config import DataConfig
-from tuplet.data.datasets import EvaluationImages, TransformedImages
+from tuplet.data.batches import EvaluationImages, TransformedImages, random_batches
 from tuplet.data.decoding import UnreadableImageError
-from tuplet.data.folder import FileImages
-from tuplet.data.sampling import random_batches
+from tuplet.data.image_tables import FileImages
 from tuplet.data.transforms import eval_transform, train_transform
 
 

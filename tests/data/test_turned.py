@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tuplet.data.derived import QuarterTurns
 from tuplet.data.glyphs import GlyphImages
-from tuplet.data.splits import describe
-from tuplet.data.table import Split
+from tuplet.data.image_tables import QuarterTurns
+from tuplet.data.splits import Split, describe
 
 
 def test_every_turn_is_a_class_of_its_own() -> None:

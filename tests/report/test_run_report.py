@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, override
-from tuplet.data.table import ImageTable
+from tuplet.data.image_tables import ImageTable
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import ClusteringReport, EmbeddedSplit, EvalReport
 from tuplet.report.run_report import ReportContent, _shortened, write_report

@@ -16,7 +16,8 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from tuplet.config import DataConfig
-from tuplet.data.table import ImageTable, Split
+from tuplet.data.image_tables import ImageTable
+from tuplet.data.splits import Split
 from tuplet.data.transforms import short_side
 from tuplet.errors import InputError
 

@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from tuplet.config import DataConfig, RunConfig
-from tuplet.data.class_folders import Progress
-from tuplet.data.derived import InMemoryImages, NoisyLabels, QuarterTurns, long_tail
-from tuplet.data.folder import load_folder
+from tuplet.data.class_folders import load_folder
+from tuplet.data.csv_tables import load_table
 from tuplet.data.glyphs import load_glyphs
-from tuplet.data.splits import hold_out
-from tuplet.data.table import Split
-from tuplet.data.tables import load_table
+from tuplet.data.image_tables import InMemoryImages, NoisyLabels, Progress, QuarterTurns, long_tail
+from tuplet.data.splits import Split, hold_out
 from tuplet.data.transforms import short_side
 from tuplet.errors import InputError
 from tuplet.progress import track

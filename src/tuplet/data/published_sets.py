@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tuplet.data.cars import read_cars
-from tuplet.data.class_folders import Progress, without_unreadable
-from tuplet.data.cub import read_cub
+from tuplet.data.class_folders import absent_files, without_unreadable
 from tuplet.data.fetch import Archive
-from tuplet.data.inshop import read_inshop
-from tuplet.data.labelled_files import split_of
-from tuplet.data.listing import Listing, absent_files
-from tuplet.data.sop import read_sop
-from tuplet.data.table import Split
+from tuplet.data.image_tables import Progress
+from tuplet.data.published_layouts import Listing, read_cars, read_cub, read_inshop, read_sop
+from tuplet.data.splits import Split, split_of_classes
 from tuplet.errors import InputError, counted
 
 
@@ -129,7 +125,7 @@ def load_benchmark(
     parts = list(listing.parts.values())
     if on_bad_image == "skip":
         parts = [without_unreadable(part, skipped, num_workers, progress) for part in parts]
-    return split_of(root, parts, min_side=min_side, skipped=skipped, notes=listing.notes)
+    return split_of_classes(root, parts, min_side=min_side, skipped=skipped, notes=listing.notes)
 
 
 def _require_counts(source: str, benchmark: Benchmark, listing: Listing) -> None:

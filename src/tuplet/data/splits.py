@@ -3,12 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from tuplet.data.derived import QuarterTurns
-from tuplet.data.table import ImageTable, Split, Subset
-from tuplet.errors import InputError
+from tuplet.data.image_tables import ClassPaths, FileImages, ImageTable, QuarterTurns, Subset, file_images
+from tuplet.errors import InputError, counted
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two tables that share no class: one to train on, one that is only ever queried.
+
+    Attributes:
+        train: images the loss sees.
+        test: images of other classes, each a query against the rest, or against the gallery.
+        skipped: images that could not be read and were left out, as "path: reason".
+        notes: what a user should know of these data though training can go on, one line each.
+        gallery: images that the test images search, with the same class names as theirs; None where they
+            search among themselves.
+    """
+
+    train: ImageTable
+    test: ImageTable
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    gallery: ImageTable | None = None
+
+    def __post_init__(self) -> None:
+        shared = sorted(set(self.train.class_names) & set(self.test.class_names))
+        if shared:
+            raise InputError(
+                f"{counted(len(shared), 'class')} {'stands' if len(shared) == 1 else 'stand'} in both splits,"
+                f" such as {', '.join(shared[:3])}; want none, for the test asks about classes never seen:"
+                " move them, or put all class folders side by side in one folder to have them split by class"
+            )
+        if self.gallery is not None and self.gallery.class_names != self.test.class_names:
+            raise InputError(
+                f"the gallery numbers {self.gallery.num_classes} classes and the queries"
+                f" {self.test.num_classes}; want the same class names in both, images or not"
+            )
+
+
+def split_of_classes(
+    source: Path,
+    parts: Sequence[ClassPaths],
+    *,
+    min_side: int | None = None,
+    skipped: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Split:
+    """The split that these classes make, with notes of what is odd about it.
+
+    Args:
+        source: where they were found, for messages.
+        parts: training and test classes, or training, query and gallery classes; in the order of the labels.
+        min_side: see `decode_image`.
+        skipped: images left out, as "path: reason".
+        notes: what is known already, a line each.
+
+    Raises:
+        InputError: fewer than two training classes, a class both trained and tested, no test class with two
+            images, or no query with an image of its class in the gallery.
+    """
+    train, test, *gallery = parts
+    _require_enough(source, train, test, *gallery)
+    more = _notes(train, test, *gallery)
+    queries, *searched = _tables([test, *gallery], min_side)
+    return Split(file_images(train, min_side), queries, tuple(skipped), (*notes, *more), *searched)
+
+
+def _require_enough(
+    source: Path, train: ClassPaths, test: ClassPaths, gallery: ClassPaths | None = None
+) -> None:
+    if len(train) < 2:
+        raise InputError(
+            f"{counted(len(train), 'training class')} with images in {source}; want 2 or more, for the loss"
+            " tells classes apart: add classes or raise data.train_fraction"
+        )
+    if gallery is not None:
+        if not test.keys() & gallery.keys():
+            raise InputError(
+                f"none of the {len(test)} query classes of {source} is among the {len(gallery)} of the"
+                " gallery; want one that is, for a query looks for images of its class there"
+            )
+    elif not any(len(images) > 1 for images in test.values()):
+        raise InputError(
+            f"none of the {len(test)} test classes of {source} has two images; want one that has, for a query"
+            " looks for another image of its class"
+        )
+
+
+def _notes(train: ClassPaths, test: ClassPaths, gallery: ClassPaths | None = None) -> list[str]:
+    notes: list[str] = []
+    lonely = sum(len(images) == 1 for images in train.values())
+    if lonely:
+        notes.append(
+            f"{counted(lonely, 'training class')} with one image: nothing shows what varies within it"
+        )
+    if gallery is not None:
+        missing = len(test.keys() - gallery.keys())
+        if missing:
+            notes.append(
+                f"{counted(missing, 'query class')} without an image in the gallery: left out of Recall"
+            )
+        return notes
+    single = sum(len(images) == 1 for images in test.values())
+    if single:
+        notes.append(
+            f"{counted(single, 'test class')} with one image: no query can find it, left out of Recall"
+        )
+    if len(test) == 1:
+        notes.append("there is one test class: every neighbour is right, and every measure perfect")
+    return notes
+
+
+def _tables(parts: Sequence[ClassPaths], min_side: int | None) -> list[FileImages]:
+    """Tables that number their classes alike, those without images in one of them included."""
+    names = sorted({name for part in parts for name in part}) if len(parts) > 1 else list(parts[0])
+    return [file_images({name: part.get(name, []) for name in names}, min_side) for part in parts]
 
 
 def halves(

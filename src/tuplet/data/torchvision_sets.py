@@ -16,10 +16,9 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from tuplet.data.class_folders import Progress
 from tuplet.data.decoding import UnreadableImageError
-from tuplet.data.splits import halves
-from tuplet.data.table import ImageTable, Split, Subset
+from tuplet.data.image_tables import ImageTable, Progress, Subset
+from tuplet.data.splits import Split, halves
 from tuplet.errors import InputError
 
 _PARTS: Mapping[str, Sequence[Mapping[str, object]]] = {

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tuplet.config import DataConfig, EvaluationConfig, RunConfig
-from tuplet.data.datasets import EvaluationImages
-from tuplet.data.table import ImageTable, Split
+from tuplet.data.batches import EvaluationImages, prepare_worker
+from tuplet.data.image_tables import ImageTable
+from tuplet.data.splits import Split
 from tuplet.data.transforms import eval_transform
-from tuplet.data.workers import prepare_worker
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, with_shared_classes
 from tuplet.metrics.clustering import ClusteringReport, clustering_metrics
 from tuplet.metrics.distributed import spread_retrieval_scores

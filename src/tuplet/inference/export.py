@@ -24,7 +24,7 @@ from torch import Tensor
 from tuplet.config import DataConfig
 from tuplet.data.class_folders import is_image
 from tuplet.data.decoding import UnreadableImageError, decode_image
-from tuplet.data.table import ImageTable
+from tuplet.data.image_tables import ImageTable
 from tuplet.data.transforms import eval_transform, short_side
 from tuplet.errors import InputError
 from tuplet.inference.preparation import PREPARATION_FILE, preparation

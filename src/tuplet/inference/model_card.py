@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tuplet.config import DataConfig, RunConfig
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.inference.preparation import preparation_words
 from tuplet.metrics.names import headline_metric, metric_title

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tuplet.data.table import ImageTable
+from tuplet.data.image_tables import ImageTable
 
 PACKAGES = (
     "tuplet",

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from tuplet.config import DataConfig, RunConfig, Selection
 from tuplet.data.load import load_data, split_of
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.data.transforms import short_side
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import EvalReport

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from tuplet.data.load import load_data, load_split, split_of
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.progress import track
 from tuplet.ranks import on_first
 from tuplet.training.devices import launch

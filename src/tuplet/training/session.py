@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from tuplet.config import RunConfig, ScheduleConfig
-from tuplet.data.datasets import TransformedImages
-from tuplet.data.sampling import Draw, batches, rank_slice
-from tuplet.data.table import ImageTable, Split
+from tuplet.data.batches import Draw, TransformedImages, batches, prepare_worker, rank_slice
+from tuplet.data.image_tables import ImageTable
+from tuplet.data.splits import Split
 from tuplet.data.transforms import train_transform
-from tuplet.data.workers import prepare_worker
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import EvalReport, evaluate_split
 from tuplet.losses.base import LossTerms

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_data
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.research.tuning.outcome import best_so_far, outcome_of, write_outcome

@@ -22,7 +22,7 @@ from tuplet.metrics.names import metric_title
 
 if TYPE_CHECKING:
     from tuplet.config import RunConfig
-    from tuplet.data.table import ImageTable
+    from tuplet.data.image_tables import ImageTable
     from tuplet.evaluation.embedding_files import LabelledEmbeddings
     from tuplet.evaluation.evaluate import EvalReport
     from tuplet.inference.trained_model import TrainedModel
@@ -327,7 +327,7 @@ def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
     Raises:
         InputError: images that cannot be used, or none of a class that is in the gallery.
     """
-    from tuplet.data.folder import load_images
+    from tuplet.data.class_folders import load_images
     from tuplet.data.transforms import short_side
     from tuplet.progress import track
 

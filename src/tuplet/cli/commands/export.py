@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tuplet.config import RunConfig
-    from tuplet.data.table import Split
+    from tuplet.data.splits import Split
     from tuplet.inference.trained_model import TrainedModel
 
 

@@ -10,7 +10,7 @@ from tuplet.cli.console import metric_table
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from tuplet.data.table import Split
+    from tuplet.data.splits import Split
     from tuplet.training.run_folder import Run
 
 

@@ -25,7 +25,7 @@ from tuplet.recipes.catalogue import RECIPES, recipe
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from tuplet.data.table import Split
+    from tuplet.data.splits import Split
     from tuplet.training.run_folder import Run
 
 

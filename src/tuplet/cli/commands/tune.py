@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from rich.console import Console, Group
 
-    from tuplet.data.table import Split
+    from tuplet.data.splits import Split
     from tuplet.research.queue import Storage
     from tuplet.research.tuning.outcome import Outcome
     from tuplet.research.tuning.search import Search

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from tuplet.config import LossName, RunConfig
 from tuplet.config.overrides import override
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.errors import InputError
 from tuplet.research.tuning.samplers import SamplerName
 from tuplet.research.tuning.search import Search, open_study

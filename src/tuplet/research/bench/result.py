@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tuplet.config import LossName, RunConfig
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.evaluation.compare import holm, sign_flips
 from tuplet.evaluation.evaluate import EvalReport, embed_split, evaluate
 from tuplet.metrics.intervals import class_totals, score_columns

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import embed_split, evaluate
 from tuplet.research.tuning.search import Search, ended_early, finished_trials

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tuplet.config import RunConfig
 from tuplet.config.checks import require
 from tuplet.config.overrides import from_dict, override, to_dict
-from tuplet.data.table import Split
+from tuplet.data.splits import Split
 from tuplet.errors import InputError
 from tuplet.metrics.names import retrieval_names
 from tuplet.research.queue import Storage, first_number, sqlite_url, storage_errors, work

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tuplet.data.class_folders import Classes, Progress, without_unreadable
+from tuplet.data.class_folders import absent_files, without_unreadable
+from tuplet.data.image_tables import ClassPaths, Progress
 from tuplet.data.label_files import existing
-from tuplet.data.labelled_files import split_of
-from tuplet.data.listing import absent_files
 from tuplet.data.parquet import pyarrow_modules
-from tuplet.data.splits import halves
-from tuplet.data.table import Split
+from tuplet.data.splits import Split, halves, split_of_classes
 from tuplet.errors import InputError, counted
 
 _COLUMNS = ("path", "label", "split")
@@ -64,7 +62,7 @@ def load_table(
     if len(parts) == 1:
         sides = halves(tuple(parts[0]), train_fraction=train_fraction, seed=split_seed)
         parts = [{name: parts[0][name] for name in side} for side in sides]
-    return split_of(file, parts, min_side=min_side, skipped=skipped)
+    return split_of_classes(file, parts, min_side=min_side, skipped=skipped)
 
 
 def _rows(file: Path) -> tuple[list[tuple[str, ...]], bool]:
@@ -124,12 +122,12 @@ def _require_columns(names: Sequence[str]) -> None:
         raise InputError(f"has the columns {listed or 'none at all'}; {_WANTED}")
 
 
-def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list[Classes]:
+def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list[ClassPaths]:
     """The classes of each part of the split, or all of them where there is none."""
     layout = _layout(file, rows) if has_split else ("",)
     integers = all(label.isdecimal() and str(int(label)) == label for _, label, *_ in rows)
     labels = sorted({label for _, label, *_ in rows}, key=(lambda label: int(label)) if integers else None)
-    parts: dict[str, Classes] = {part: {label: [] for label in labels} for part in layout}
+    parts: dict[str, ClassPaths] = {part: {label: [] for label in labels} for part in layout}
     seen: dict[str, int] = {}
     for at, (path, label, *part) in enumerate(rows, 1):
         full = os.path.normpath(file.parent / path)
@@ -164,7 +162,7 @@ def _layout(file: Path, rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     raise InputError(f"{file}: {said}; want train and test, or train, query and gallery")
 
 
-def _require_files(file: Path, parts: Sequence[Classes]) -> None:
+def _require_files(file: Path, parts: Sequence[ClassPaths]) -> None:
     paths = [path for part in parts for images in part.values() for path in images]
     absent = absent_files(paths)
     if absent:

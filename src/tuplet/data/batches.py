@@ -1,14 +1,22 @@
-"""Which images make up each batch of an epoch: pure functions of the labels, a seed and the epoch."""
+"""Batches: which images make up each, and the torch datasets that decode them."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, final
 
 import numpy as np
+import torch
 from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from tuplet.config import DataConfig
+from tuplet.data.image_tables import ImageTable
+from tuplet.data.transforms import Transform
 from tuplet.errors import InputError
 
 
@@ -147,3 +155,62 @@ def _as_batches(rows: np.ndarray, batch_size: int, stream: np.random.PCG64) -> l
     seeds = (stream.random_raw(len(rows)) >> np.uint64(1)).tolist()
     draws = [Draw(index, seed) for index, seed in zip(rows.tolist(), seeds, strict=True)]
     return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
+
+
+@final
+class TransformedImages(Dataset[tuple[Tensor, int, int]]):
+    """Training images, addressed by `Draw`: the draw's seed alone decides the augmentation.
+
+    An item is (uint8 pixels `[3, S, S]`, label, index of the image in the table). It is the same in whatever
+    process or order it is drawn. The table and the transform must be picklable to be sent to workers.
+    """
+
+    def __init__(self, table: ImageTable, transform: Transform) -> None:
+        self._table, self._transform = table, transform
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
+        index, seed = draw
+        image = self._table.image(index)
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(seed)
+        try:
+            pixels = self._transform(image)
+        finally:
+            generator.set_state(state)
+        return pixels, int(self._table.labels[index]), index
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+@final
+class EvaluationImages(Dataset[tuple[Tensor, int, int]]):
+    """Images to embed, addressed by their row in the table; items are those of `TransformedImages`."""
+
+    def __init__(self, table: ImageTable, transform: Transform) -> None:
+        self._table, self._transform = table, transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return self._transform(self._table.image(index)), int(self._table.labels[index]), index
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def prepare_worker(_: int) -> None:
+    """Nothing; Ctrl-C then ends only the main process, which ends its workers, and no worker prints of it.
+
+    Args:
+        _: number of the worker, as torch's DataLoader hands it to its `worker_init_fn`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_all_but_lost_connections
+
+
+def _say_all_but_lost_connections(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    # A main process that was interrupted in taking a batch leaves the thread that handed it over alone.
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, traceback)

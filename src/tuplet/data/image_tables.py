@@ -1,10 +1,12 @@
-"""Images decoded once and kept."""
+"""Image tables: the contract of every data set, images in files, and tables made from other tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import final
+from pathlib import Path
+from typing import TypeAlias, final
 
 import numpy as np
 import torch
@@ -12,8 +14,114 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from tuplet.data.table import ImageTable, Subset
+from tuplet.data.decoding import decode_image
 from tuplet.errors import InputError
+
+Progress: TypeAlias = Callable[[Iterable[int]], Iterable[int]]
+"""Hands on `range(n)` unchanged and shows how far it has come, such as `rich.progress.track`."""
+
+ClassPaths: TypeAlias = dict[str, list[str]]
+"""Paths of the images of each class, both by name."""
+
+
+class ImageTable(ABC):
+    """Labelled images of one split, read one at a time.
+
+    Attributes:
+        labels: class of each image, `[N]`, in 0..C-1.
+        class_names: the C names, in the order of the labels; unique.
+    """
+
+    labels: Int64[np.ndarray, " N"]
+    class_names: tuple[str, ...]
+
+    def __init__(self, labels: Int64[np.ndarray, " N"], class_names: Sequence[str]) -> None:
+        if labels.size and not (labels.min() >= 0 and labels.max() < len(class_names)):
+            raise InputError(
+                f"labels run from {labels.min()} to {labels.max()}; want 0..{len(class_names) - 1},"
+                f" one for each of the {len(class_names)} class names"
+            )
+        self.labels = labels
+        self.class_names = tuple(class_names)
+
+    @abstractmethod
+    def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
+        """RGB pixels of one image, upright, of whatever size it has."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What a person would call this image: its path, or how it was generated."""
+
+    @final
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    @final
+    @property
+    def num_classes(self) -> int:
+        """C, classes without images included."""
+        return len(self.class_names)
+
+
+@final
+class Subset(ImageTable):
+    """Some rows of another table; classes left without images vanish and labels close up."""
+
+    def __init__(self, table: ImageTable, rows: Int64[np.ndarray, " M"]) -> None:
+        kept, labels = np.unique(table.labels[rows], return_inverse=True)
+        super().__init__(labels.astype(np.int64), [table.class_names[label] for label in kept])
+        self._table, self._rows = table, rows
+
+    def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
+        """RGB pixels of one image of the table behind."""
+        return self._table.image(int(self._rows[index]))
+
+    def name(self, index: int) -> str:
+        """Name of one image of the table behind."""
+        return self._table.name(int(self._rows[index]))
+
+
+@final
+class FileImages(ImageTable):
+    """Images that are decoded from their files whenever they are asked for.
+
+    Attributes:
+        paths: file of each image.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: Int64[np.ndarray, " N"],
+        class_names: Sequence[str],
+        *,
+        min_side: int | None = None,
+    ) -> None:
+        """Args are those of `ImageTable` and `decode_image`."""
+        super().__init__(labels, class_names)
+        self.paths = tuple(paths)
+        self._min_side = min_side
+
+    def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
+        """RGB pixels of one file; raises UnreadableImageError where it cannot be decoded."""
+        return decode_image(Path(self.paths[index]), min_side=self._min_side)
+
+    def name(self, index: int) -> str:
+        """Path of one file."""
+        return self.paths[index]
+
+
+def file_images(classes: ClassPaths, min_side: int | None) -> FileImages:
+    """All images of these classes, class by class, labelled in their order.
+
+    Args:
+        classes: paths of the images of each class.
+        min_side: see `decode_image`.
+    """
+    sizes = [len(images) for images in classes.values()]
+    labels = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    paths = [path for images in classes.values() for path in images]
+    return FileImages(paths, labels, tuple(classes), min_side=min_side)
 
 
 @final
