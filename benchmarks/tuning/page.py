@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from tuplet.metrics.seeds import SeedMean, seed_mean
+from tuplet.metrics.intervals import SeedMean, seed_mean
 from tuplet.training.environment import short_commit
 
 

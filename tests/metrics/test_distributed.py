@@ -14,7 +14,6 @@ from tuplet.errors import InputError
 from tuplet.metrics import distributed as spread
 from tuplet.metrics.distributed import spread_retrieval_scores
 from tuplet.metrics.exact import counting as _counting
-from tuplet.metrics.exact import counts as _counts
 from tuplet.metrics.retrieval import retrieval_scores
 
 RANKS = 3
@@ -73,7 +72,7 @@ def measure(rank, ranks, port, queue):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    spread.SHOWN_ROWS, spread.EXACT_ROWS, _counts.MOST_DOUBTS = 40, 7, 20
+    spread.SHOWN_ROWS, spread.EXACT_ROWS, _counting.MOST_DOUBTS = 40, 7, 20
     _counting.BLOCK_ROWS, _counting.BLOCK_COLUMNS, _counting.STRIP_ROWS = 16, 16, 32
     said = []
     for kind, dealing, distance in CASES:

@@ -11,8 +11,8 @@ from scipy import stats
 
 from tuplet.errors import InputError
 from tuplet.metrics import intervals
-from tuplet.metrics.intervals import Interval, mean_intervals, score_intervals
-from tuplet.metrics.retrieval import QueryScores, retrieval_scores
+from tuplet.metrics.intervals import Interval, mean_intervals
+from tuplet.metrics.retrieval import QueryScores, retrieval_scores, score_intervals
 
 
 def unequal_classes(seed=0, num_classes=15):

@@ -6,8 +6,8 @@ import faiss
 import numpy as np
 import pytest
 
-from tuplet.metrics import kmeans as _kmeans
-from tuplet.metrics.kmeans import cluster
+from tuplet.metrics import clustering as _kmeans
+from tuplet.metrics.clustering import cluster
 
 
 @pytest.fixture(autouse=True)

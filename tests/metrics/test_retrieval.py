@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuplet.metrics.exact import nearest as _nearest
-from tuplet.metrics.exact import ranking as _ranking
 from tuplet.metrics.exact import similarity as _similarity
+from tuplet.metrics.exact import sorting as _sorting
 from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.retrieval import nearest_neighbours, num_queries, retrieval_metrics
 
@@ -125,13 +124,13 @@ def duplicated(rng, n, d):
 @pytest.mark.parametrize("block_rows", [1, 3, 1000])
 def test_identical_rows_tie_whatever_kernel_multiplies_them(monkeypatch, n, d, block_rows, distance):
     x, source = duplicated(np.random.default_rng(n), n, d)
-    monkeypatch.setattr(_ranking, "BLOCK_BYTES", block_rows * x.shape[0] * 8)
+    monkeypatch.setattr(_sorting, "BLOCK_BYTES", block_rows * x.shape[0] * 8)
     first_copy = torch.tensor(np.unique(source, return_index=True)[1][source])
     compared = similarity(torch.tensor(x), x, distance)
-    for rows in _ranking.blocks(torch.arange(len(x)), len(x)):
-        table = _ranking.exact_similarities(compared, rows)
+    for rows in _sorting.blocks(torch.arange(len(x)), len(x)):
+        table = _sorting.exact_similarities(compared, rows)
         assert torch.equal(table, table[:, first_copy])
-        order = _ranking.first_results(table, len(x))
+        order = _sorting.first_results(table, len(x))
         steps = table.gather(1, order).diff(dim=1)
         assert ((steps < 0) | ((steps == 0) & (order.diff(dim=1) > 0))).all()
 
@@ -145,7 +144,7 @@ def test_the_block_size_changes_nothing(monkeypatch, block_rows, distance):
         retrieval_metrics(x, y, distance=distance),
         nearest_neighbours(x, 9, distance=distance),
     )
-    for module in (_ranking, _nearest):
+    for module in (_sorting, _sorting):
         monkeypatch.setattr(module, "BLOCK_BYTES", block_rows * 61 * 8)
     assert_same(retrieval_metrics(x, y, distance=distance), whole, tolerance=1e-15)
     for got, wanted in zip(nearest_neighbours(x, 9, distance=distance), neighbours, strict=True):
@@ -153,9 +152,9 @@ def test_the_block_size_changes_nothing(monkeypatch, block_rows, distance):
 
 
 def test_no_block_is_larger_than_its_bytes(monkeypatch):
-    monkeypatch.setattr(_ranking, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(_sorting, "BLOCK_BYTES", 1000)
     compared = similarity(torch.randn(50, 4), None, "cosine")
-    tables = [_ranking.exact_similarities(compared, rows) for rows in _ranking.blocks(torch.arange(50), 50)]
+    tables = [_sorting.exact_similarities(compared, rows) for rows in _sorting.blocks(torch.arange(50), 50)]
     assert sum(map(len, tables)) == 50
     assert max(table.nbytes for table in tables) <= 1000
 

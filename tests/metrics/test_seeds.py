@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tuplet.metrics.seeds import interval_of_share, seed_mean
+from tuplet.metrics.intervals import interval_of_share, seed_mean
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])

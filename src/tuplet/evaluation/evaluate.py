@@ -21,9 +21,9 @@ from tuplet.data.transforms import eval_transform
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, with_shared_classes
 from tuplet.metrics.clustering import ClusteringReport, clustering_metrics
 from tuplet.metrics.distributed import spread_retrieval_scores
-from tuplet.metrics.exact.similarity import Distance
-from tuplet.metrics.intervals import Interval, Unit, score_intervals
-from tuplet.metrics.retrieval import QueryScores, retrieval_scores
+from tuplet.metrics.intervals import Interval, Unit
+from tuplet.metrics.names import RetrievalDistance
+from tuplet.metrics.retrieval import QueryScores, retrieval_scores, score_intervals
 from tuplet.progress import track
 from tuplet.ranks import gather, gather_on_first, on_first
 
@@ -78,7 +78,7 @@ class EvalReport:
     num_queries: int
     num_gallery: int | None = None
     intervals: dict[str, dict[Unit, Interval | None]] | None = None
-    distance: Distance = "cosine"
+    distance: RetrievalDistance = "cosine"
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> EvalReport:
@@ -202,7 +202,7 @@ def measure(
     recall_at: Sequence[int] = (1, 2, 4, 8),
     kmeans_runs: int | None = None,
     gallery: LabelledEmbeddings | None = None,
-    distance: Distance = "cosine",
+    distance: RetrievalDistance = "cosine",
     intervals: bool = True,
 ) -> EvalReport:
     """Retrieval and clustering metrics of embeddings from anywhere.
@@ -255,7 +255,7 @@ def report_scores(
     clusters: ClusteringReport | None,
     num_gallery: int | None,
     intervals: bool,
-    distance: Distance = "cosine",
+    distance: RetrievalDistance = "cosine",
 ) -> EvalReport:
     """The report of scores that are there already.
 

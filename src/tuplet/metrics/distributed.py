@@ -15,12 +15,9 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tuplet.errors import InputError
-from tuplet.metrics.exact.counting import SAMPLE, block_sizes, ranges
-from tuplet.metrics.exact.counts import Counts, each
-from tuplet.metrics.exact.positives import Positives, positives_of_pairs
-from tuplet.metrics.exact.ranking import Ranks
+from tuplet.metrics.exact.counting import SAMPLE, Counts, block_sizes, ranges
+from tuplet.metrics.exact.positives import Positives, each, positives_of_pairs
 from tuplet.metrics.exact.similarity import (
-    Distance,
     Frame,
     Similarity,
     exponent_of,
@@ -28,7 +25,9 @@ from tuplet.metrics.exact.similarity import (
     squares_of_rows,
     sum_of_rows,
 )
+from tuplet.metrics.exact.sorting import Ranks
 from tuplet.metrics.inputs import as_embeddings, as_labels
+from tuplet.metrics.names import RetrievalDistance
 from tuplet.metrics.retrieval import QueryScores
 
 SHOWN_ROWS = 4096
@@ -44,7 +43,7 @@ def spread_retrieval_scores(
     *,
     gallery: tuple[Tensor, Tensor, Tensor] | None = None,
     most_before: int = 1000,
-    distance: Distance = "cosine",
+    distance: RetrievalDistance = "cosine",
     group: dist.ProcessGroup | None = None,
 ) -> QueryScores:
     """What `retrieval_scores` gives for the embeddings of all ranks together, to the last digit, on each.
@@ -173,7 +172,7 @@ def _frame(own: _Items, searched: _Items, group: dist.ProcessGroup | None) -> Fr
     return Frame(exponent, origin, _reduced(farthest, dist.ReduceOp.MAX, group).sqrt())
 
 
-def _bound(own: _Items, distance: Distance, frame: Frame | None) -> Float64[Tensor, " n"]:
+def _bound(own: _Items, distance: RetrievalDistance, frame: Frame | None) -> Float64[Tensor, " n"]:
     anything = own.embeddings.new_zeros(1, own.embeddings.shape[1])
     return similarity(own.embeddings, anything, distance, frame).bound
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias
+
+RetrievalDistance: TypeAlias = Literal["cosine", "euclidean"]
+"""What ranks the results of a query."""
 
 
 def headline_metric(retrieval: Mapping[str, float]) -> str | None:

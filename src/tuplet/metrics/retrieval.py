@@ -12,16 +12,18 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from tuplet.errors import InputError
 from tuplet.metrics.exact.counting import rank_by_counting
-from tuplet.metrics.exact.nearest import nearest_items
-from tuplet.metrics.exact.positives import Classes
-from tuplet.metrics.exact.ranking import Ranks
-from tuplet.metrics.exact.similarity import Distance, similarity
+from tuplet.metrics.exact.positives import ClassOrder
+from tuplet.metrics.exact.similarity import similarity
+from tuplet.metrics.exact.sorting import Ranks, nearest_items
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels
+from tuplet.metrics.intervals import Interval, Unit, class_totals, holm, mean_intervals, sign_flips
+from tuplet.metrics.names import RetrievalDistance
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def retrieval_metrics(
     recall_at: Sequence[int] = (1, 2, 4, 8),
     gallery: Float[Array, "M D"] | None = None,
     gallery_labels: Int[Array, " M"] | None = None,
-    distance: Distance = "cosine",
+    distance: RetrievalDistance = "cosine",
 ) -> dict[str, float]:
     """Recall@K, R-precision and MAP@R, averaged over the queries, each in [0, 1].
 
@@ -129,7 +131,7 @@ def retrieval_scores(
     most_before: int = 1000,
     gallery: Float[Array, "M D"] | None = None,
     gallery_labels: Int[Array, " M"] | None = None,
-    distance: Distance = "cosine",
+    distance: RetrievalDistance = "cosine",
 ) -> QueryScores:
     """What `retrieval_metrics` takes the means of, query by query.
 
@@ -152,7 +154,7 @@ def retrieval_scores(
         found = as_labels(
             gallery_labels, name="gallery_labels", length=len(compared.gallery), device=wanted.device
         )
-    classes = Classes(wanted, found)
+    classes = ClassOrder(wanted, found)
     if not bool((classes.num_positives > 0).any()):
         raise InputError(
             f"none of {len(queries)} queries has another item of its class to find; want at least one"
@@ -166,7 +168,7 @@ def nearest_neighbours(
     k: int,
     *,
     gallery: Float[Array, "M D"] | None = None,
-    distance: Distance = "cosine",
+    distance: RetrievalDistance = "cosine",
 ) -> tuple[Int64[Tensor, "N k"], Float[Tensor, "N k"]]:
     """The k nearest gallery items of each query, nearest first, and how similar they are.
 
@@ -202,7 +204,7 @@ def num_queries(labels: Int[Array, " N"], gallery_labels: Int[Array, " M"] | Non
     found = None
     if gallery_labels is not None:
         found = as_labels(gallery_labels, name="gallery_labels", device=query.device)
-    return int((Classes(query, found).num_positives > 0).sum())
+    return int((ClassOrder(query, found).num_positives > 0).sum())
 
 
 def _checked_recall_at(recall_at: Sequence[int]) -> list[int]:
@@ -210,3 +212,154 @@ def _checked_recall_at(recall_at: Sequence[int]) -> list[int]:
     if wrong := [k for k in ks if k < 1]:
         raise InputError(f"recall_at holds {wrong[0]}; wanted integers >= 1, e.g. 1, 2, 4, 8")
     return ks
+
+
+def score_intervals(
+    scores: QueryScores,
+    labels: Int[Array, " n"],
+    metrics: Sequence[str],
+    *,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, dict[Unit, Interval | None]]:
+    """Each metric's interval over queries and over classes, as `mean_intervals` makes them.
+
+    Args:
+        scores: of n queries, on any device.
+        labels: class of each of these queries: all labels at `scores.queries`.
+        metrics: names that `scores.of_metric` knows.
+        level: as there.
+        num_resamples: as there.
+        seed: as there.
+    Returns: by metric and then by "queries" and "classes"; None where there is but one to draw.
+    Raises: InputError: (a ValueError) another number of labels than queries, an unknown metric, or as there.
+    """
+    classes = query_classes(scores, labels)
+    values = score_columns(scores, metrics)
+    over_queries, over_classes = (
+        mean_intervals(values, units, level=level, num_resamples=num_resamples, seed=seed)
+        for units in (None, classes)
+    )
+    return {
+        name: {"queries": over_queries[column], "classes": over_classes[column]}
+        for column, name in enumerate(metrics)
+    }
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """One metric of two models, A and B.
+
+    Attributes:
+        metric: its name, such as "recall_at_1".
+        a, b: its value for each, in [0, 1].
+        difference: b - a.
+        over_queries, over_classes: intervals of the difference; None where there is but one to draw.
+        p_value: of `sign_flips`, in (0, 1].
+        p_holm: the same, adjusted for all the metrics that are compared.
+    """
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    over_queries: Interval | None
+    over_classes: Interval | None
+    p_value: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class ScoreComparison:
+    """Every metric of two models on the same queries, and how the differences were judged.
+
+    Attributes:
+        differences: one a metric.
+        num_queries, num_classes: compared.
+        level: of the intervals.
+        num_resamples: behind the intervals.
+        num_flips: patterns of signs behind the p-values.
+        exact: whether these are all the patterns there are.
+        seed: of resamples and signs.
+    """
+
+    differences: tuple[MetricDifference, ...]
+    num_queries: int
+    num_classes: int
+    level: float
+    num_resamples: int
+    num_flips: int
+    exact: bool
+    seed: int
+
+
+def compare_scores(
+    a: QueryScores,
+    b: QueryScores,
+    labels: Int[Array, " n"],
+    metrics: Sequence[str],
+    *,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    num_flips: int = 10000,
+    seed: int = 0,
+) -> ScoreComparison:
+    """The differences b - a of two models' metrics, with intervals and paired tests.
+
+    Each resample of the bootstrap takes the same queries, or classes, for both models: it resamples what
+    each query gained.
+
+    Args:
+        a: scores of one model, n queries.
+        b: scores of the other, on the same queries.
+        labels: class of each of these queries: all labels at `a.queries`.
+        metrics: names that both scores know.
+        level: of the intervals, in (0, 1).
+        num_resamples: behind the intervals, >= 100.
+        num_flips: see `sign_flips`.
+        seed: of resamples and signs, >= 0.
+    Raises: InputError: (a ValueError) other queries for b than for a, another number of labels, an unknown
+        metric, or a number out of range.
+    """
+    if a.queries.tolist() != b.queries.tolist():
+        raise InputError(
+            f"got scores of {len(a.queries)} and of {len(b.queries)} queries, not the same ones; wanted both"
+            " models on the same images, with the same classes"
+        )
+    classes = query_classes(a, labels)
+    first, second = score_columns(a, metrics), score_columns(b, metrics)
+    gains = second - first
+    over_queries, over_classes = (
+        mean_intervals(gains, units, level=level, num_resamples=num_resamples, seed=seed)
+        for units in (None, classes)
+    )
+    totals, _ = class_totals(gains, classes)
+    test = sign_flips(totals, num_flips=num_flips, seed=seed)
+    means = (columns.mean(axis=0).tolist() for columns in (first, second, gains))
+    judged = (over_queries, over_classes, test.p_values, holm(test.p_values))
+    rows = zip(metrics, *means, *judged, strict=True)
+    differences = tuple(MetricDifference(*row) for row in rows)
+    sizes = (len(classes), len(totals))
+    return ScoreComparison(differences, *sizes, level, num_resamples, test.num_flips, test.exact, seed)
+
+
+def score_columns(scores: QueryScores, metrics: Sequence[str]) -> Float64[np.ndarray, "n M"]:
+    """What each query adds to each metric, one column a metric, on the CPU."""
+    columns = [scores.of_metric(name).cpu().numpy() for name in metrics]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(scores.queries), 0))
+
+
+def query_classes(scores: QueryScores, labels: Int[Array, " n"]) -> Int64[np.ndarray, " n"]:
+    """The labels on the CPU, one for each query with scores.
+
+    Raises:
+        InputError: (a ValueError) another number of them, or no integers.
+    """
+    classes: Int64[np.ndarray, " n"] = as_labels(labels, name="labels").cpu().numpy()
+    if len(classes) != len(scores.queries):
+        raise InputError(
+            f"labels has {len(classes)} entries for {len(scores.queries)} queries with scores; wanted one"
+            " each: all labels at scores.queries"
+        )
+    return classes

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import EvalReport
+from tuplet.metrics.intervals import SeedMean, interval_of_share, seed_mean
 from tuplet.metrics.names import metric_title
-from tuplet.metrics.seeds import SeedMean, interval_of_share, seed_mean
 from tuplet.training.environment import short_commit
 from tuplet.training.experiment import Selected, select
 from tuplet.training.run_folder import Run

@@ -16,10 +16,9 @@ from tuplet.config.overrides import override
 from tuplet.data.glyphs import glyph
 from tuplet.data.load import load_split
 from tuplet.errors import InputError
-from tuplet.evaluation.compare import compare_scores
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, write_embeddings
 from tuplet.evaluation.evaluate import embed
-from tuplet.metrics.retrieval import retrieval_scores
+from tuplet.metrics.retrieval import compare_scores, retrieval_scores
 from tuplet.training.devices import launch
 from tuplet.training.loop import train
 from tuplet.training.run_folder import Run

@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuplet.metrics.exact import counting as _counting
-from tuplet.metrics.exact import counts as _counts
-from tuplet.metrics.exact import nearest as _nearest
-from tuplet.metrics.exact import ranking as _ranking
 from tuplet.metrics.exact import similarity as _similarity
-from tuplet.metrics.exact.positives import Classes, find_positives
+from tuplet.metrics.exact import sorting as _sorting
+from tuplet.metrics.exact.positives import ClassOrder, find_positives
 from tuplet.metrics.retrieval import nearest_neighbours, retrieval_scores
 
 DISTANCES = ("cosine", "euclidean")
@@ -77,11 +75,14 @@ def problem(kind, seed, n, distance, *, gallery, dtype=np.float64):
     x, y = kind(rng, 2 * n), labelled(rng, 2 * n)
     as_tensor = torch.tensor(x.astype(dtype))
     if not gallery:
-        compared, classes = _similarity.similarity(as_tensor, None, distance), Classes(torch.tensor(y), None)
+        compared, classes = (
+            _similarity.similarity(as_tensor, None, distance),
+            ClassOrder(torch.tensor(y), None),
+        )
     else:
         y[-2:] = y[:2]
         compared = _similarity.similarity(as_tensor[:n], as_tensor[n:], distance)
-        classes = Classes(torch.tensor(y[:n]), torch.tensor(y[n:]))
+        classes = ClassOrder(torch.tensor(y[:n]), torch.tensor(y[n:]))
     return compared, classes
 
 
@@ -92,7 +93,7 @@ def in_order(ranks):
 
 def assert_counting_is_sorting(compared, classes):
     asked = (classes.num_positives > 0).nonzero()[:, 0]
-    wanted = in_order(_ranking.rank_by_sorting(compared, classes, asked))
+    wanted = in_order(_sorting.rank_by_sorting(compared, classes, asked))
     got = in_order(_counting.rank_by_counting(compared, classes, most_before=10**6))
     for name in ("queries", "num_before"):
         assert torch.equal(got[name], wanted[name]), name
@@ -106,7 +107,7 @@ def sizes(monkeypatch):
 
     def change(**values):
         for name, value in values.items():
-            monkeypatch.setattr(_counts if name == "MOST_DOUBTS" else _counting, name, value)
+            monkeypatch.setattr(_counting, name, value)
 
     return change
 
@@ -202,7 +203,7 @@ def test_few_pairs_are_computed_exactly(monkeypatch):
     rng = np.random.default_rng(0)
     y = np.arange(2000) // 5
     x = torch.tensor(rng.normal(size=(400, 64))[y] + rng.normal(size=(2000, 64)), dtype=torch.float32)
-    compared, classes = _similarity.similarity(x, None, "cosine"), Classes(torch.tensor(y), None)
+    compared, classes = _similarity.similarity(x, None, "cosine"), ClassOrder(torch.tensor(y), None)
     asked = []
     pairs = type(compared).exact_pairs
     monkeypatch.setattr(compared, "exact_pairs", lambda q, g: asked.append(len(q)) or pairs(compared, q, g))
@@ -213,15 +214,15 @@ def test_few_pairs_are_computed_exactly(monkeypatch):
 def test_hopeless_positives_are_given_up(sizes):
     rng = np.random.default_rng(0)
     x, y = torch.tensor(rng.normal(size=(2000, 8))), torch.arange(2000) // 10
-    compared, classes = _similarity.similarity(x, None, "cosine"), Classes(y, None)
-    counts = _counts.Counts(
+    compared, classes = _similarity.similarity(x, None, "cosine"), ClassOrder(y, None)
+    counts = _counting.Counts(
         find_positives(compared, classes, torch.arange(2000)), compared.bound, most_before=1
     )
     assert (counts._alive == 9).all()
     _counting._give_up(compared, classes, counts, slice(0, 2000))
     assert counts._alive.float().mean() < 1.0  # of 9
     positives = counts.positives
-    table = _ranking.exact_similarities(compared, classes.queries)
+    table = _sorting.exact_similarities(compared, classes.queries)
     negative = classes.query_labels[classes.queries, None] != classes.gallery_labels
     for row in range(0, 2000, 37):
         start, alive = int(positives.start[row]), int(counts._alive[row])
@@ -235,13 +236,13 @@ def test_hopeless_positives_are_given_up(sizes):
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("most_extra", [0, 64])
 def test_the_nearest_are_the_first_of_all_sorted(monkeypatch, kind, distance, most_extra):
-    monkeypatch.setattr(_nearest, "MOST_EXTRA", most_extra)
-    monkeypatch.setattr(_nearest, "BLOCK_BYTES", 4 * 50 * 7)
+    monkeypatch.setattr(_sorting, "MOST_EXTRA", most_extra)
+    monkeypatch.setattr(_sorting, "BLOCK_BYTES", 4 * 50 * 7)
     for gallery in (False, True):
         compared, _ = problem(kind, 5, 25, distance, gallery=gallery, dtype=np.float32)
         rows = torch.arange(len(compared.queries))
-        table = _ranking.exact_similarities(compared, rows)
-        items, exact = _nearest.nearest_items(compared, 6)
+        table = _sorting.exact_similarities(compared, rows)
+        items, exact = _sorting.nearest_items(compared, 6)
         order = table.sort(dim=1, descending=True, stable=True).indices[:, :6]
         assert torch.equal(items, order)
         assert torch.equal(exact, table.gather(1, order))

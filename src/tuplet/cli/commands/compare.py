@@ -16,9 +16,8 @@ from tuplet.metrics.names import metric_title
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from tuplet.evaluation.compare import Comparison, MetricDifference
     from tuplet.evaluation.embedding_files import LabelledEmbeddings
-    from tuplet.metrics.retrieval import QueryScores
+    from tuplet.metrics.retrieval import MetricDifference, QueryScores, ScoreComparison
     from tuplet.training.run_folder import Run
 
 
@@ -82,8 +81,8 @@ def compare(arguments: list[str]) -> None:
             " embeddings"
         )
     chosen = parse(CompareArguments, CompareArguments(), arguments[2:], USAGE)
-    from tuplet.evaluation.compare import check_flips, compare_scores
-    from tuplet.metrics.intervals import check_settings
+    from tuplet.metrics.intervals import check_flips, check_settings
+    from tuplet.metrics.retrieval import compare_scores
 
     check_settings(chosen.level, chosen.num_resamples, chosen.seed)
     check_flips(chosen.num_flips, chosen.seed)
@@ -112,7 +111,7 @@ def compare(arguments: list[str]) -> None:
         print(comparison_table(comparison, *titles, notes=notes))
 
 
-def comparison_table(comparison: Comparison, a: str, b: str, *, notes: Sequence[str] = ()) -> str:
+def comparison_table(comparison: ScoreComparison, a: str, b: str, *, notes: Sequence[str] = ()) -> str:
     """The differences as a table, a line a metric, with how they were judged and what they do not say.
 
     Args:
@@ -156,7 +155,7 @@ def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.00005 else "<0.0001"
 
 
-def _limits(comparison: Comparison) -> list[str]:
+def _limits(comparison: ScoreComparison) -> list[str]:
     limits, num_classes = [], comparison.num_classes
     if num_classes == 1:
         limits.append("There is one class: nothing says how another would fare, so no interval, and p is 1.")
@@ -252,7 +251,7 @@ def _seen(run: Run, class_names: Sequence[str]) -> str:
 
 def _notes(a: _Side, b: _Side) -> tuple[str, ...]:
     """What a user should know of the items of A and B; raises where they are not the same."""
-    from tuplet.evaluation.compare import require_same_items
+    from tuplet.evaluation.items import require_same_items
 
     if (a.gallery is None) != (b.gallery is None):
         one, other = ("A", "B") if b.gallery is None else ("B", "A")

@@ -14,7 +14,7 @@ from tuplet.metrics.exact.similarity import CHUNK_BYTES, Similarity
 
 
 @final
-class Classes:
+class ClassOrder:
     """Queries and gallery in the order of their classes, each class's items in the order of their indices.
 
     Attributes:
@@ -84,7 +84,7 @@ class Positives:
         return low - self.start[rows]
 
 
-def find_positives(similarity: Similarity, classes: Classes, rows: Int64[Tensor, " n"]) -> Positives:
+def find_positives(similarity: Similarity, classes: ClassOrder, rows: Int64[Tensor, " n"]) -> Positives:
     """The positives of some queries.
 
     Args:
@@ -144,7 +144,7 @@ def _starts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
 
 
 def _tables(
-    similarity: Similarity, classes: Classes, rows: Int64[Tensor, " n"]
+    similarity: Similarity, classes: ClassOrder, rows: Int64[Tensor, " n"]
 ) -> Iterator[tuple[Int64[Tensor, "k b"], Int64[Tensor, "k b"], Int64[Tensor, "k m"]]]:
     """Classes of one size at a time: places in `rows`, the queries there, and the items of each class."""
     _, num_queries = torch.unique_consecutive(classes.first[rows], return_counts=True)
@@ -161,3 +161,10 @@ def _tables(
             for columns in torch.split(torch.arange(b, device=rows.device), most_rows):
                 places = some[:, None] + columns
                 yield places, classes.queries[rows[places]], classes.gallery[gallery_places]
+
+
+def each(counts: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
+    """For each of so many things: whose it is, and its number from 1 on."""
+    row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    return row, torch.arange(1, len(row) + 1, device=counts.device) - first[row]

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, final, get_args
+from typing import final, get_args
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
@@ -21,8 +21,7 @@ from torch import Tensor
 
 from tuplet.errors import InputError
 from tuplet.metrics.inputs import Array, as_embeddings, one_for_zero
-
-Distance: TypeAlias = Literal["cosine", "euclidean"]
+from tuplet.metrics.names import RetrievalDistance
 
 GRID = 2.0**32
 """Cosines are whole multiples of 1 / GRID."""
@@ -104,7 +103,7 @@ class Frame:
 def similarity(
     queries: Float[Tensor, "N D"],
     gallery: Float[Array, "M D"] | None,
-    distance: Distance,
+    distance: RetrievalDistance,
     frame: Frame | None = None,
 ) -> Similarity:
     """The similarities of queries to a gallery.
@@ -116,8 +115,8 @@ def similarity(
         frame: of a larger gallery that this one is a part of.
     Raises: InputError: a gallery of another width, NaN in it, or an unknown distance.
     """
-    if distance not in get_args(Distance):
-        raise InputError(f"distance is {distance!r}; wanted one of {', '.join(get_args(Distance))}")
+    if distance not in get_args(RetrievalDistance):
+        raise InputError(f"distance is {distance!r}; wanted one of {', '.join(get_args(RetrievalDistance))}")
     searched = None
     if gallery is not None:
         searched = as_embeddings(gallery, name="gallery").to(queries.device)

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from tuplet.config import LossName, RunConfig
 from tuplet.data.splits import Split
-from tuplet.evaluation.compare import holm, sign_flips
 from tuplet.evaluation.evaluate import EvalReport, embed_split, evaluate
-from tuplet.metrics.intervals import class_totals, score_columns
-from tuplet.metrics.retrieval import retrieval_scores
-from tuplet.metrics.seeds import SeedMean, seed_mean
+from tuplet.metrics.intervals import SeedMean, class_totals, holm, seed_mean, sign_flips
+from tuplet.metrics.retrieval import retrieval_scores, score_columns
 from tuplet.models.embedder import Embedder
 from tuplet.research.bench.cells import Protocol, Trial, best_trial, finished_runs, trials
 from tuplet.training.experiment import select

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tuplet.metrics.intervals import SeedMean, interval_of_share
 from tuplet.metrics.names import headline_metric, metric_title
-from tuplet.metrics.seeds import SeedMean, interval_of_share
 from tuplet.research.bench.cells import Protocol
 from tuplet.research.bench.result import BenchResult, Difference
 from tuplet.training.environment import short_commit

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tuplet.metrics.seeds import SeedMean, interval_of_share
+from tuplet.metrics.intervals import SeedMean, interval_of_share
 from tuplet.report.plots import DASHES, GRID, HEIGHT, INK, SERIES, WIDTH, inline_svg
 from tuplet.research.claims.claim import METRIC_TITLES, Axis, Level
 from tuplet.research.claims.contrast import Point

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from tuplet.config import RunConfig
-from tuplet.metrics.seeds import SeedMean
+from tuplet.metrics.intervals import SeedMean
 from tuplet.research.claims.contrast import point_title
 from tuplet.research.claims.figures import interval, printed_share
 from tuplet.research.claims.measures import mapped_run, maps_file, read_frozen, read_measure

@@ -9,8 +9,8 @@ from typing import Any, final
 
 from tuplet.config import RunConfig
 from tuplet.errors import InputError
+from tuplet.metrics.intervals import SeedMean, seed_mean
 from tuplet.metrics.names import headline_metric
-from tuplet.metrics.seeds import SeedMean, seed_mean
 from tuplet.research.claims.claim import Claim, Metric
 from tuplet.research.claims.contrast import Point, Values
 from tuplet.research.claims.hist_study import printed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from tuplet.errors import InputError
-from tuplet.metrics.seeds import seed_mean
+from tuplet.metrics.intervals import seed_mean
 from tuplet.research.claims.contrast import Contrast, Point, Values, point_title
 from tuplet.research.claims.verdict import (
     Comparison,

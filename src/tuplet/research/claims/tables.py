@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import final
 
 from tuplet.evaluation.evaluate import EvalReport
+from tuplet.metrics.intervals import SeedMean, seed_mean
 from tuplet.metrics.names import metric_title
-from tuplet.metrics.seeds import SeedMean, seed_mean
 from tuplet.research.claims.contrast import point_title
 from tuplet.research.claims.plan import Plan
 from tuplet.research.claims.published import TABLE_3, TABLE_3_COLUMNS, TABLE_7, study_cell

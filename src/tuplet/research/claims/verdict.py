@@ -9,8 +9,7 @@ from typing import Literal, TypeAlias, final
 
 from scipy.stats import t as student
 
-from tuplet.evaluation.compare import holm
-from tuplet.metrics.seeds import SeedMean
+from tuplet.metrics.intervals import SeedMean, holm
 
 Outcome: TypeAlias = Literal["holds", "does not hold", "undecided"]
 
