@@ -15,7 +15,7 @@ import pytest
 from headless_chromium import PROGRAM, Browser
 
 from tuplet.cli.main import main
-from tuplet.search.pictures import picture_id
+from tuplet.search.index import picture_id
 
 README = Path(__file__).parents[2] / "README.md"
 READY = "document.getElementById('found').ariaBusy === 'false'"

@@ -56,8 +56,8 @@ def _rebuild(moment: Moment, uri: str, photos: str, model: str, environment: dic
 
     with (
         mock.patch("tuplet.search.writing.COMMIT_ROWS", 4),
-        mock.patch("tuplet.search.rebuilding._COPIED_AT_ONCE", 4),
-        mock.patch("tuplet.search.rebuilding.make_table", copying),
+        mock.patch("tuplet.search.writing._COPIED_AT_ONCE", 4),
+        mock.patch("tuplet.search.writing.make_table", copying),
         mock.patch.object(PictureEmbedder, "embed", embedding),
     ):
         index_pictures(uri, [Path(photos)], open_embedder(Path(model)), rebuild=True, batch_size=2)

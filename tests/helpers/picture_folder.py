@@ -12,8 +12,7 @@ from PIL import Image
 from tuplet.data.glyphs import glyph
 from tuplet.inference.encoder import IndexedModel, PictureEmbedder
 from tuplet.models.embedder import Embedder
-from tuplet.search.index import ImageIndex
-from tuplet.search.pictures import picture_id
+from tuplet.search.index import ImageIndex, picture_id
 
 DIM = 16
 

@@ -20,8 +20,7 @@ from tuplet.search.approximate import (
     measure_index,
     measure_recall,
 )
-from tuplet.search.index import VECTOR_INDEX, ImageIndex
-from tuplet.search.pictures import picture_id
+from tuplet.search.index import VECTOR_INDEX, ImageIndex, picture_id
 
 ROWS, DIM = 600, 16
 

@@ -11,7 +11,7 @@ from killed_rebuild import kill_a_rebuild
 from picture_folder import draw, open_embedder, save_model
 
 from tuplet.errors import InputError
-from tuplet.search import rebuilding, storage
+from tuplet.search import storage, writing
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import index_pictures
 
@@ -99,7 +99,7 @@ def test_a_killed_rebuild_in_object_storage(
     with pytest.raises(InputError, match="made anew with another model"):
         opened.nearest(vector, 1)
 
-    rebuilding.begin_rebuild(uri, old.model)
-    monkeypatch.setattr(rebuilding, "KEPT_VERSIONS", timedelta(0))
+    writing.begin_rebuild(uri, old.model)
+    monkeypatch.setattr(writing, "KEPT_VERSIONS", timedelta(0))
     assert index_pictures(uri, [photos], new).unchanged == 8
     assert storage.rebuild_names(uri) == []

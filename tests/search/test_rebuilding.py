@@ -21,7 +21,7 @@ from tuplet.search import storage, writing
 from tuplet.search.approximate import keep_approximate_index
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import IndexingReport, index_pictures
-from tuplet.search.rebuilding import begin_rebuild, finish_rebuild
+from tuplet.search.writing import begin_rebuild, finish_rebuild
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def stop_a_rebuild(before: str, uri: str, photos: Path, model: Path) -> None:
     [
         ("embedding", 4),
         ("copying", 12),
-        ("tuplet.search.rebuilding.drop_table", 12),
+        ("tuplet.search.writing.drop_table", 12),
         ("lancedb.db.LanceDBConnection.drop_table", 0),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_rebuild_that_ends_in_an_error_changes_nothing(
         raise InputError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tuplet.search.rebuilding.make_table", full)
+        patched.setattr("tuplet.search.writing.make_table", full)
         with pytest.raises(InputError, match="no room"):
             index_pictures(uri, [photos], new, rebuild=True)
     assert holds(ImageIndex(uri), photos, old)
@@ -251,7 +251,7 @@ def test_a_rebuild_of_nothing_and_one_by_another_version(
     folder: Path, old: PictureEmbedder, new: PictureEmbedder, tmp_path: Path
 ) -> None:
     photos, uri = folder / "photos", str(tmp_path / "index")
-    stop_a_rebuild("tuplet.search.rebuilding.make_table", uri, photos, folder / "new")
+    stop_a_rebuild("tuplet.search.writing.make_table", uri, photos, folder / "new")
     with pytest.raises(InputError, match="there is no index in"):
         ImageIndex(uri)
     (name,) = storage.rebuild_names(uri)

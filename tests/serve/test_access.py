@@ -12,7 +12,7 @@ from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_ope
 import pytest
 from live_server import TOKEN, Server, saved, serving, small_index
 
-from tuplet.search.pictures import picture_id
+from tuplet.search.index import picture_id
 from tuplet.serve.access import Access
 from tuplet.serve.service import ServiceSettings
 

@@ -17,9 +17,8 @@ from fastapi import Request
 from live_server import Server, saved, serving, wait_until
 from picture_folder import open_embedder, save_model
 
-from tuplet.search.index import ImageIndex
+from tuplet.search.index import ImageIndex, picture_id
 from tuplet.search.indexing import index_pictures
-from tuplet.search.pictures import picture_id
 from tuplet.serve import service as service_module
 from tuplet.serve.service import ServiceSettings
 from tuplet.serve.uploads import decode_upload, read_upload

@@ -11,9 +11,8 @@ import pytest
 from live_server import Server, saved, serving, small_index, wait_until
 from picture_folder import draw, open_embedder, save_model
 
-from tuplet.search.index import ImageIndex, VectorBatch
+from tuplet.search.index import ImageIndex, VectorBatch, picture_id
 from tuplet.search.indexing import index_pictures
-from tuplet.search.pictures import picture_id
 from tuplet.serve.service import ServiceSettings
 
 

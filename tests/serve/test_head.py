@@ -7,7 +7,7 @@ import socket
 import pytest
 from live_server import TOKEN, Server, serving
 
-from tuplet.search.pictures import picture_id
+from tuplet.search.index import picture_id
 from tuplet.serve.access import Access
 from tuplet.serve.service import ServiceSettings
 

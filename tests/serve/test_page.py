@@ -11,8 +11,7 @@ from headless_chromium import PROGRAM, Browser
 from live_server import TOKEN, Server, serving, wait_until
 from picture_folder import DIM, add_vectors, unit
 
-from tuplet.search.index import ImageIndex
-from tuplet.search.pictures import picture_id
+from tuplet.search.index import ImageIndex, picture_id
 from tuplet.serve.access import Access
 from tuplet.serve.service import ServiceSettings
 

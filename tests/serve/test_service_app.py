@@ -16,9 +16,9 @@ from live_server import TOKEN, Server, serving, small_index, wait_until
 from picture_folder import DIM, draw, index_of_vectors, open_embedder, save_model, unit
 from prometheus_client.parser import text_string_to_metric_families
 
+from tuplet.search.index import picture_id
 from tuplet.search.indexing import index_pictures
 from tuplet.search.map import draw_map
-from tuplet.search.pictures import picture_id
 from tuplet.serve.access import Access
 from tuplet.serve.service import ServiceSettings
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, final
 
 import lancedb
@@ -85,7 +88,25 @@ REFINE_FACTOR = 10
 """So many times as many candidates as asked for are ranked by their true distance."""
 
 _MANY = 1000
+_HASH_DIGITS = 32
 _COLUMNS = list(COLUMNS)
+
+
+def picture_id(path: str) -> str:
+    """The name of a picture in every index: the first 32 hexadecimal digits of its path's SHA-256.
+
+    It stays the same as long as the path does, whatever becomes of the file's content.
+
+    Args:
+        path: absolute.
+    """
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:_HASH_DIGITS]
+
+
+def content_hash(file: Path) -> str:
+    """The first 32 hexadecimal digits of the SHA-256 of a file's bytes; raises OSError."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:_HASH_DIGITS]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp
 
+from tuplet.report.pages import page_template
 from tuplet.serve.access import Access, Gate
 from tuplet.serve.answers import (
     Health,
@@ -27,7 +33,6 @@ from tuplet.serve.answers import (
 )
 from tuplet.serve.files import PictureGoneError, PictureTooLargeError, picture_file
 from tuplet.serve.metrics import Counted
-from tuplet.serve.pages import docs_page, search_page
 from tuplet.serve.service import SearchService
 
 
@@ -45,6 +50,14 @@ _BODY = {
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+_STATIC = Path(__file__).parent / "static"
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(_STATIC),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 _KEPT = "private, max-age=60"
 _router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
 
@@ -92,8 +105,7 @@ def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
 @_get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
     """The page to search with."""
-    shown = search_page()
-    return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
+    return _search_page()
 
 
 @_get("/favicon.ico", include_in_schema=False, status_code=204)
@@ -104,8 +116,7 @@ async def favicon() -> None:
 @_get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """Every address of the server, to read."""
-    shown = docs_page(request.app.openapi())
-    return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
+    return _page(_TEMPLATES.get_template("docs.html").render(api=request.app.openapi()))
 
 
 @_get("/health")
@@ -189,6 +200,50 @@ async def thumbnail(service: Service, name: str) -> Response:
     if not content.startswith(b"\xff\xd8\xff"):
         raise HTTPException(410, "the picture's thumbnail is broken; want the folder indexed again")
     return Response(content, media_type="image/jpeg", headers={"cache-control": _KEPT})
+
+
+@cache
+def _search_page() -> HTMLResponse:
+    return _page((_STATIC / "page.html").read_text(encoding="utf-8"))
+
+
+def _page(html: str) -> HTMLResponse:
+    """Put a page's style sheets and scripts into it, and allow these alone.
+
+    On the disk they are files of their own, which a browser shows and editors know. The answer holds all of
+    them, because a further request would need the token.
+    """
+    html = re.sub(r'<link rel="stylesheet" href="([^"]+)">', _element("style"), html)
+    html = re.sub(r'<script src="([^"]+)"></script>', _element("script"), html)
+    policy = [
+        "default-src 'none'",
+        f"script-src {_hashes(html, 'script')}",
+        f"style-src {_hashes(html, 'style')}",
+        "img-src 'self' blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return HTMLResponse(html, headers={"content-security-policy": "; ".join(policy)})
+
+
+def _element(name: str) -> Callable[[re.Match[str]], str]:
+    def with_content(reference: re.Match[str]) -> str:
+        file = _STATIC / reference[1]
+        # The report's style sheets are templates, which include each other.
+        ours = file.parent == _STATIC
+        content = file.read_text(encoding="utf-8") if ours else page_template(file.name).render()
+        return f"<{name}>\n{content}</{name}>"
+
+    return with_content
+
+
+def _hashes(html: str, element: str) -> str:
+    """Name the elements of a page by their hashes, so that a browser runs or applies no other one."""
+    found = re.findall(rf"<{element}>(.*?)</{element}>", html, flags=re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in found]
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -78,8 +78,7 @@ def search(arguments: list[str]) -> None:
         missing = "--index DIR" if chosen.images else "IMAGE"
         raise InputError(f"{missing} is missing; want tuplet search IMAGE --index DIR")
     require_extra("search", "lancedb")
-    from tuplet.search.index import ImageIndex
-    from tuplet.search.pictures import content_hash
+    from tuplet.search.index import ImageIndex, content_hash
     from tuplet.search.storage import all_of, label_is, path_like
 
     index = ImageIndex(chosen.index)
@@ -188,7 +187,7 @@ def _write_page(
     from tuplet.data.decoding import decode_image
     from tuplet.errors import counted
     from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet
-    from tuplet.search.pictures import jpeg_thumbnail
+    from tuplet.search.indexing import jpeg_thumbnail
 
     asked = [Shot(jpeg_thumbnail(decode_image(image)), "", str(image)) for image in chosen.images]
     pictures = index.thumbnails({one.picture.id for one in found})
