@@ -17,7 +17,7 @@ import tyro
 
 from tuplet import Run, override, recipe
 from tuplet.data.load import load_data
-from tuplet.report.summary import summary_page
+from tuplet.report.run_report import summary_page
 from tuplet.training.devices import launch
 from tuplet.training.experiment import epochs_of_runs
 

@@ -30,11 +30,10 @@ from benchmarks.train_step.plain import PARTS, Clock, Parts, Photographs, serve
 from tuplet.config import RunConfig
 from tuplet.data.image_tables import FileImages
 from tuplet.data.splits import Split
-from tuplet.training.devices import launch
+from tuplet.training.devices import keeping_memory, launch
 from tuplet.training.loop import train_epoch
 from tuplet.training.run_folder import Run
 from tuplet.training.session import Session
-from tuplet.training.speed import keeping_memory
 
 WARM = 2
 """First steps of both loops, which count for nothing: libraries, memory and workers settle."""

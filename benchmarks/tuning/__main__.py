@@ -23,8 +23,9 @@ from typing import Any
 import tyro
 
 from benchmarks.tuning.page import SearchResult, curves, page
+from tuplet.data.files import write_atomically
 from tuplet.training.experiment import select
-from tuplet.training.run_folder import Run, write_atomically
+from tuplet.training.run_folder import Run
 
 SPACE = (
     "loss.tau=2:64:log",

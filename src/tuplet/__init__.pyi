@@ -15,6 +15,7 @@ from .metrics.retrieval import score_intervals as score_intervals
 from .models.embedder import Embedder as Embedder
 from .recipes.catalogue import recipe as recipe
 from .training.loop import train as train
+from .training.loop import train_epochs as train_epochs
 from .training.run_folder import EpochReport as EpochReport
 from .training.run_folder import Run as Run
 

@@ -10,7 +10,7 @@ from tuplet.evaluation.evaluate import embed
 from tuplet.recipes.catalogue import recipe
 from tuplet.report.run_report import ReportContent, write_report
 from tuplet.training.devices import launch
-from tuplet.training.loop import train
+from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run
 
 
@@ -26,7 +26,7 @@ def test_real_characters_are_told_apart_after_two_epochs(shared: Path, tmp_path:
         "compute.accelerator": "cpu",
         "compute.num_workers": 0,
     }
-    reports = list(train(Run.create(override(recipe("omniglot"), changes), tmp_path / "run")))
+    reports = list(train_epochs(Run.create(override(recipe("omniglot"), changes), tmp_path / "run")))
     first, last = reports[0].evaluation, reports[-1].evaluation
     assert first is not None
     assert last is not None
@@ -55,7 +55,7 @@ def test_a_pretrained_network_tells_real_photographs_apart(shared: Path, tmp_pat
     }
     run = Run.create(override(recipe("folder"), changes), tmp_path / "run")
     fabric, split = launch(run.config), load_split(run.config)
-    reports = list(train(run, fabric=fabric, split=split))
+    reports = list(train_epochs(run, fabric=fabric, split=split))
     assert reports[0].evaluation is not None
     assert reports[0].evaluation.retrieval["recall_at_1"] > 0.6
     parts = [

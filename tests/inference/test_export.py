@@ -27,7 +27,7 @@ from tuplet.inference.export import (
     noise,
     pictures_of_folder,
 )
-from tuplet.inference.preparation import prepared_as
+from tuplet.inference.trained_model import prepared_as
 from tuplet.models import Embedder
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from scipy import stats
 
 from tuplet.config import RunConfig
 from tuplet.evaluation.evaluate import EvalReport
-from tuplet.report.summary import summary_page
+from tuplet.report.run_report import summary_page
 from tuplet.training.run_folder import EpochReport, Run
 
 

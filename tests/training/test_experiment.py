@@ -12,7 +12,7 @@ from tuplet.data.load import load_split
 from tuplet.errors import InputError
 from tuplet.training.devices import launch
 from tuplet.training.experiment import (
-    Images,
+    ImageCache,
     best_epoch,
     epochs_of_runs,
     fold_folder,
@@ -20,7 +20,7 @@ from tuplet.training.experiment import (
     open_run,
     select,
 )
-from tuplet.training.loop import train
+from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run
 
 
@@ -73,10 +73,10 @@ def test_the_run_itself_trains_on_all_classes_for_the_chosen_epochs(config: RunC
 def test_stopping_early_is_the_start_of_the_whole_training(tiny: RunConfig, tmp_path: Path) -> None:
     config = override(tiny, {"schedule.decay": "cosine", "evaluation.kmeans_runs": 0})
     whole = Run.create(config, tmp_path / "whole")
-    epochs = train(whole)
+    epochs = train_epochs(whole)
     weights = [next(epochs) and whole.embedder().state_dict() for _ in range(3)][-1]
     early = Run.create(override(config, {"schedule.stop_after": 2}), tmp_path / "early")
-    assert [report.epoch for report in train(early)] == [0, 1, 2]
+    assert [report.epoch for report in train_epochs(early)] == [0, 1, 2]
     for name, value in early.embedder().state_dict().items():
         assert torch.equal(value, weights[name]), name
 
@@ -98,7 +98,7 @@ def test_a_fold_measures_every_epoch_and_no_test_class(tiny: RunConfig) -> None:
 
 
 def test_images_are_read_again_only_where_others_are_needed(tiny: RunConfig) -> None:
-    images = Images()
+    images = ImageCache()
     first = images.of(override(tiny, {"data.image_size": 64, "data.resize": 16}))
     same = {"data.image_size": 56, "data.augmentation": "crop-flip", "data.batch_size": 4}
     assert images.of(override(tiny, same)) is first  # which are cut out of 64 pixels

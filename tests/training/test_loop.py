@@ -25,7 +25,7 @@ from tuplet.data.load import load_split
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.training.devices import launch
-from tuplet.training.loop import train
+from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run, write_config
 from tuplet.training.session import DivergedError, Session, learning_rate_factor
 
@@ -44,7 +44,7 @@ def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
 @pytest.fixture(scope="module")
 def finished(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run.create(tiny, tmp_path_factory.mktemp("runs") / "whole")
-    list(train(run))
+    list(train_epochs(run))
     return run
 
 
@@ -67,22 +67,22 @@ def test_training_learns(tiny: RunConfig, tmp_path: Path) -> None:
     config = override(
         tiny, {"schedule.epochs": 12, "data.glyphs_per_class": 12, "data.image_size": 24, "data.resize": 24}
     )
-    reports = list(train(Run.create(config, tmp_path / "run")))
+    reports = list(train_epochs(Run.create(config, tmp_path / "run")))
     assert reports[-1].losses["distribution"] < 0.7 * reports[1].losses["distribution"]
 
 
 def test_the_same_config_gives_the_same_weights(finished: Run, tmp_path: Path) -> None:
     again = Run.create(finished.config, tmp_path / "again")
-    list(train(again))
+    list(train_epochs(again))
     assert_same_weights(weights(finished), weights(again))
     other = Run.create(override(finished.config, {"seed": 1}), tmp_path / "other")
-    list(train(other))
+    list(train_epochs(other))
     assert not torch.equal(weights(other)["loss.means"], weights(finished)["loss.means"])
 
 
 def test_workers_change_nothing(finished: Run, tmp_path: Path) -> None:
     run = Run.create(override(finished.config, {"compute.num_workers": 2}), tmp_path / "run")
-    list(train(run))
+    list(train_epochs(run))
     assert_same_weights(weights(finished), weights(run))
 
 
@@ -91,25 +91,25 @@ def test_a_run_stopped_between_epochs_goes_on_bit_for_bit(
     finished: Run, stop_after: int, tmp_path: Path
 ) -> None:
     run = Run.create(finished.config, tmp_path / "run")
-    epochs = train(run)
+    epochs = train_epochs(run)
     for _ in range(stop_after + 1):
         next(epochs)
     epochs.close()
-    list(train(run))
+    list(train_epochs(run))
     assert_same_weights(weights(finished), weights(run))
     assert [report.epoch for report in run.reports()] == [0, 1, 2, 3]
 
 
 def test_a_report_without_its_checkpoint_is_forgotten(finished: Run, tmp_path: Path) -> None:
     run = Run.create(finished.config, tmp_path / "run")
-    epochs = train(run)
+    epochs = train_epochs(run)
     next(epochs)
     next(epochs)
     epochs.close()
     with run.metrics_file.open("a") as file:
         file.write(run.metrics_file.read_text().splitlines()[-1].replace('"epoch": 1', '"epoch": 2') + "\n")
         file.write('{"epoch": 3, "loss')  # a line that a kill cut short
-    list(train(run))
+    list(train_epochs(run))
     assert [report.epoch for report in run.reports()] == [0, 1, 2, 3]
     assert_same_weights(weights(finished), weights(run))
 
@@ -124,7 +124,7 @@ def train_until_killed(folder: Path, deadly_write: int, told: Connection) -> Non
         fsync(file)
 
     os.fsync = deadly
-    for report in train(Run(folder)):
+    for report in train_epochs(Run(folder)):
         told.send(report.epoch)
 
 
@@ -150,7 +150,7 @@ def test_sigkill_inside_any_write_then_resume_gives_the_same_weights(
 ) -> None:
     run = Run.create(override(finished.config, {"compute.num_workers": 1}), tmp_path / "run")
     await_end(*training_started(run, write))
-    list(train(Run(run.folder)))
+    list(train_epochs(Run(run.folder)))
     assert_same_weights(weights(finished), weights(run))
     assert [report.epoch for report in run.reports()] == [0, 1, 2, 3]
     assert not list(run.folder.rglob("*.partial"))
@@ -166,7 +166,7 @@ def test_sigkill_at_any_moment_then_resume_gives_the_same_weights(
     time.sleep(delay)
     process.kill()
     await_end(process, heard)
-    list(train(Run(run.folder)))
+    list(train_epochs(Run(run.folder)))
     assert_same_weights(weights(finished), weights(run))
 
 
@@ -175,14 +175,14 @@ def test_resume_needs_no_starting_weights_and_notices_other_images(tiny: RunConf
     save_file(timm.create_model("tuplet_convnet").state_dict(), file)
     config = override(tiny, {"model.pretrained": True, "model.weights": file})
     run = Run.create(config, tmp_path / "run")
-    epochs = train(run)
+    epochs = train_epochs(run)
     next(epochs)
     epochs.close()
     file.unlink()
     other = load_split(override(config, {"data.glyphs_per_class": 8}))
     with pytest.raises(InputError, match=r"the training images are not those that .* began with"):
-        next(train(run, split=other))
-    assert len(list(train(run))) == 3
+        next(train_epochs(run, split=other))
+    assert len(list(train_epochs(run))) == 3
 
 
 def test_learning_rates_and_clipping_bound_what_an_epoch_changes(tiny: RunConfig, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_learning_rates_and_clipping_bound_what_an_epoch_changes(tiny: RunConfig
     clipped = override(tiny, {**still, "optimizer.clip_norm": 1e-9})
     for name, config in (("decayed", decayed), ("clipped", clipped)):
         run = Run.create(config, tmp_path / name)
-        epochs = train(run)
+        epochs = train_epochs(run)
         next(epochs)
         next(epochs)
         before = weights(run)["network.embedding.weight"]
@@ -238,7 +238,7 @@ def test_a_damaged_run_folder_is_an_input_error(finished: Run, damage: str, tmp_
 
 def test_warm_up_leaves_the_backbone_alone_and_moves_the_rest(tiny: RunConfig, tmp_path: Path) -> None:
     run = Run.create(override(tiny, {"model.freeze_batch_norm": "statistics"}), tmp_path / "run")
-    epochs = train(run)
+    epochs = train_epochs(run)
     states = []
     for _ in range(3):
         next(epochs)
@@ -268,7 +268,7 @@ def test_divergence_stops_at_a_step_and_keeps_the_last_good_checkpoint(
     with pytest.raises(
         DivergedError, match=r"stopped at epoch 2, step \d+: .*the checkpoint of epoch 1 .*lower"
     ) as caught:
-        list(train(run))
+        list(train_epochs(run))
     assert "\n" not in str(caught.value)
     assert all(value.isfinite().all() for value in weights(run).values() if value.is_floating_point())
     assert [report.epoch for report in run.reports()] == [0, 1]
@@ -283,7 +283,7 @@ def test_optimizers_and_clipping_train(name: str, tiny: RunConfig, tmp_path: Pat
         "compute.precision": "bf16-mixed",
     }
     run = Run.create(override(tiny, changes), tmp_path / "run")
-    reports = list(train(run))
+    reports = list(train_epochs(run))
     assert reports[-1].losses["total"] > 0
     assert all(value.isfinite().all() for value in weights(run).values() if value.is_floating_point())
 
@@ -294,7 +294,7 @@ def test_validation_never_touches_the_test_classes(tiny: RunConfig, tmp_path: Pa
     assert set(split.train.class_names) | set(split.test.class_names) == set(whole.train.class_names)
     assert not set(split.test.class_names) & set(whole.test.class_names)
     assert (
-        list(train(Run.create(override(config, {"schedule.epochs": 1}), tmp_path / "run")))[
+        list(train_epochs(Run.create(override(config, {"schedule.epochs": 1}), tmp_path / "run")))[
             -1
         ].evaluation.split
         == "validation"
@@ -303,7 +303,7 @@ def test_validation_never_touches_the_test_classes(tiny: RunConfig, tmp_path: Pa
 
 def test_one_process_at_a_time(finished: Run) -> None:
     with finished.locked(), pytest.raises(InputError, match="another process is training"):
-        next(train(Run(finished.folder)))
+        next(train_epochs(Run(finished.folder)))
 
 
 def test_learning_rates_stand_still_in_the_warm_up() -> None:
@@ -325,7 +325,7 @@ def test_two_processes_learn_what_one_learns(tiny: RunConfig, tmp_path: Path) ->
     changes = {"model.freeze_batch_norm": "statistics", "schedule.epochs": 2, "optimizer.name": "sgd"}
     config = override(tiny, changes)
     one = Run.create(config, tmp_path / "one")
-    list(train(one))
+    list(train_epochs(one))
     file = tmp_path / "config.yaml"
     file.write_text(write_config(override(config, {"compute.devices": 2})))
     # The whole command line in interpreters of its own, for Fabric starts the second.
@@ -351,7 +351,7 @@ def test_an_image_size_that_the_backbone_cannot_take_is_said_at_once(tiny: RunCo
     with pytest.raises(
         InputError, match=r"vit_tiny_patch16_224 cannot take images of 20 x 20 .* its own 224"
     ):
-        next(train(run))
+        next(train_epochs(run))
 
 
 def test_two_processes_measure_the_network_that_they_save(tiny: RunConfig, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tuplet.config.overrides import override
 from tuplet.errors import InputError
 from tuplet.losses.hist import HISTLoss
 from tuplet.models.embedder import Embedder
-from tuplet.training.loop import train
+from tuplet.training.loop import train_epochs
 from tuplet.training.optimizers import RowwiseAdam, build_optimizers
 from tuplet.training.run_folder import Run
 from tuplet.training.session import Session
@@ -155,7 +155,7 @@ def test_scaled_gradients_train_clipped_or_not(tiny: RunConfig, tmp_path: Path, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "step", step)
-        reports = list(train(run, fabric=fabric))
+        reports = list(train_epochs(run, fabric=fabric))
     assert norms
     assert set(norms) == {1024.0}  # no step was skipped
     assert reports[-1].losses["total"] > 0
@@ -171,12 +171,12 @@ def test_a_run_with_sampled_classes_and_sparse_gradients_resumes_bit_for_bit(tin
     changes = {"optimizer.class_update": "rowwise", "loss.class_fraction": 0.8, "data.quarter_turns": True}
     config = override(tiny, changes)
     runs = [Run.create(config, tmp_path / name) for name in ("whole", "stopped")]
-    list(train(runs[0]))
-    epochs = train(runs[1])
+    list(train_epochs(runs[0]))
+    epochs = train_epochs(runs[1])
     for _ in range(2):
         next(epochs)
     epochs.close()
-    list(train(runs[1]))
+    list(train_epochs(runs[1]))
     states = [run.load_checkpoint() for run in runs]
     assert states[0] is not None
     assert states[1] is not None

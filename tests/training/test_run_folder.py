@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tuplet.config import RunConfig
+from tuplet.data.files import write_atomically
 from tuplet.errors import InputError
 from tuplet.training.environment import hash_weights
-from tuplet.training.run_folder import Run, write_atomically
+from tuplet.training.run_folder import Run
 
 
 def test_a_run_is_what_create_made(tiny: RunConfig, tmp_path: Path) -> None:

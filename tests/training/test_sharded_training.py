@@ -23,7 +23,7 @@ from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import ClassShard
 from tuplet.models.embedder import Embedder
 from tuplet.training.class_shards import load_rows
-from tuplet.training.loop import train
+from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run, write_config
 from tuplet.training.session import Session
 
@@ -70,7 +70,7 @@ def test_processes_that_share_the_classes_learn_what_one_learns(
 ) -> None:
     config = override(sharded, {"optimizer.name": "sgd", "optimizer.class_update": update})
     one = Run.create(config, tmp_path / "one")
-    list(train(one))
+    list(train_epochs(one))
     two = new_run(override(config, {"compute.devices": 2}), tmp_path / "two")
     assert_close(learnt(one, 5), learnt(two, 5))
     assert not [path for path in two.folder.glob("checkpoints/classes-*") if path.name != "classes-2"]
@@ -200,9 +200,9 @@ def test_a_process_that_dies_ends_the_job_and_the_run_resumes(endless: Path, tmp
 
 def test_rows_of_other_classes_are_refused(sharded: RunConfig, tmp_path: Path) -> None:
     run = Run.create(override(sharded, {"schedule.epochs": 1}), tmp_path / "run")
-    list(train(run))
+    list(train_epochs(run))
     with pytest.raises(InputError, match=r"classes-1 holds 5 classes; want 6"):
         load_rows(run.classes_folder(1), ClassShard(6))
     (run.classes_folder(1) / ".metadata").unlink()
     with pytest.raises(InputError, match=r"classes-1 cannot be read .*; want what tuplet wrote"):
-        next(train(Run(run.folder)))
+        next(train_epochs(Run(run.folder)))

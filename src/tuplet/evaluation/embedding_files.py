@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float, Int64
 
+from tuplet.data.files import replacing
 from tuplet.data.label_files import Labels, array_problem, existing, numbered, read_array, read_labels
 from tuplet.data.parquet import pyarrow_modules, read_parquet, write_parquet
 from tuplet.errors import InputError
@@ -111,13 +112,8 @@ def write_embeddings(path: str | os.PathLike[str], content: LabelledEmbeddings) 
         ".parquet": _write_parquet,
     }
     require_writable(file)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            writers[file.suffix.lower()](stream, content)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(file) as stream:
+        writers[file.suffix.lower()](stream, content)
 
 
 def require_writable(path: Path) -> None:

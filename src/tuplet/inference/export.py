@@ -27,7 +27,7 @@ from tuplet.data.decoding import UnreadableImageError, decode_image
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.transforms import eval_transform, short_side
 from tuplet.errors import InputError
-from tuplet.inference.preparation import PREPARATION_FILE, preparation
+from tuplet.inference.trained_model import PREPARATION_FILE, preparation
 from tuplet.models.embedder import Embedder
 from tuplet.training.environment import hash_weights
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuplet.data.files import write_atomically
 from tuplet.errors import InputError
 from tuplet.report.pages import page_template
-from tuplet.training.run_folder import write_atomically
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.metrics.names import headline_metric
 from tuplet.ranks import on_first
-from tuplet.training.loop import train
+from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import EpochReport, Run
 
 
@@ -104,12 +104,12 @@ def _shared(config: RunConfig, folder: Path, fabric: Fabric) -> Run:
 
 
 def _epochs(run: Run, fabric: Fabric, images: Split) -> Iterator[tuple[Run, EpochReport]]:
-    for report in train(run, fabric=fabric, split=split_of(images, run.config)):
+    for report in train_epochs(run, fabric=fabric, split=split_of(images, run.config)):
         yield run, report
 
 
 @final
-class Images:
+class ImageCache:
     """The images of the config that was asked for last, so that runs on the same ones decode them once.
 
     Args:

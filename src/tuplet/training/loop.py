@@ -2,42 +2,88 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
+from typing import final
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from tuplet.data.load import load_data, load_split, split_of
+from tuplet.data.load import load_split
 from tuplet.data.splits import Split
 from tuplet.progress import track
 from tuplet.ranks import on_first
-from tuplet.training.devices import launch
+from tuplet.training.devices import keeping_memory, launch
 from tuplet.training.run_folder import EpochReport, Run
-from tuplet.training.session import DivergedError, Session
-from tuplet.training.speed import keeping_memory
-
-__all__ = ["DivergedError", "launch", "load_data", "load_split", "split_of", "train"]
+from tuplet.training.session import Session
 
 
-def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Iterator[EpochReport]:
-    """The report of each epoch as it ends, epoch 0 being the network before training.
+def train_epochs(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Epochs:
+    """Return an iterator that trains a run: each epoch when it is asked for, epoch 0 before training.
 
-    Everything learnt is in the run's folder. A run that was stopped anywhere goes on after its last whole
-    epoch, and ends with the weights it would have had anyway, bit for bit on the CPU.
+    Without a loop over it nothing is trained. Everything learnt is in the run's folder. A run that was
+    stopped anywhere continues after its last whole epoch, and ends with the weights it would have had anyway,
+    bit for bit on the CPU.
 
     Args:
         run: made by `Run.create`, new or stopped.
-        fabric: devices, precision and ranks; made from the run's config where it is not given.
-        split: the images, where they are loaded already; else the config's.
+        fabric: devices, precision and ranks; by default made from the run's config.
+        split: the images, if they are loaded already; by default those of the config.
+
+    Returns: an iterator of the report of each epoch as it ends.
 
     Raises:
-        InputError: (a ValueError) data, weights or settings that cannot be used.
-        DivergedError: a loss or a weight that is NaN or infinite; names the epoch, the step and the terms.
+        InputError: (a ValueError, from the loop) data, weights or settings that cannot be used.
+        DivergedError: (from the loop) a loss or a weight is NaN or infinite; names the epoch, the step and
+            the terms.
     """
+    return Epochs(_epochs(run, fabric, split))
+
+
+@final
+class Epochs(Iterator[EpochReport]):
+    """The epochs of a training, each of which is trained by the call of `next` that returns its report.
+
+    Args:
+        epochs: trains.
+    """
+
+    def __init__(self, epochs: Generator[EpochReport]) -> None:
+        self._epochs = epochs
+
+    def __next__(self) -> EpochReport:
+        return next(self._epochs)
+
+    def close(self) -> None:
+        """Stop the training after the epoch that was reported last, and unlock its run."""
+        self._epochs.close()
+
+    def __del__(self) -> None:
+        # Python says the same of a coroutine that was never awaited.
+        if inspect.getgeneratorstate(self._epochs) == inspect.GEN_CREATED:
+            warnings.warn(
+                "train_epochs was never iterated, so nothing was trained; want a loop over it, or tuplet.fit",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Epochs:
+    """Return `train_epochs` of a run, with a DeprecationWarning: this name goes with the next release."""
+    warnings.warn(
+        "tuplet.train is now tuplet.train_epochs, the same iterator; tuplet.fit trains without a loop",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return train_epochs(run, fabric=fabric, split=split)
+
+
+def _epochs(run: Run, fabric: Fabric | None, split: Split | None) -> Generator[EpochReport]:
     config = run.config
     fabric = fabric or launch(config)
     with ExitStack() as stack:

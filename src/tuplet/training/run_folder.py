@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, to_dict
+from tuplet.data.files import write_atomically
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.models.embedder import Embedder
@@ -267,19 +268,6 @@ def write_config(config: RunConfig) -> str:
     """The settings as YAML, in the order in which they are defined."""
     text: str = yaml.safe_dump(to_dict(config), sort_keys=False)
     return text
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that a kill leaves the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _json_line(report: EpochReport) -> str:

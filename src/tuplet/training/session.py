@@ -27,10 +27,10 @@ from tuplet.losses.many_classes.shards import gather_batch
 from tuplet.models.embedder import Embedder
 from tuplet.ranks import first_of, mean, share, total
 from tuplet.training.class_shards import loss_state, restore_loss
+from tuplet.training.devices import require_compiler
 from tuplet.training.environment import describe_environment, hash_images, hash_weights
 from tuplet.training.optimizers import build_optimizers
 from tuplet.training.run_folder import EpochReport, Run
-from tuplet.training.speed import require_compiler
 
 
 class DivergedError(InputError):

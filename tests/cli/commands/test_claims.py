@@ -125,14 +125,14 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     import numpy as np
 
     from tuplet.research.claims.measures import _write_agreement, agreement_file
-    from tuplet.training.experiment import Images
+    from tuplet.training.experiment import ImageCache
 
     runs = sorted(
         (Run(one.parent) for one in folder.glob("runs/*/config.yaml")), key=lambda one: one.config.seed
     )
     first, second = [run for run in runs if run.config.loss.lambda_s == 0.0]
     fabric = launch(first.config)
-    _write_agreement(folder, first.config, second.config, fabric=fabric, images=Images())
+    _write_agreement(folder, first.config, second.config, fabric=fabric, images=ImageCache())
     found = json.loads(agreement_file(folder, first.config, second.config).read_text())
     nearest = []
     for run in (first, second):

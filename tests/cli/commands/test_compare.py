@@ -20,7 +20,7 @@ from tuplet.evaluation.embedding_files import LabelledEmbeddings, write_embeddin
 from tuplet.evaluation.evaluate import embed
 from tuplet.metrics.retrieval import compare_scores, retrieval_scores
 from tuplet.training.devices import launch
-from tuplet.training.loop import train
+from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run
 
 ON_CPU = ["--compute.accelerator", "cpu", "--compute.num-workers", "0"]
@@ -35,7 +35,7 @@ def says(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 def trained(config: RunConfig, folder: Path) -> Run:
     run = Run.create(config, folder)
-    for _ in train(run):
+    for _ in train_epochs(run):
         pass
     return run
 

@@ -17,7 +17,7 @@ from tuplet.research.claims.catalogue import glyphs
 from tuplet.research.claims.plan import Entry, Job, Plan, jobs_of, run_key, whole
 from tuplet.research.claims.running import record_failure, run_folder
 from tuplet.training.devices import launch
-from tuplet.training.experiment import Images, fold_folder, open_run
+from tuplet.training.experiment import ImageCache, fold_folder, open_run
 from tuplet.training.run_folder import EpochReport
 
 BASE = override(glyphs(), {"schedule.epochs": 9, "compute.accelerator": "cpu"})
@@ -69,7 +69,7 @@ class Study:
             seconds,
             self.folder,
             fabric=launch(BASE),
-            images=Images(),
+            images=ImageCache(),
             say=self.said.append,
             on_epoch=lambda run, report: self.epochs.append(report.epoch),
         )

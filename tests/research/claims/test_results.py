@@ -13,6 +13,7 @@ import pytest
 from fabricated import fabricate, fabricate_entry
 
 from tuplet.config.overrides import override
+from tuplet.data.files import write_atomically
 from tuplet.recipes.catalogue import recipe
 from tuplet.research.claims.budget import thinned
 from tuplet.research.claims.catalogue import glyphs
@@ -26,7 +27,6 @@ from tuplet.research.claims.report import study_report
 from tuplet.research.claims.report_json import study_json
 from tuplet.research.claims.results import ClaimResult, results
 from tuplet.research.claims.running import Job, record_failure, run_folder
-from tuplet.training.run_folder import write_atomically
 
 
 @pytest.fixture

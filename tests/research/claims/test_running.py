@@ -27,7 +27,7 @@ from tuplet.research.claims.running import (
 )
 from tuplet.research.queue import Storage, sqlite_url
 from tuplet.training.devices import launch
-from tuplet.training.experiment import Images, fold_folder, fold_of, open_run
+from tuplet.training.experiment import ImageCache, fold_folder, fold_of, open_run
 from tuplet.training.run_folder import EpochReport, Run
 
 
@@ -47,7 +47,7 @@ def test_a_failed_run_is_told_and_stops_nothing(tmp_path: Path, quick: RunConfig
         job(quick, seed=2, data__batch_size=64),
         job(quick, seed=3),
     ]
-    fabric, images = launch(quick), Images()
+    fabric, images = launch(quick), ImageCache()
     told: list[str] = []
     failures: list[str] = []
 
@@ -103,7 +103,7 @@ class Worker:
     def __init__(self, folder: Path, quick: RunConfig, *seeds: int, **options) -> None:
         self.folder = folder
         self.jobs = [job(quick, seed=seed) for seed in seeds]
-        self.options = {"fabric": launch(quick), "images": Images(), **options}
+        self.options = {"fabric": launch(quick), "images": ImageCache(), **options}
         self.epochs: list[tuple[int, int]] = []
         self.meanwhile = lambda: None
 
@@ -264,7 +264,7 @@ def test_so_is_one_that_another_process_begins_just_now(
 
 
 def test_images_are_decoded_once_for_runs_on_the_same_ones(quick: RunConfig) -> None:
-    images = Images()
+    images = ImageCache()
     first = images.of(quick)
     for changes in ({"data.label_noise": 0.2}, {"data.batch_size": 4}, {"seed": 9}, {"data.imbalance": 3}):
         assert images.of(override(quick, changes)) is first

@@ -19,7 +19,7 @@ from tuplet.research.claims.catalogue import glyphs
 from tuplet.research.claims.plan import Job, run_key
 from tuplet.research.claims.running import run_folder
 from tuplet.training.devices import launch
-from tuplet.training.experiment import Images, fold_folder, fold_of
+from tuplet.training.experiment import ImageCache, fold_folder, fold_of
 from tuplet.training.run_folder import EpochReport, Run
 
 BASE = override(glyphs(), {"schedule.epochs": 9, "compute.accelerator": "cpu"})
@@ -31,7 +31,7 @@ def job(config: RunConfig) -> Job:
 
 
 def speed_of(config: RunConfig, folder: Path, **told) -> Speed:
-    images = Images(config, SimpleNamespace(train=range(7)))  # the config says how many there are
+    images = ImageCache(config, SimpleNamespace(train=range(7)))  # the config says how many there are
     return measure_speed(job(config), folder, fabric=launch(config), images=images, **told)
 
 

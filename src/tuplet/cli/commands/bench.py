@@ -73,13 +73,13 @@ def bench(arguments: list[str]) -> None:
     _check(chosen)
     require_extra("tune", "optuna", "psycopg")
     from tuplet.cli.commands.tune import say_trials
+    from tuplet.data.files import write_atomically
     from tuplet.data.load import load_data, split_of
     from tuplet.data.splits import describe
     from tuplet.research.bench.cells import Protocol, search_of, train_loss
     from tuplet.research.bench.result import result
     from tuplet.research.bench.table import comparison_page
     from tuplet.training.devices import launch
-    from tuplet.training.run_folder import write_atomically
 
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
     config = with_absolute_paths(chosen.config)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tuplet.research.claims.claim import Claim
     from tuplet.research.claims.plan import Entry, Job, Plan
-    from tuplet.training.experiment import Images
+    from tuplet.training.experiment import ImageCache
     from tuplet.training.run_folder import EpochReport, Run
 
 
@@ -92,14 +92,14 @@ def _run(arguments: list[str]) -> None:
     from tuplet.research.claims.catalogue import chosen_claims
     from tuplet.research.claims.plan import read_plan, without_storage
     from tuplet.training.devices import launch
-    from tuplet.training.experiment import Images
+    from tuplet.training.experiment import ImageCache
 
     base = with_absolute_paths(chosen.config)
     some = chosen_claims(which, base)
     if any("loss.name" in one.paths for one in some):
         require_extra("baselines", "pytorch_metric_learning")
     folder = chosen.to or Path("runs") / f"claims-{base.name}"
-    fabric, images = launch(base), Images()
+    fabric, images = launch(base), ImageCache()
     command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
     try:
         _load_images(some, chosen, base, folder, images)
@@ -113,7 +113,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _load_images(
-    some: Sequence[Claim], chosen: ClaimsArguments, base: RunConfig, folder: Path, images: Images
+    some: Sequence[Claim], chosen: ClaimsArguments, base: RunConfig, folder: Path, images: ImageCache
 ) -> None:
     """Load what every run needs, where one is left to run: what is wrong is said once, before all else."""
     from tuplet.research.claims.plan import jobs_of, plan_for, whole
@@ -132,7 +132,7 @@ def _planned(
     command: str,
     *,
     fabric: Fabric,
-    images: Images,
+    images: ImageCache,
 ) -> tuple[Plan, list[Job]]:
     """The folder's plan with the claims in it, written, and this command's runs."""
     from tuplet.research.claims.budget import parse_budget, within
@@ -175,7 +175,7 @@ def _alone(folder: Path) -> AbstractContextManager[object]:
 
 
 def _work(
-    plan: Plan, jobs: Sequence[Job], folder: Path, storage: str | None, *, fabric: Fabric, images: Images
+    plan: Plan, jobs: Sequence[Job], folder: Path, storage: str | None, *, fabric: Fabric, images: ImageCache
 ) -> None:
     """Run what is not finished, then measure what needs several runs; a line for whatever happens."""
     from tuplet.errors import counted
@@ -229,11 +229,11 @@ def _list(arguments: list[str]) -> None:
 
 def _write_report(plan: Plan, folder: Path) -> str:
     """Write the report; what is to be printed: each verdict and where the report is."""
+    from tuplet.data.files import write_atomically
     from tuplet.research.claims.markdown import study_markdown
     from tuplet.research.claims.page import study_page
     from tuplet.research.claims.report import study_report
     from tuplet.research.claims.report_json import study_json
-    from tuplet.training.run_folder import write_atomically
 
     report = study_report(plan, folder)
     pages = {"md": study_markdown(report), "json": study_json(report), "html": study_page(report)}

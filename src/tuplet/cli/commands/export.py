@@ -79,8 +79,7 @@ def export(arguments: list[str]) -> None:
 def _export(what: Path, rest: Sequence[str]) -> None:
     from tuplet.inference.export import OPSET, export_file, export_hub, require_free
     from tuplet.inference.model_card import model_card, training_of
-    from tuplet.inference.preparation import preparation_words
-    from tuplet.inference.trained_model import open_model
+    from tuplet.inference.trained_model import open_model, preparation_words
 
     model = open_model(what)
     chosen = parse(ExportArguments, ExportArguments(data=model.config.data), rest, f"tuplet export {what}")

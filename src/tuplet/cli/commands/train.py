@@ -120,11 +120,12 @@ def _several(
     config: RunConfig, folder: Path, seeds: int, fabric: Fabric, arguments: Sequence[str]
 ) -> Run | None:
     """The folds, if the selection wants them, and the run of each seed; then what they say together."""
+    from tuplet.data.files import write_atomically
     from tuplet.data.load import load_data, split_of
     from tuplet.data.splits import describe
-    from tuplet.report.summary import summary_page
+    from tuplet.report.run_report import summary_page
     from tuplet.training.experiment import epochs_of_runs, seed_folder
-    from tuplet.training.run_folder import Run, write_atomically
+    from tuplet.training.run_folder import Run
 
     speaks = fabric.is_global_zero
     images = load_data(config)
@@ -170,7 +171,7 @@ def _resume(folder: str, arguments: list[str]) -> None:
 
 def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
     from tuplet.data.splits import describe
-    from tuplet.training.loop import train as epochs
+    from tuplet.training.loop import train_epochs as epochs
 
     speaks = fabric.is_global_zero
     if speaks:

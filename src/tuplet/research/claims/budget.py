@@ -33,7 +33,7 @@ from tuplet.research.claims.running import (
     run_folder,
     state_of,
 )
-from tuplet.training.experiment import Images, fold_folder
+from tuplet.training.experiment import ImageCache, fold_folder
 from tuplet.training.run_folder import EpochReport, LockedRunError, Run
 
 LEAST_SEEDS = 2
@@ -65,7 +65,7 @@ def within(
     folder: Path,
     *,
     fabric: Fabric,
-    images: Images,
+    images: ImageCache,
     say: Callable[[str], None],
     on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
 ) -> list[Entry]:
@@ -289,7 +289,7 @@ def measure_speed(
     folder: Path,
     *,
     fabric: Fabric,
-    images: Images,
+    images: ImageCache,
     on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
     waiting: Callable[[], None] = lambda: None,
 ) -> Speed:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 
 from tuplet.config import RunConfig
+from tuplet.data.files import write_atomically
 from tuplet.data.load import split_of
 from tuplet.evaluation.evaluate import EmbeddedSplit, EvalReport, embed
 from tuplet.metrics.retrieval import nearest_neighbours
@@ -20,14 +21,14 @@ from tuplet.report import plots
 from tuplet.research.bench.result import frozen_backbone
 from tuplet.research.claims.plan import Plan, run_key
 from tuplet.research.claims.running import run_folder, state_of
-from tuplet.training.experiment import Images
-from tuplet.training.run_folder import Run, write_atomically
+from tuplet.training.experiment import ImageCache
+from tuplet.training.run_folder import Run
 
 NUM_NEIGHBOURS = 10
 """Nearest others of each test image, of which two models may share some."""
 
 
-def measure(plan: Plan, folder: Path, *, fabric: Fabric, images: Images) -> Iterator[str]:
+def measure(plan: Plan, folder: Path, *, fabric: Fabric, images: ImageCache) -> Iterator[str]:
     """What is being measured, before it is; whatever was measured before is not repeated.
 
     Args:
@@ -122,7 +123,7 @@ def _finished(folder: Path, *configs: RunConfig) -> bool:
 
 
 def _embedded(
-    folder: Path, config: RunConfig, *, fabric: Fabric, images: Images
+    folder: Path, config: RunConfig, *, fabric: Fabric, images: ImageCache
 ) -> tuple[EmbeddedSplit, EmbeddedSplit]:
     """Training and test images of a finished run with their embeddings."""
     run = Run(run_folder(folder, run_key(config)))
@@ -136,7 +137,7 @@ def _embedded(
 
 
 def _write_agreement(
-    folder: Path, first: RunConfig, second: RunConfig, *, fabric: Fabric, images: Images
+    folder: Path, first: RunConfig, second: RunConfig, *, fabric: Fabric, images: ImageCache
 ) -> None:
     both = [_embedded(folder, config, fabric=fabric, images=images)[1] for config in (first, second)]
     others = min(NUM_NEIGHBOURS, len(both[0].table) - 1)
@@ -144,7 +145,7 @@ def _write_agreement(
     _write(agreement_file(folder, first, second), {"share": share, "num_neighbours": others})
 
 
-def _write_maps(folder: Path, config: RunConfig, *, fabric: Fabric, images: Images) -> None:
+def _write_maps(folder: Path, config: RunConfig, *, fabric: Fabric, images: ImageCache) -> None:
     parts = _embedded(folder, config, fabric=fabric, images=images)
     names = ("training", config.evaluation.split)
     tree = {

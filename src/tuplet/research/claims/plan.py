@@ -15,11 +15,11 @@ from typing import Any, final
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import fields_by_path, from_dict, to_dict
+from tuplet.data.files import write_atomically
 from tuplet.errors import InputError
 from tuplet.research.claims.catalogue import base_of, claims_of
 from tuplet.research.claims.claim import Claim
 from tuplet.research.claims.contrast import Point, point_title
-from tuplet.training.run_folder import write_atomically
 
 PLAN_FILE = "plan.json"
 

@@ -17,11 +17,12 @@ from lightning_fabric import Fabric
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
+from tuplet.data.files import write_atomically
 from tuplet.errors import InputError
 from tuplet.research.claims.plan import Job
 from tuplet.research.queue import Storage, sqlite_url, storage_errors, work
-from tuplet.training.experiment import Images, epochs_of_runs, fold_folder
-from tuplet.training.run_folder import EpochReport, LockedRunError, Run, write_atomically
+from tuplet.training.experiment import ImageCache, epochs_of_runs, fold_folder
+from tuplet.training.run_folder import EpochReport, LockedRunError, Run
 from tuplet.training.session import DivergedError
 
 State: TypeAlias = Literal["finished", "failed", "begun", "not run"]
@@ -101,7 +102,7 @@ def run_jobs(
     folder: Path,
     *,
     fabric: Fabric,
-    images: Images,
+    images: ImageCache,
     study_id: str = "",
     storage_url: str | None = None,
     heartbeat_seconds: int = 20,
@@ -175,7 +176,7 @@ def run_jobs(
 
 
 def epochs_of(
-    job: Job, folder: Path, *, fabric: Fabric, images: Images
+    job: Job, folder: Path, *, fabric: Fabric, images: ImageCache
 ) -> Generator[tuple[Run, EpochReport]]:
     """Each epoch of a job as it ends, with its run.
 

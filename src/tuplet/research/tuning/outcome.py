@@ -14,12 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
+from tuplet.data.files import write_atomically
 from tuplet.data.splits import Split
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import embed_split, evaluate
 from tuplet.research.tuning.search import Search, ended_early, finished_trials
 from tuplet.training.experiment import fold_folder
-from tuplet.training.run_folder import Run, write_atomically, write_config
+from tuplet.training.run_folder import Run, write_config
 
 NUM_TESTED = 5
 

@@ -16,12 +16,12 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
+from tuplet.data.files import write_atomically
 from tuplet.metrics.names import metric_title
 from tuplet.report.pages import page_template
 from tuplet.research.tuning.outcome import Outcome
 from tuplet.research.tuning.search import Search, ended_early
 from tuplet.research.tuning.space import Value
-from tuplet.training.run_folder import write_atomically
 
 # Optuna's figures come in one set of colours; grey words on no ground can be read by day and by night.
 _LAYOUT: dict[str, Any] = {

@@ -23,7 +23,7 @@ from tuplet.metrics.names import retrieval_names
 from tuplet.research.queue import Storage, first_number, sqlite_url, storage_errors, work
 from tuplet.research.tuning.samplers import PrunerName, SamplerName, pruner_of, sampler_of
 from tuplet.research.tuning.space import Choice, Space, require_space, settings_in, suggest
-from tuplet.training.experiment import Images, epochs_of_runs, fold_folder, fold_of
+from tuplet.training.experiment import ImageCache, epochs_of_runs, fold_folder, fold_of
 from tuplet.training.run_folder import EpochReport, Run
 from tuplet.training.session import DivergedError
 
@@ -161,7 +161,7 @@ def run_trials(
         InputError: (a ValueError) as `open_study` and `train` do.
     """
     storage, study = open_study(search)
-    cached = Images(search.config, images)
+    cached = ImageCache(search.config, images)
 
     def prepare(study: optuna.Study, number: int) -> None:
         study.sampler = sampler_of(search.sampler, search.space, seed=search.seed, number=number)
@@ -186,7 +186,7 @@ def ended_early(trial: FrozenTrial) -> bool:
 
 
 def _trial_value(
-    search: Search, trial: optuna.Trial, fabric: Fabric, images: Images, on_epoch: OnEpoch
+    search: Search, trial: optuna.Trial, fabric: Fabric, images: ImageCache, on_epoch: OnEpoch
 ) -> float:
     """The mean over folds of the last epoch; or the best epoch on test classes."""
     folder = search.trial_folder(first_number(trial))

@@ -14,9 +14,9 @@ from torch import Tensor
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.errors import InputError
-from tuplet.training.loop import train
+from tuplet.training.devices import keeping_memory
+from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run
-from tuplet.training.speed import keeping_memory
 
 CPU = torch.device("cpu")
 LARGE = 1 << 24
@@ -110,15 +110,15 @@ def test_a_compiled_run_that_was_stopped_ends_as_one_that_was_not_compiled(
     tiny: RunConfig, backend: CountingBackend, tmp_path: Path
 ) -> None:
     compiled = Run.create(override(tiny, {"compute.compile": True}), tmp_path / "compiled")
-    epochs = train(compiled)
+    epochs = train_epochs(compiled)
     next(epochs)
     next(epochs)
     epochs.close()
-    list(train(compiled))
+    list(train_epochs(compiled))
     # The steps, and nothing of the measuring after each epoch.
     assert backend.calls == 3 * (36 // 8)
     plain = Run.create(tiny, tmp_path / "plain")
-    list(train(plain))
+    list(train_epochs(plain))
     assert backend.calls == 3 * (36 // 8)
     assert weights(compiled).keys() == weights(plain).keys()
     assert [n for n, value in weights(plain).items() if not torch.equal(value, weights(compiled)[n])] == []
@@ -130,6 +130,6 @@ def test_no_compiler_is_one_line(tiny: RunConfig, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     run = Run.create(override(tiny, {"compute.compile": True}), tmp_path / "run")
     with pytest.raises(InputError, match=r"compute\.compile is True .*want a C\+\+ compiler") as caught:
-        next(train(run))
+        next(train_epochs(run))
     assert "\n" not in str(caught.value)
     assert not run.checkpoint_file.exists()
