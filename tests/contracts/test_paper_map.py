@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tuplet.losses import hgnn, hist
 from tuplet.recipes.catalogue import recipe
-from tuplet.research.claims.catalogue import chosen_claims, claims_of, glyphs
+from tuplet.research.claims.plan import claims_of, glyphs, selected_claims
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper-to-code.md"
 
@@ -38,6 +38,6 @@ def test_every_table_and_figure_has_its_place() -> None:
         heads = " ".join(re.findall(r"^\| (\d\w?(?: and \d)?),", text, re.M))
         assert sorted({int(one) for one in re.findall(r"\d", heads)}) == [*numbers]
     named = re.findall(r"`tuplet claims run (\w+)", tables + figures)
-    assert [one.key for one in chosen_claims(",".join(sorted(named)), glyphs())] == sorted(named)
+    assert [one.key for one in selected_claims(",".join(sorted(named)), glyphs())] == sorted(named)
     of_the_study = [one.key for one in claims_of(recipe("cars-resnet50")).values() if one.found]
     assert sorted(named) == sorted(of_the_study)

@@ -113,7 +113,9 @@ def test_runs_that_a_shorter_plan_leaves_out_are_told(
 
     study = tmp_path / "study"
     shutil.copytree(folder, study)
-    monkeypatch.setattr(budget, "within", lambda plan, entries, *_, **__: [replace(entries[0], num_seeds=1)])
+    monkeypatch.setattr(
+        budget, "fit_to_budget", lambda plan, entries, *_, **__: [replace(entries[0], num_seeds=1)]
+    )
     main(
         ["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--budget=1h", "--to", str(study), *OPTIONS]
     )
@@ -124,7 +126,7 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     """Of two of its models, by hand; what `agreement` measures of rivals is the same."""
     import numpy as np
 
-    from tuplet.research.claims.measures import _write_agreement, agreement_file
+    from tuplet.research.claims.results import _write_agreement, agreement_file
     from tuplet.training.experiment import ImageCache
 
     runs = sorted(

@@ -12,9 +12,8 @@ import pytest
 from tuplet.config.overrides import override
 from tuplet.errors import InputError
 from tuplet.research.claims import budget
-from tuplet.research.claims.budget import Speed, first_point, fit, num_trainings, within
-from tuplet.research.claims.catalogue import glyphs
-from tuplet.research.claims.plan import Entry, Job, Plan, jobs_of, run_key, whole
+from tuplet.research.claims.budget import Speed, first_point, fit_to_budget, num_trainings, reduce_entries
+from tuplet.research.claims.plan import Entry, Job, Plan, full_entry, glyphs, jobs_of, run_key
 from tuplet.research.claims.running import record_failure, run_folder
 from tuplet.training.devices import launch
 from tuplet.training.experiment import ImageCache, fold_folder, open_run
@@ -29,11 +28,11 @@ def test_validation_takes_a_training_a_fold_more(tmp_path: Path) -> None:
     assert num_trainings(override(BASE, VALIDATED)) == 4
     assert num_trainings(override(BASE, {**VALIDATED, "schedule.stop_after": 5})) == 1
     plan = Plan(override(BASE, VALIDATED))
-    entry = whole(plan.claims["2"], 2)
+    entry = full_entry(plan.claims["2"], 2)
     speeds = {"on": Speed(1.0, 2.0, 40 * 12)}
     enough = 5 * 2 * 4 * (1 + 2 * 9)
-    assert fit(plan, [entry], speeds, enough, tmp_path) == [entry]
-    assert fit(plan, [entry], speeds, enough - 1, tmp_path) != [entry]
+    assert reduce_entries(plan, [entry], speeds, enough, tmp_path) == [entry]
+    assert reduce_entries(plan, [entry], speeds, enough - 1, tmp_path) != [entry]
 
 
 class Study:
@@ -45,7 +44,7 @@ class Study:
         self.meanwhile: set[str] = set()
         self.epochs: list[int] = []
         self.trained_by_others = ExitStack()
-        self.entry = whole(self.plan.claims["2"], 2)
+        self.entry = full_entry(self.plan.claims["2"], 2)
         first = first_point(self.plan.claims["2"], self.entry)
         self.pilot = run_folder(folder, run_key(self.plan.config(self.entry, first, 0)))
 
@@ -62,8 +61,8 @@ class Study:
 
         monkeypatch.setattr(budget, "measure_speed", measure_speed)
 
-    def within(self, seconds: float) -> list[Entry]:
-        return within(
+    def fit_to_budget(self, seconds: float) -> list[Entry]:
+        return fit_to_budget(
             self.plan,
             [self.entry],
             seconds,
@@ -81,31 +80,31 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def test_a_run_that_was_only_timed_goes(study: Study) -> None:
-    (fitting,) = study.within(3 * 2 * 19 - 1)
+    (fitting,) = study.fit_to_budget(3 * 2 * 19 - 1)
     assert fitting.epochs is not None
     assert list((study.folder / "runs").iterdir()) == []
-    study.within(5 * 2 * 19 + 60)  # in time for all of its epochs, and so it goes on
+    study.fit_to_budget(5 * 2 * 19 + 60)  # in time for all of its epochs, and so it goes on
     assert study.pilot.exists()
 
 
 def test_a_run_that_there_was_before_stays(study: Study) -> None:
     study.pilot.mkdir(parents=True)
-    study.within(3 * 2 * 19 - 1)
+    study.fit_to_budget(3 * 2 * 19 - 1)
     assert [one.name for one in (study.folder / "runs").iterdir()] == [study.pilot.name]
 
 
 def test_a_run_that_another_claim_wants_stays(study: Study) -> None:
-    other = whole(study.plan.claims["hgnn"], 2)
+    other = full_entry(study.plan.claims["hgnn"], 2)
     assert study.pilot.name in {one.key for one in jobs_of(study.plan, [other])}
     study.plan = study.plan.including([other], "tuplet claims run hgnn")
-    study.within(3 * 2 * 19 - 1)
+    study.fit_to_budget(3 * 2 * 19 - 1)
     assert study.pilot.exists()
 
 
 def test_a_run_that_another_process_began_meanwhile_stays(study: Study) -> None:
     study.meanwhile = {study.pilot.name}
     with study.trained_by_others:
-        (fitting,) = study.within(3 * 2 * 19 - 1)
+        (fitting,) = study.fit_to_budget(3 * 2 * 19 - 1)
         assert fitting.epochs is not None  # the run has more, and so is none of its own
         assert (study.pilot / "config.yaml").exists()
     assert study.epochs == [2]
@@ -117,15 +116,15 @@ def test_a_failure_that_is_tried_again_costs_time(study: Study) -> None:
     enough = len(jobs) * 19.0
     (study.folder / "runs").mkdir()
     record_failure(study.folder, jobs[3], "no such folder", lasting=False)
-    assert fit(study.plan, entries, speeds, enough, study.folder) == entries
-    assert fit(study.plan, entries, speeds, enough - 1, study.folder) != entries
+    assert reduce_entries(study.plan, entries, speeds, enough, study.folder) == entries
+    assert reduce_entries(study.plan, entries, speeds, enough - 1, study.folder) != entries
     record_failure(study.folder, jobs[3], "it diverged", lasting=True)
-    assert fit(study.plan, entries, speeds, enough - 19, study.folder) == entries
+    assert reduce_entries(study.plan, entries, speeds, enough - 19, study.folder) == entries
 
 
 def test_where_one_run_fails_another_is_timed(study: Study) -> None:
     study.failing = {study.pilot.name}
-    assert study.within(1000.0) == [study.entry]
+    assert study.fit_to_budget(1000.0) == [study.entry]
     assert study.said == [
         "timing    claim 2: L = 2",
         "failed    claim 2: L = 2: MemoryError",
@@ -133,13 +132,13 @@ def test_where_one_run_fails_another_is_timed(study: Study) -> None:
     ]
     study.failing = {one.key for one in jobs_of(study.plan, [replace(study.entry, num_seeds=1)])}
     with pytest.raises(InputError, match="no run could be timed for --budget"):
-        study.within(1000.0)
+        study.fit_to_budget(1000.0)
 
 
 def too_small(plan: Plan, keys: str, speed: Speed, seconds: float, folder: Path, **spent: float) -> str:
-    entries = [whole(plan.claims[key], 3) for key in keys.split()]
+    entries = [full_entry(plan.claims[key], 3) for key in keys.split()]
     with pytest.raises(InputError) as refused:
-        fit(plan, entries, {"on": speed}, seconds, folder, **spent)
+        reduce_entries(plan, entries, {"on": speed}, seconds, folder, **spent)
     return str(refused.value)
 
 
@@ -166,8 +165,8 @@ def test_the_epochs_that_are_suggested_fit_and_one_more_does_not(tmp_path: Path)
     (epochs,) = map(int, re.findall("or shorter runs such as --schedule.epochs ([0-9]+)", said))
     assert epochs == 7
     short = Plan(override(BASE, {"schedule.epochs": epochs}))
-    entry = whole(short.claims["2"], 3)
-    (fitting,) = fit(short, [entry], {"on": speed}, seconds, tmp_path)
+    entry = full_entry(short.claims["2"], 3)
+    (fitting,) = reduce_entries(short, [entry], {"on": speed}, seconds, tmp_path)
     assert sum(10 * one.config.schedule.epochs + 1 for one in jobs_of(short, [fitting])) <= seconds
     # Of three points and two seeds, whose epochs are not taken down once more.
     assert 6 * (1 + 10 * epochs) <= seconds < 6 * (1 + 10 * (epochs + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tuplet.research.claims.measures import seed_pairs, shared_neighbours
+from tuplet.research.claims.results import seed_pairs, shared_neighbours
 
 
 def test_shared_neighbours_against_loops() -> None:

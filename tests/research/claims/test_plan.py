@@ -14,16 +14,17 @@ from tuplet.config import ComputeConfig, RunConfig
 from tuplet.config.overrides import override
 from tuplet.errors import InputError
 from tuplet.recipes.catalogue import recipe
-from tuplet.research.claims.budget import Speed, fit, parse_budget, thinned
-from tuplet.research.claims.catalogue import claims_of, glyphs
+from tuplet.research.claims.budget import Speed, parse_budget, reduce_entries, thinned
 from tuplet.research.claims.plan import (
     Plan,
+    claims_of,
+    full_entry,
+    glyphs,
     jobs_of,
     plan_for,
     read_plan,
     run_key,
     shortened,
-    whole,
     without_storage,
     write_plan,
 )
@@ -64,7 +65,7 @@ PINNED = (hashlib.sha256(b"{}").hexdigest()[:16], "403563f6eac5fc10")
 
 def test_jobs_are_shared_between_claims_and_come_seed_by_seed(plan: Plan) -> None:
     claims = plan.claims
-    entries = [whole(claims[key], 2) for key in ("2", "hgnn")]
+    entries = [full_entry(claims[key], 2) for key in ("2", "hgnn")]
     jobs = jobs_of(plan, entries)
     # L = 2 is the base, and so is the point with the HGNN.
     assert len(jobs) == 2 * (5 + 1)
@@ -79,12 +80,12 @@ def test_a_base_that_is_one_of_the_points_twice_is_refused() -> None:
     base = override(glyphs(), {"loss.lambda_s": 0.0})
     plan = Plan(base)
     with pytest.raises(InputError, match="claim hgnn would compare a run with itself on this base"):
-        jobs_of(plan, [whole(plan.claims["hgnn"], 2)])
+        jobs_of(plan, [full_entry(plan.claims["hgnn"], 2)])
 
 
 def test_plans_survive_the_disk(tmp_path: Path, plan: Plan) -> None:
     assert read_plan(tmp_path) is None
-    entries = [replace(whole(plan.claims["4"], 3), epochs=4, left_out=("4 epochs in place of 9",))]
+    entries = [replace(full_entry(plan.claims["4"], 3), epochs=4, left_out=("4 epochs in place of 9",))]
     planned = plan.including(entries, "tuplet claims run 4")
     write_plan(planned, tmp_path)
     assert read_plan(tmp_path) == planned
@@ -117,22 +118,22 @@ def test_new_studies_have_a_name_of_their_own(tmp_path: Path, plan: Plan) -> Non
 
 
 def test_the_first_rule_and_the_most_seeds_stay(plan: Plan) -> None:
-    entry = whole(plan.claims["1"], 5)
+    entry = full_entry(plan.claims["1"], 5)
     planned = plan.including([replace(entry, rule="as it was")], "first")
-    fewer = planned.extended(whole(plan.claims["1"], 2))
+    fewer = planned.extended(full_entry(plan.claims["1"], 2))
     assert fewer.num_seeds == 5
-    assert planned.extended(whole(plan.claims["1"], 7)).num_seeds == 7
-    assert planned.extended(whole(plan.claims["2"], 2)).num_seeds == 2
+    assert planned.extended(full_entry(plan.claims["1"], 7)).num_seeds == 7
+    assert planned.extended(full_entry(plan.claims["2"], 2)).num_seeds == 2
     assert planned.extended(replace(entry, num_seeds=2, epochs=4)).num_seeds == 2  # other trainings
-    again = planned.including([fewer, whole(plan.claims["2"], 2)], "second")
+    again = planned.including([fewer, full_entry(plan.claims["2"], 2)], "second")
     assert again.entries["1"].rule == "as it was"
     assert again.entries["2"].rule == plan.claims["2"].rule.sentence
     assert again.commands == ("first", "second")
 
 
 def test_a_command_finds_what_it_planned_unless_another_planned_since(tmp_path: Path, plan: Plan) -> None:
-    small = replace(whole(plan.claims["2"], 2), epochs=3)
-    first = plan.including([small, whole(plan.claims["hgnn"], 2)], "first")
+    small = replace(full_entry(plan.claims["2"], 2), epochs=3)
+    first = plan.including([small, full_entry(plan.claims["hgnn"], 2)], "first")
     write_plan(first, tmp_path)
     read = read_plan(tmp_path)
     assert read is not None
@@ -140,7 +141,7 @@ def test_a_command_finds_what_it_planned_unless_another_planned_since(tmp_path: 
     assert read.of_command(["hgnn", "2"], "first") == [first.entries["hgnn"], first.entries["2"]]
     assert read.of_command(["2", "3"], "first") is None
     assert read.of_command(["2"], "second") is None
-    second = read.including([whole(plan.claims["2"], 5)], "second")
+    second = read.including([full_entry(plan.claims["2"], 5)], "second")
     assert second.of_command(["2"], "first") is None
     assert second.of_command(["hgnn"], "first") == [first.entries["hgnn"]]
     assert second.of_command(["2"], "second") == [second.entries["2"]]
@@ -162,7 +163,7 @@ def test_no_plan_holds_a_password(tmp_path: Path, plan: Plan, address: str) -> N
     rest = "tuplet claims run 2 --on glyphs"
     assert without_storage(f"{rest} {address} --seeds 2".split()) == f"{rest} --seeds 2".split()
     assert without_storage([*rest.split(), *address.split()]) == rest.split()
-    old = plan.including([whole(plan.claims["2"], 2)], f"{rest} {address} --data.root 'my photos'")
+    old = plan.including([full_entry(plan.claims["2"], 2)], f"{rest} {address} --data.root 'my photos'")
     write_plan(replace(old, commands=(*old.commands, f"{rest} --data.root 'my photos'")), tmp_path)
     read = plan_for(tmp_path, plan.base)
     assert read.commands == (f"{rest} --data.root 'my photos'",)
@@ -171,7 +172,7 @@ def test_no_plan_holds_a_password(tmp_path: Path, plan: Plan, address: str) -> N
 
 
 def test_plans_with_unknown_claims_and_points(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["2"], 2)
+    entry = full_entry(plan.claims["2"], 2)
     write_plan(plan.including([replace(entry, points=(("L = 1",), ("L = 77",)))], "run"), tmp_path)
     with pytest.raises(InputError, match="has 'L = 77' of claim 2, which this version of tuplet does not"):
         read_plan(tmp_path)
@@ -202,7 +203,7 @@ def test_times_that_are_none(text: str) -> None:
 
 def test_a_thin_grid_has_ends_and_published_setting() -> None:
     claims = claims_of(glyphs())
-    kept = {key: thinned(claims[key], whole(claims[key], 3)).points for key in claims}
+    kept = {key: thinned(claims[key], full_entry(claims[key], 3)).points for key in claims}
     assert kept["1"] == (("N = 8",), ("N = 32",), ("N = 128",))
     assert kept["2"] == (("L = 1",), ("L = 2",), ("L = 5",))
     assert kept["3"] == (("alpha = -1",), ("alpha = 0",), ("alpha = 1",), ("alpha = 4",))
@@ -223,10 +224,10 @@ def seconds_of(plan: Plan, entries, speed: Speed) -> float:
 def test_a_budget_takes_points_then_epochs_then_seeds(tmp_path: Path, plan: Plan) -> None:
     data = plan.base.data
     speed = Speed(1.0, 2.0, data.glyph_train_classes * data.glyphs_per_class)  # 19 s a run of 9 epochs
-    entries = [whole(plan.claims["2"], 5)]
+    entries = [full_entry(plan.claims["2"], 5)]
     seen = []
     for budget in (19 * 25, 19 * 25 - 1, 19 * 15, 19 * 15 - 1, 15 * (1 + 2 * 3), 15 * 7 - 1, 6 * 7):
-        (fitting,) = fit(plan, entries, {"on": speed}, budget, tmp_path)
+        (fitting,) = reduce_entries(plan, entries, {"on": speed}, budget, tmp_path)
         assert seconds_of(plan, [fitting], speed) <= budget
         seen.append((len(fitting.points), fitting.epochs, fitting.num_seeds))
     assert seen == [
@@ -240,21 +241,21 @@ def test_a_budget_takes_points_then_epochs_then_seeds(tmp_path: Path, plan: Plan
     ]
     assert fitting.left_out == ("without L = 3, L = 4", "3 epochs in place of 9", "2 seeds in place of 5")
     with pytest.raises(InputError, match="the smallest study takes about 1 minute here; want --budget 1m"):
-        fit(plan, entries, {"on": speed}, 6 * 7 - 1, tmp_path)
+        reduce_entries(plan, entries, {"on": speed}, 6 * 7 - 1, tmp_path)
 
 
 def test_what_is_finished_costs_nothing(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["hgnn"], 2)
+    entry = full_entry(plan.claims["hgnn"], 2)
     speed = Speed(0.0, 1.0, 720)
     with pytest.raises(InputError, match="the smallest study takes"):
-        fit(plan, [entry], {"on": speed}, 1, tmp_path)
+        reduce_entries(plan, [entry], {"on": speed}, 1, tmp_path)
     fabricate_entry(tmp_path, plan, entry, lambda point, seed: 0.5)
-    assert fit(plan, [entry], {"on": speed}, 1, tmp_path) == [entry]
+    assert reduce_entries(plan, [entry], {"on": speed}, 1, tmp_path) == [entry]
 
 
 def test_points_that_set_their_own_epochs_are_not_shortened(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["classes"], 3)
+    entry = full_entry(plan.claims["classes"], 3)
     speed = {"glyphs": Speed(0.0, 1.0, 80_000)}
-    (fitting,) = fit(plan, [entry], speed, 15.0, tmp_path)
+    (fitting,) = reduce_entries(plan, [entry], speed, 15.0, tmp_path)
     assert fitting.epochs is None
     assert "epochs" not in " ".join(fitting.left_out)

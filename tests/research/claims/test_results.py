@@ -16,16 +16,16 @@ from tuplet.config.overrides import override
 from tuplet.data.files import write_atomically
 from tuplet.recipes.catalogue import recipe
 from tuplet.research.claims.budget import thinned
-from tuplet.research.claims.catalogue import glyphs
-from tuplet.research.claims.contrast import Point
-from tuplet.research.claims.figures import claim_figures
-from tuplet.research.claims.markdown import study_markdown
-from tuplet.research.claims.measures import agreement_file, seed_pairs
-from tuplet.research.claims.page import study_page
-from tuplet.research.claims.plan import Plan, run_key, whole
-from tuplet.research.claims.report import study_report
-from tuplet.research.claims.report_json import study_json
-from tuplet.research.claims.results import ClaimResult, results
+from tuplet.research.claims.plan import Plan, full_entry, glyphs, run_key
+from tuplet.research.claims.report import (
+    claim_figures,
+    claims_report,
+    report_html,
+    report_json,
+    report_markdown,
+)
+from tuplet.research.claims.results import ClaimResult, agreement_file, results, seed_pairs
+from tuplet.research.claims.rules import Point
 from tuplet.research.claims.running import Job, record_failure, run_folder
 
 
@@ -43,7 +43,7 @@ def layers(point: Point, seed: int) -> float:
 
 
 def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["2"], 3)
+    entry = full_entry(plan.claims["2"], 3)
     plan = plan.including([entry], "tuplet claims run 2")
     fabricate_entry(tmp_path, plan, entry, layers)
     found = of(plan, tmp_path, "2")
@@ -56,7 +56,7 @@ def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -
         assert cell.mean.mean == pytest.approx(statistics.fmean(values))
         assert cell.mean.std == pytest.approx(statistics.stdev(values))
         assert cell.labels == ("last epoch of 2",)
-    told = json.loads(study_json(study_report(plan, tmp_path)))["claims"]
+    told = json.loads(report_json(claims_report(plan, tmp_path)))["claims"]
     assert list(told) == ["2"]
     assert told["2"]["verdict"] == "does not hold"
     for point, cell in zip(told["2"]["points"], found.cells, strict=True):
@@ -69,7 +69,7 @@ def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -
         "does not hold",
         found.verdict.evidence[-1].comparison.p_fails,
     )
-    page = study_markdown(study_report(plan, tmp_path))
+    page = report_markdown(claims_report(plan, tmp_path))
     assert "| 2 | HIST performs consistently whatever the number of layers" in page
     mean = statistics.fmean(layers(("L = 5",), seed) for seed in range(3))
     assert f"| L = 5 |  | {100 * mean:.1f} ± " in page
@@ -79,10 +79,10 @@ def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -
 
 
 def test_an_incomplete_study_has_no_verdict(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["hgnn"], 2)
+    entry = full_entry(plan.claims["hgnn"], 2)
     plan = plan.including([entry], "tuplet claims run hgnn")
     assert of(plan, tmp_path, "hgnn").why == "not run"
-    report = study_report(plan, tmp_path)
+    report = claims_report(plan, tmp_path)
     assert {section.verdict for section in report.sections} == {"not run"}
     first = plan.config(entry, ("with HGNN",), 0)
     fabricate(tmp_path, first, [0.1, 0.2, 0.3])
@@ -91,13 +91,13 @@ def test_an_incomplete_study_has_no_verdict(tmp_path: Path, plan: Plan) -> None:
     assert found.why.startswith(
         "no verdict without all runs; missing at 2 points: with HGNN (seed 1); without"
     )
-    page = study_markdown(study_report(plan, tmp_path))
+    page = report_markdown(claims_report(plan, tmp_path))
     assert not re.search(r"\*\*(Holds|Does not hold|Undecided)\.\*\*", page)
     assert "| without HGNN |  | not run |  | 0 of 2 |" in page
 
 
 def test_a_run_that_was_only_begun_is_not_counted(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["hgnn"], 1)
+    entry = full_entry(plan.claims["hgnn"], 1)
     plan = plan.including([entry], "x")
     run = fabricate(tmp_path, plan.config(entry, ("with HGNN",), 0), [0.1, 0.2, 0.3])
     assert of(plan, tmp_path, "hgnn").cells[0].values == {0: 0.3}
@@ -106,7 +106,7 @@ def test_a_run_that_was_only_begun_is_not_counted(tmp_path: Path, plan: Plan) ->
 
 
 def test_failed_runs_are_told_and_keep_the_verdict_back(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["hgnn"], 2)
+    entry = full_entry(plan.claims["hgnn"], 2)
     plan = plan.including([entry], "x")
     config = plan.config(entry, ("without HGNN",), 1)
     tmp_path.joinpath("runs").mkdir()
@@ -116,13 +116,13 @@ def test_failed_runs_are_told_and_keep_the_verdict_back(tmp_path: Path, plan: Pl
     found = of(plan, tmp_path, "hgnn")
     assert found.verdict is None
     assert found.why.endswith("1 failed")
-    report = study_report(plan, tmp_path)
-    assert "without HGNN, seed 1: it diverged" in study_markdown(report)
-    assert "without HGNN, seed 1: it diverged" in study_page(report)
+    report = claims_report(plan, tmp_path)
+    assert "without HGNN, seed 1: it diverged" in report_markdown(report)
+    assert "without HGNN, seed 1: it diverged" in report_html(report)
 
 
 def test_how_much_the_oracle_flatters(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["hgnn"], 2)
+    entry = full_entry(plan.claims["hgnn"], 2)
     plan = plan.including([entry], "x")
     for seed, recalls in enumerate(([0.3, 0.6, 0.5], [0.2, 0.5, 0.52])):
         fabricate(tmp_path, plan.config(entry, ("with HGNN",), seed), recalls)
@@ -131,7 +131,7 @@ def test_how_much_the_oracle_flatters(tmp_path: Path, plan: Plan) -> None:
     assert with_it.flatters is not None
     assert with_it.flatters.mean == pytest.approx((0.1 + 0.0) / 2)
     assert without.flatters is None
-    page = study_markdown(study_report(plan, tmp_path))
+    page = report_markdown(claims_report(plan, tmp_path))
     assert "| 2 of 2 | +5.0 | last epoch of 2 |" in page
     assert "| 2 of 2 | not measured | last epoch of 2 |" in page
 
@@ -139,7 +139,7 @@ def test_how_much_the_oracle_flatters(tmp_path: Path, plan: Plan) -> None:
 def test_the_selection_of_the_base_stands_at_its_numbers(tmp_path: Path) -> None:
     base = override(glyphs(), {"schedule.epochs": 2, "evaluation.selection": "oracle"})
     plan = Plan(base)
-    entry = whole(plan.claims["hgnn"], 2)
+    entry = full_entry(plan.claims["hgnn"], 2)
     plan = plan.including([entry], "x")
     for point in entry.points:
         for seed in range(2):
@@ -148,12 +148,12 @@ def test_the_selection_of_the_base_stands_at_its_numbers(tmp_path: Path) -> None
     assert cell.values == {0: 0.6, 1: 0.6}
     assert cell.labels == ("oracle: epoch 1 of 2, the best on the test classes themselves",)
     assert (
-        study_markdown(study_report(plan, tmp_path)).count("the best on the test classes themselves |") == 2
+        report_markdown(claims_report(plan, tmp_path)).count("the best on the test classes themselves |") == 2
     )
 
 
 def test_agreement_is_of_pairs_of_seeds(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["agreement"], 5)
+    entry = full_entry(plan.claims["agreement"], 5)
     plan = plan.including([entry], "x")
     assert seed_pairs(plan.seeds(entry)) == [(0, 1), (2, 3)]
     fabricate_entry(tmp_path, plan, entry, lambda point, seed: 0.5)
@@ -170,7 +170,7 @@ def test_agreement_is_of_pairs_of_seeds(tmp_path: Path, plan: Plan) -> None:
 
 
 def test_cost_is_read_from_the_epochs(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["cost"], 3)
+    entry = full_entry(plan.claims["cost"], 3)
     entry = replace(entry, points=(("C = 20,000", "hist"), ("C = 100", "hist")))
     plan = plan.including([entry], "x")
     for point, rate in zip(entry.points, (40.0, 100.0), strict=True):
@@ -182,20 +182,20 @@ def test_cost_is_read_from_the_epochs(tmp_path: Path, plan: Plan) -> None:
     assert found.verdict is not None
     assert found.verdict.outcome == "does not hold"
     assert "2.50 times" in found.verdict.evidence[0].words
-    assert "| C = 20,000 · hist |  | 25.00 ± 0.00 |" in study_markdown(study_report(plan, tmp_path))
+    assert "| C = 20,000 · hist |  | 25.00 ± 0.00 |" in report_markdown(claims_report(plan, tmp_path))
 
 
 def test_the_study_s_numbers_stand_beside_ours_on_its_data(tmp_path: Path) -> None:
     base = override(recipe("cars-resnet50"), {"schedule.epochs": 2})
     plan = Plan(base)
-    entries = [thinned(plan.claims[key], whole(plan.claims[key], 2)) for key in ("5", "distances")]
+    entries = [thinned(plan.claims[key], full_entry(plan.claims[key], 2)) for key in ("5", "distances")]
     points = (("tau = 8", "lambda_s = 1.5"), ("tau = 32", "lambda_s = 1"))
-    entries.append(replace(whole(plan.claims["4"], 2), points=points))
+    entries.append(replace(full_entry(plan.claims["4"], 2), points=points))
     plan = plan.including(entries, "x")
     for entry in entries:
         fabricate_entry(tmp_path, plan, entry, lambda point, seed: 0.8 + 0.01 * seed)
-    report = study_report(plan, tmp_path)
-    page = study_markdown(report)
+    report = claims_report(plan, tmp_path)
+    page = report_markdown(report)
     assert "| tau = 8 · lambda_s = 1.5 | 78.63 | 80.5 ± 0.7 |" in page
     assert "| euclidean | 87.2 |" in page
     assert "| [TUNE] HIST | 90.2 | 94.5 | 96.8 |  | 75.8 | the study: one seed," in page
@@ -236,15 +236,15 @@ class _Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_says_the_same(tmp_path: Path, plan: Plan) -> None:
-    entry = whole(plan.claims["2"], 3)
-    other = thinned(plan.claims["4"], whole(plan.claims["4"], 2))
+    entry = full_entry(plan.claims["2"], 3)
+    other = thinned(plan.claims["4"], full_entry(plan.claims["4"], 2))
     other = replace(other, left_out=("without tau = 16 & <more>",))
     plan = plan.including([entry, other], "tuplet claims run 2,4 --on 'a & b'")
     fabricate_entry(tmp_path, plan, entry, layers)
     fabricate_entry(tmp_path, plan, other, lambda point, seed: 0.7 + 0.01 * (seed + len(point[0])))
-    report = study_report(plan, tmp_path)
-    html = study_page(report)
-    assert html == study_page(study_report(plan, tmp_path))
+    report = claims_report(plan, tmp_path)
+    html = report_html(report)
+    assert html == report_html(claims_report(plan, tmp_path))
     page = _Page()
     page.feed(html)
     assert page.open == []
@@ -262,15 +262,15 @@ def test_the_page_is_whole_and_says_the_same(tmp_path: Path, plan: Plan) -> None
 
 
 def test_a_rule_that_was_changed_after_the_runs_is_told(tmp_path: Path, plan: Plan) -> None:
-    entry = replace(whole(plan.claims["hgnn"], 2), rule="Each more than 9 points: something else.")
+    entry = replace(full_entry(plan.claims["hgnn"], 2), rule="Each more than 9 points: something else.")
     plan = plan.including([entry], "x")
     fabricate_entry(tmp_path, plan, entry, lambda point, seed: 0.5)
-    page = study_markdown(study_report(plan, tmp_path))
+    page = report_markdown(claims_report(plan, tmp_path))
     assert "The rule was changed after the runs were planned; it was: Each more than 9 points" in page
 
 
 def test_a_thinned_grid_is_judged_on_what_was_planned(tmp_path: Path, plan: Plan) -> None:
-    entry = replace(whole(plan.claims["2"], 3), points=(("L = 1",), ("L = 2",), ("L = 5",)))
+    entry = replace(full_entry(plan.claims["2"], 3), points=(("L = 1",), ("L = 2",), ("L = 5",)))
     plan = plan.including([entry], "x")
     fabricate_entry(tmp_path, plan, entry, layers)
     found = of(plan, tmp_path, "2")

@@ -9,8 +9,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tuplet.errors import InputError
-from tuplet.research.claims.contrast import Contrast, Values, falls_less, less, trend
-from tuplet.research.claims.rules import Above, All, AtMostTimes, Rule, Within
+from tuplet.research.claims.rules import (
+    Above,
+    All,
+    AtMostTimes,
+    Contrast,
+    Rule,
+    Values,
+    Within,
+    falls_less,
+    less,
+    trend,
+)
 
 A, B, C, D = ("a",), ("b",), ("c",), ("d",)
 SEEDS = range(5)

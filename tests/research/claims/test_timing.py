@@ -15,8 +15,7 @@ from tuplet.config.overrides import override
 from tuplet.research.claims import budget as timing
 from tuplet.research.claims import running
 from tuplet.research.claims.budget import Speed, measure_speed
-from tuplet.research.claims.catalogue import glyphs
-from tuplet.research.claims.plan import Job, run_key
+from tuplet.research.claims.plan import Job, glyphs, run_key
 from tuplet.research.claims.running import run_folder
 from tuplet.training.devices import launch
 from tuplet.training.experiment import ImageCache, fold_folder, fold_of

@@ -18,8 +18,8 @@ from tuplet.data.load import load_data
 from tuplet.data.splits import Split
 from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import embed, evaluate
-from tuplet.research.tuning.outcome import best_so_far, outcome_of, write_outcome
-from tuplet.research.tuning.search import Search, finished_trials, open_study, run_trials
+from tuplet.research.tuning.report import best_so_far, result_of, write_result
+from tuplet.research.tuning.search import Search, finished_trials, open_search, run_trials
 from tuplet.research.tuning.space import Choice, Range, Space
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
@@ -78,8 +78,8 @@ def test_a_trial_is_a_run_on_validation_classes(
     fourth, fifth = run(more, fabric, images)
     assert len({trial.params["loss.tau"] for trial in (first, *others, fourth, fifth)}) == 5
 
-    study = open_study(more)[1]
-    outcome = outcome_of(more, study, fabric=fabric, images=images)
+    study = open_search(more)[1]
+    outcome = result_of(more, study, fabric=fabric, images=images)
     values = [trial.value for trial in (first, *others, fourth, fifth)]
     assert [one.trial.value for one in outcome.best] == sorted(values, reverse=True)
     assert outcome.recipe is not None
@@ -93,7 +93,7 @@ def test_a_trial_is_a_run_on_validation_classes(
     assert best_so_far(outcome.trials) == [max(values[: end + 1]) for end in range(5)]
     from tuplet.training.run_folder import read_config
 
-    assert read_config(write_outcome(more, outcome)) == outcome.config
+    assert read_config(write_result(more, outcome)) == outcome.config
 
 
 def test_an_oracle_takes_the_best_epoch_on_test_classes(
@@ -108,11 +108,11 @@ def test_an_oracle_takes_the_best_epoch_on_test_classes(
         assert (of_trial.config.evaluation.split, of_trial.config.evaluation.selection) == ("test", "oracle")
         assert [epoch for epoch, _ in retrieval(of_trial.folder)] == [0, 1, 2]
         assert trial.value == max(score for _, score in retrieval(of_trial.folder))
-    outcome = outcome_of(search, open_study(search)[1], fabric=fabric, images=images)
+    outcome = result_of(search, open_search(search)[1], fabric=fabric, images=images)
     best = retrieval(search.trial_folder(outcome.best[0].trial.number))
     assert outcome.best[0].test == best[-1][1]
     assert outcome.config.name == "tiny-oracle"
-    text = write_outcome(search, outcome).read_text()
+    text = write_result(search, outcome).read_text()
     assert text.startswith("# Trial ")
     assert "on the test classes themselves: an oracle.\n" in text
 
@@ -169,7 +169,7 @@ def test_trials_that_diverge_or_cannot_be(
     bad = [trial for trial in trials if "impossible" in trial.user_attrs]
     assert [tuple(trial.params.values()) for trial in bad] == [(20, 8)]
     assert "data.images_per_class is 8; want a divisor" in bad[0].user_attrs["impossible"]
-    assert len(finished_trials(open_study(impossible)[1])) == 3
+    assert len(finished_trials(open_search(impossible)[1])) == 3
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe"])
@@ -196,14 +196,14 @@ def test_a_pruned_trial_teaches_and_is_never_best(
     assert second.user_attrs["ended_early"] == 1
     state = TrialState.COMPLETE if sampler == "gp" else TrialState.PRUNED
     assert second.state == state
-    assert [trial.number for trial in finished_trials(open_study(search)[1])] == [0]
+    assert [trial.number for trial in finished_trials(open_search(search)[1])] == [0]
 
 
 def test_other_settings_are_another_search(config: RunConfig, tmp_path: Path) -> None:
     search = Search(config, SPACE, tmp_path, num_trials=2)
-    open_study(search)
-    open_study(replace(search, num_trials=7, config=override(config, {"compute.num_workers": 1})))
-    study = open_study(search)[1]
+    open_search(search)
+    open_search(replace(search, num_trials=7, config=override(config, {"compute.num_workers": 1})))
+    study = open_search(search)[1]
     before = study.user_attrs["search"]
     del before["config"]["loss"]["distance"]  # as a version would have left it that did not know the field
     study.set_user_attr("search", before)
@@ -219,8 +219,8 @@ def test_other_settings_are_another_search(config: RunConfig, tmp_path: Path) ->
         ),
     ):
         with pytest.raises(InputError, match=message):
-            open_study(replace(search, **change))
-    assert open_study(replace(search, sampler="tpe", study="another"))[1].study_name == "another"
+            open_search(replace(search, **change))
+    assert open_search(replace(search, sampler="tpe", study="another"))[1].study_name == "another"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,15 @@ from tuplet.config import LossName, RunConfig
 from tuplet.config.overrides import override
 from tuplet.errors import InputError
 from tuplet.recipes.catalogue import recipe, with_loss
-from tuplet.research.tuning.space import Choice, Range, require_space, settings_in
-from tuplet.research.tuning.spaces import OF_THE_STUDY, study_space, wide_space
+from tuplet.research.tuning.space import (
+    PAPER_SPACES,
+    Choice,
+    Range,
+    paper_space,
+    require_space,
+    settings_in,
+    wide_space,
+)
 
 PATHS = {
     "lambda_s": "loss.lambda_s",
@@ -32,24 +39,24 @@ def test_the_six_spaces_are_tables_5_and_6(shared: Path) -> None:
     ):
         for data, space in tables[table].items():
             name = f"{data}-{backbone}"
-            ours = study_space(recipe(name))
+            ours = paper_space(recipe(name))
             assert ours.keys() == {PATHS[key] for key in space}
             for key, values in space.items():
                 assert ours[PATHS[key]] == Choice(tuple(values)), (name, key)
             seen.add(name)
-    assert seen == set(OF_THE_STUDY)
+    assert seen == set(PAPER_SPACES)
     assert len(seen) == 6
 
 
 def test_the_studys_spaces_can_be_searched() -> None:
-    for name in OF_THE_STUDY:
-        require_space(study_space(recipe(name)), recipe(name))
+    for name in PAPER_SPACES:
+        require_space(paper_space(recipe(name)), recipe(name))
     with pytest.raises(
         InputError, match="the study searched no space for omniglot with hist; want --space wide"
     ):
-        study_space(recipe("omniglot"))
+        paper_space(recipe("omniglot"))
     with pytest.raises(InputError, match="no space for cub-resnet50 with triplet"):
-        study_space(with_loss(recipe("cub-resnet50"), "triplet"))
+        paper_space(with_loss(recipe("cub-resnet50"), "triplet"))
 
 
 @pytest.mark.parametrize("name", get_args(LossName))

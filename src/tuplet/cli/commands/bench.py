@@ -76,9 +76,7 @@ def bench(arguments: list[str]) -> None:
     from tuplet.data.files import write_atomically
     from tuplet.data.load import load_data, split_of
     from tuplet.data.splits import describe
-    from tuplet.research.bench.cells import Protocol, search_of, train_loss
-    from tuplet.research.bench.result import result
-    from tuplet.research.bench.table import comparison_page
+    from tuplet.research.bench import Protocol, compare_losses, comparison_page, search_of, train_loss
     from tuplet.training.devices import launch
 
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
@@ -95,7 +93,7 @@ def bench(arguments: list[str]) -> None:
             say_trials(search_of(protocol, name), fabric=fabric, images=images, go_on=go_on)
         epochs = train_loss(protocol, name, fabric=fabric, images=images)
         say_epochs(epochs, speaks=fabric.is_global_zero, go_on=go_on)
-    found = result(protocol, fabric=fabric, images=images)
+    found = compare_losses(protocol, fabric=fabric, images=images)
     if fabric.is_global_zero:
         page = comparison_page(protocol, found, command=shlex.join(["tuplet", "bench", *arguments]))
         write_atomically(folder / "comparison.md", page.encode())

@@ -89,13 +89,12 @@ def _run(arguments: list[str]) -> None:
     chosen = parse(ClaimsArguments, ClaimsArguments(_base(on)), rest, program)
     _check(chosen)
     require_extra("tune", "optuna", "psycopg")
-    from tuplet.research.claims.catalogue import chosen_claims
-    from tuplet.research.claims.plan import read_plan, without_storage
+    from tuplet.research.claims.plan import read_plan, selected_claims, without_storage
     from tuplet.training.devices import launch
     from tuplet.training.experiment import ImageCache
 
     base = with_absolute_paths(chosen.config)
-    some = chosen_claims(which, base)
+    some = selected_claims(which, base)
     if any("loss.name" in one.paths for one in some):
         require_extra("baselines", "pytorch_metric_learning")
     folder = chosen.to or Path("runs") / f"claims-{base.name}"
@@ -116,10 +115,10 @@ def _load_images(
     some: Sequence[Claim], chosen: ClaimsArguments, base: RunConfig, folder: Path, images: ImageCache
 ) -> None:
     """Load what every run needs, where one is left to run: what is wrong is said once, before all else."""
-    from tuplet.research.claims.plan import jobs_of, plan_for, whole
+    from tuplet.research.claims.plan import full_entry, jobs_of, plan_for
     from tuplet.research.claims.running import state_of
 
-    wanted = [whole(claim, chosen.seeds) for claim in some if claim.base == "on"]
+    wanted = [full_entry(claim, chosen.seeds) for claim in some if claim.base == "on"]
     if any(state_of(folder, job.key) != "finished" for job in jobs_of(plan_for(folder, base), wanted)):
         images.of(base)
 
@@ -135,17 +134,17 @@ def _planned(
     images: ImageCache,
 ) -> tuple[Plan, list[Job]]:
     """The folder's plan with the claims in it, written, and this command's runs."""
-    from tuplet.research.claims.budget import parse_budget, within
-    from tuplet.research.claims.plan import jobs_of, plan_for, whole, write_plan
+    from tuplet.research.claims.budget import fit_to_budget, parse_budget
+    from tuplet.research.claims.plan import full_entry, jobs_of, plan_for, write_plan
 
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         before = plan_for(folder, base)
-        entries = [whole(claim, chosen.seeds) for claim in some]
+        entries = [full_entry(claim, chosen.seeds) for claim in some]
         planned = [before.extended(one) for one in entries]
         if chosen.budget is not None:
             jobs_of(before, entries)  # what cannot be run is said before anything is
-            planned = entries = before.of_command([one.key for one in entries], command) or within(
+            planned = entries = before.of_command([one.key for one in entries], command) or fit_to_budget(
                 before,
                 entries,
                 parse_budget(chosen.budget),
@@ -179,7 +178,7 @@ def _work(
 ) -> None:
     """Run what is not finished, then measure what needs several runs; a line for whatever happens."""
     from tuplet.errors import counted
-    from tuplet.research.claims.measures import measure
+    from tuplet.research.claims.results import measure
     from tuplet.research.claims.running import run_folder, run_jobs
 
     run_jobs(
@@ -220,7 +219,7 @@ def _report(arguments: list[str]) -> None:
 
 def _list(arguments: list[str]) -> None:
     no_more(arguments, "tuplet claims list")
-    from tuplet.research.claims.catalogue import claims_of, glyphs
+    from tuplet.research.claims.plan import claims_of, glyphs
 
     for claim in claims_of(glyphs()).values():
         print(f"{claim.key:<10}  {claim.statement}")
@@ -230,13 +229,10 @@ def _list(arguments: list[str]) -> None:
 def _write_report(plan: Plan, folder: Path) -> str:
     """Write the report; what is to be printed: each verdict and where the report is."""
     from tuplet.data.files import write_atomically
-    from tuplet.research.claims.markdown import study_markdown
-    from tuplet.research.claims.page import study_page
-    from tuplet.research.claims.report import study_report
-    from tuplet.research.claims.report_json import study_json
+    from tuplet.research.claims.report import claims_report, report_html, report_json, report_markdown
 
-    report = study_report(plan, folder)
-    pages = {"md": study_markdown(report), "json": study_json(report), "html": study_page(report)}
+    report = claims_report(plan, folder)
+    pages = {"md": report_markdown(report), "json": report_json(report), "html": report_html(report)}
     files = [folder / f"report.{kind}" for kind in pages]
     for file, text in zip(files, pages.values(), strict=True):
         write_atomically(file, text.encode("utf-8", errors="replace"))
@@ -265,7 +261,7 @@ def _which_and_on(arguments: Sequence[str]) -> tuple[str, str, list[str]]:
 
 def _base(on: str) -> RunConfig:
     if on == "glyphs":
-        from tuplet.research.claims.catalogue import glyphs
+        from tuplet.research.claims.plan import glyphs
 
         return glyphs()
     if on.endswith((".yaml", ".yml")):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tuplet.data.splits import Split
     from tuplet.research.queue import Storage
-    from tuplet.research.tuning.outcome import Outcome
+    from tuplet.research.tuning.report import SearchResult
     from tuplet.research.tuning.search import Search
     from tuplet.research.tuning.space import Space
     from tuplet.training.run_folder import EpochReport, Run
@@ -100,8 +100,7 @@ def tune(arguments: list[str]) -> None:
     require_extra("tune", "optuna", "plotly", "psycopg")
     search = _search(chosen)
     from tuplet.data.load import load_data
-    from tuplet.research.tuning.outcome import outcome_of, write_outcome
-    from tuplet.research.tuning.report import write_search_report
+    from tuplet.research.tuning.report import result_of, write_result, write_search_report
     from tuplet.training.devices import launch
 
     fabric = launch(search.config)
@@ -109,8 +108,8 @@ def tune(arguments: list[str]) -> None:
     storage, study = say_trials(
         search, fabric=fabric, images=images, go_on=f"the same command with --to {search.folder} goes on"
     )
-    outcome = outcome_of(search, study, fabric=fabric, images=images)
-    file = write_outcome(search, outcome)
+    outcome = result_of(search, study, fabric=fabric, images=images)
+    file = write_result(search, outcome)
     command = shlex.join(["tuplet", "tune", *arguments])
     write_search_report(search, study, outcome, storage=storage.name, command=command)
     say_outcome(search, outcome)
@@ -143,13 +142,12 @@ def _search(chosen: TuneArguments) -> Search:
 
 def _space(asked: Sequence[str], config: RunConfig) -> Space:
     """The spaces that were asked for, later ones in place of earlier ones."""
-    from tuplet.research.tuning.space import Dimension, dimension
-    from tuplet.research.tuning.spaces import study_space, wide_space
+    from tuplet.research.tuning.space import Dimension, dimension, paper_space, wide_space
 
     space: dict[str, Dimension] = {}
     for text in asked or ("wide",):
         if text in ("wide", "paper"):
-            space |= wide_space(config) if text == "wide" else study_space(config)
+            space |= wide_space(config) if text == "wide" else paper_space(config)
         else:
             path, values = dimension(text, config)
             space[path] = values
@@ -171,9 +169,9 @@ def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> 
     Raises:
         InputError: (a ValueError) as `run_trials` does.
     """
-    from tuplet.research.tuning.search import open_study, run_trials
+    from tuplet.research.tuning.search import open_search, run_trials
 
-    storage, study = open_study(search)
+    storage, study = open_search(search)
     print(f"\nsearch    {study.study_name} in {storage.name}")
     for path, values in search.space.items():
         print(f"          {path} = {values}")
@@ -190,7 +188,7 @@ def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> 
     return storage, study
 
 
-def say_outcome(search: Search, outcome: Outcome) -> None:
+def say_outcome(search: Search, outcome: SearchResult) -> None:
     """Nothing; prints the best trials beside the recipe's own settings, and how to read them."""
     from rich.console import Console
     from rich.table import Table
@@ -266,11 +264,11 @@ class LiveTable:
 
     def ended(self, trial: FrozenTrial) -> None:
         """Print a trial that has ended here."""
-        from tuplet.research.tuning.report import outcome, setting
+        from tuplet.research.tuning.report import setting, trial_outcome
         from tuplet.research.tuning.search import finished_trials
 
         best = finished_trials(self._study)
-        line = f"trial {trial.number:>3}  {outcome(trial):>9}  "
+        line = f"trial {trial.number:>3}  {trial_outcome(trial):>9}  "
         line += ", ".join(setting(path, value) for path, value in trial.params.items())
         began, ended = trial.datetime_start, trial.datetime_complete
         if began is not None and ended is not None:
@@ -289,7 +287,7 @@ class LiveTable:
         from rich.console import Group
         from rich.table import Table
 
-        from tuplet.research.tuning.report import outcome, value_text
+        from tuplet.research.tuning.report import trial_outcome, value_text
         from tuplet.research.tuning.search import finished_trials
 
         search = self._search
@@ -302,5 +300,5 @@ class LiveTable:
             table.add_column(column.rsplit(".", 1)[-1], justify="right")
         for trial in finished_trials(self._study)[:_SHOWN]:
             values = (value_text(trial.params[path]) for path in search.space)
-            table.add_row(str(trial.number), outcome(trial), *values)
+            table.add_row(str(trial.number), trial_outcome(trial), *values)
         return Group(said, table)

@@ -19,15 +19,14 @@ from lightning_fabric import Fabric
 
 from tuplet.config import RunConfig
 from tuplet.errors import InputError, counted
-from tuplet.research.claims.catalogue import base_of
 from tuplet.research.claims.claim import Axis, Base, Claim
-from tuplet.research.claims.contrast import Point, point_title
-from tuplet.research.claims.plan import Entry, Job, Plan, jobs_of, run_key
+from tuplet.research.claims.plan import Entry, Job, Plan, base_of, jobs_of, run_key
+from tuplet.research.claims.rules import Point, point_title
 from tuplet.research.claims.running import (
     FAULTS_OF_A_RUN,
     POLL_SECONDS,
     epochs_of,
-    in_a_line,
+    failure_reason,
     is_lasting,
     is_trained_now,
     run_folder,
@@ -58,7 +57,7 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
-def within(
+def fit_to_budget(
     plan: Plan,
     entries: Sequence[Entry],
     budget: float,
@@ -103,13 +102,13 @@ def within(
                     pilot, folder, fabric=fabric, images=images, on_epoch=on_epoch, waiting=waiting
                 )
             except FAULTS_OF_A_RUN as error:
-                why = in_a_line(error)
+                why = failure_reason(error)
                 say(f"failed    {pilot.title}: {why}")
     if {plan.claims[entry.key].base for entry in entries} - set(speeds):
         raise InputError(
             f"no run could be timed for --budget ({why}); want settings that train, or no budget"
         )
-    fitting = fit(plan, entries, speeds, budget, folder, spent=time.monotonic() - began)
+    fitting = reduce_entries(plan, entries, speeds, budget, folder, spent=time.monotonic() - began)
     wanted = {job.key for job in jobs_of(plan, plan.including(fitting, "").entries.values())}
     unwanted = {pilot.key for pilot in pilots} - wanted  # such as one whose epochs are fewer now
     for name in _names_of_runs(folder) - before:
@@ -119,7 +118,7 @@ def within(
     return fitting
 
 
-def fit(
+def reduce_entries(
     plan: Plan,
     entries: Sequence[Entry],
     speeds: Mapping[Base, Speed],

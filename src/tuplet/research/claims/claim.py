@@ -11,8 +11,7 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import fields_by_path, override
 from tuplet.errors import InputError
 from tuplet.recipes.catalogue import with_loss
-from tuplet.research.claims.contrast import Point, point_title
-from tuplet.research.claims.rules import AtMostTimes, Rule
+from tuplet.research.claims.rules import AtMostTimes, Point, Rule, point_title
 
 Metric: TypeAlias = Literal["recall_at_1", "map_at_r", "seconds_per_image", "agreement"]
 """recall_at_1 and map_at_r of the epoch that counts, in [0, 1]; seconds_per_image of training, > 0;

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from tuplet.config import LossName, RunConfig
 from tuplet.research.claims.claim import Axis, Claim, Level, number_axis
-from tuplet.research.claims.contrast import falls_less, less
 from tuplet.research.claims.hist_study import LEAST_GAIN, consistent
-from tuplet.research.claims.rules import Above, AtMostTimes, Rule
+from tuplet.research.claims.rules import Above, AtMostTimes, Rule, falls_less, less
 
 _RIVALS: tuple[LossName, ...] = ("proxy-anchor", "multi-similarity")
 _NOT_IN_THE_STUDY = "Not looked at by the study"

@@ -155,8 +155,8 @@ def run_jobs(
         except torch.AcceleratorError:
             raise  # the device answers no run of this process any more
         except FAULTS_OF_A_RUN as error:
-            record_failure(folder, job, in_a_line(error), lasting=isinstance(error, DivergedError))
-            on_failure(job, in_a_line(error))
+            record_failure(folder, job, failure_reason(error), lasting=isinstance(error, DivergedError))
+            on_failure(job, failure_reason(error))
         return 1.0
 
     with storage_errors(storage.name), storage.lock(queue.study_name):
@@ -194,7 +194,7 @@ def epochs_of(
     return epochs_of_runs(job.config, where, fabric=fabric, images=images.of(job.config))
 
 
-def in_a_line(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """What an error says, in a line; of what is no message of ours, its kind and how it begins."""
     words = " ".join(str(error).split())
     if isinstance(error, InputError):

@@ -1,27 +1,167 @@
-"""The report of a search: one self-contained HTML page of its best trials, and what its settings matter."""
+"""The result of a search: the best settings as a recipe, their scores on the test classes, an HTML page."""
 
 from __future__ import annotations
 
+import json
 import shlex
+import statistics
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
+from lightning_fabric import Fabric
 from markupsafe import Markup
 from optuna import visualization
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
+from tuplet.config import RunConfig
+from tuplet.config.overrides import override
 from tuplet.data.files import write_atomically
+from tuplet.data.splits import Split
+from tuplet.errors import InputError
+from tuplet.evaluation.evaluate import embed_split, evaluate
 from tuplet.metrics.names import metric_title
 from tuplet.report.pages import page_template
-from tuplet.research.tuning.outcome import Outcome
-from tuplet.research.tuning.search import Search, ended_early
+from tuplet.research.tuning.search import Search, ended_early, finished_trials
 from tuplet.research.tuning.space import Value
+from tuplet.training.experiment import fold_folder
+from tuplet.training.run_folder import Run, write_config
+
+NUM_TESTED = 5
+
+
+@dataclass(frozen=True)
+class TestedTrial:
+    """A trial, and what its network measures on the test classes; never used to choose.
+
+    Attributes:
+        trial: with its value.
+        test: the metric on the test classes at the last epoch, the mean over folds; None where the run is on
+            another machine.
+    """
+
+    trial: FrozenTrial
+    test: float | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        trials: all that ended, in the order of their numbers.
+        best: the best few, the best first.
+        recipe: the recipe's own settings, where they were tried.
+        config: the search's config with the best trial's settings; of an oracle under a name that says so.
+    """
+
+    trials: tuple[FrozenTrial, ...]
+    best: tuple[TestedTrial, ...]
+    recipe: TestedTrial | None
+    config: RunConfig
+
+
+def result_of(search: Search, study: optuna.Study, *, fabric: Fabric, images: Split) -> SearchResult:
+    """What a search found; test images are embedded here for the first time.
+
+    Args:
+        search: its trials have ended.
+        study: theirs.
+        fabric: launched; one rank.
+        images: all of the config's.
+
+    Raises:
+        InputError: (a ValueError) no trial has a value.
+    """
+    finished = finished_trials(study)
+    if not finished:
+        raise InputError("no trial of the search has a value; want a space whose trainings come through")
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    best = finished[:NUM_TESTED]
+    recipe = next((trial for trial in finished if "recipe" in trial.user_attrs), None)
+    wanted = {trial.number: trial for trial in [*best, *([recipe] if recipe else [])]}
+    tested = {
+        number: TestedTrial(trial, _test_score(search, trial, fabric, images))
+        for number, trial in wanted.items()
+    }
+    # Whatever is trained with settings of an oracle carries its name.
+    name = {"name": f"{search.config.name}-oracle"} if search.objective == "oracle" else {}
+    return SearchResult(
+        tuple(ended),
+        tuple(tested[trial.number] for trial in best),
+        tested[recipe.number] if recipe else None,
+        override(search.config, {**best[0].params, **name}),
+    )
+
+
+def write_result(search: Search, outcome: SearchResult) -> Path:
+    """The recipe of the best settings, written with all trials beside it.
+
+    Args:
+        search: in whose folder best.yaml and trials.json are written.
+        outcome: what it found.
+    """
+    tested = {
+        one.trial.number: one.test for one in [*outcome.best, *([outcome.recipe] if outcome.recipe else [])]
+    }
+    rows = [
+        {
+            "number": trial.number,
+            "objective": search.objective,
+            "value": trial.value,
+            "test": tested.get(trial.number),
+            "settings": trial.params,
+            **{key: value for key, value in trial.user_attrs.items() if key not in ("folder", "host")},
+        }
+        for trial in outcome.trials
+    ]
+    file = search.folder / "best.yaml"
+    best = outcome.best[0].trial
+    where = "the test classes themselves: an oracle" if search.objective == "oracle" else "validation classes"
+    head = f"# Trial {best.number}, the best of {len(outcome.trials)} by {search.metric} on {where}.\n"
+    write_atomically(search.folder / "trials.json", (json.dumps(rows, indent=1) + "\n").encode())
+    write_atomically(file, (head + write_config(outcome.config)).encode())
+    return file
+
+
+def best_so_far(trials: Sequence[FrozenTrial]) -> list[float]:
+    """The best value after each trial, in the order of their numbers; one that ended early adds nothing."""
+    best, curve = 0.0, []
+    for trial in trials:
+        if not ended_early(trial) and trial.value is not None:
+            best = max(best, trial.value)
+        curve.append(best)
+    return curve
+
+
+def _test_score(search: Search, trial: FrozenTrial, fabric: Fabric, images: Split) -> float | None:
+    """The mean over folds of what the trial's last networks measure on the test images."""
+    number = int(trial.user_attrs["first_number"])
+    first = search.trial_folder(number)
+    scores = []
+    for fold in range(search.num_folds):
+        folder = first if fold == 0 else fold_folder(first, fold)
+        if not folder.exists():
+            return None
+        run = Run(folder)
+        last = run.reports()[-1].evaluation
+        if search.objective == "oracle" and last is not None:
+            scores.append(last.retrieval[search.metric])
+            continue
+        network = fabric.setup_module(run.embedder()).eval()
+        workers = run.config.compute.num_workers
+        queries, gallery = embed_split(network, images, run.config.data, fabric=fabric, num_workers=workers)
+        measured = evaluate(queries, search.config.evaluation, clustering=False, gallery=gallery)
+        scores.append(measured.retrieval[search.metric])
+    return statistics.fmean(scores)
+
 
 # Optuna's figures come in one set of colours; grey words on no ground can be read by day and by night.
 _LAYOUT: dict[str, Any] = {
@@ -38,7 +178,7 @@ _LAYOUT: dict[str, Any] = {
 
 
 def write_search_report(
-    search: Search, study: optuna.Study, outcome: Outcome, *, storage: str, command: str
+    search: Search, study: optuna.Study, outcome: SearchResult, *, storage: str, command: str
 ) -> None:
     """Nothing; report.html in the search's folder then needs no other file and no network.
 
@@ -54,7 +194,7 @@ def write_search_report(
     write_atomically(search.folder / "report.html", page.encode("utf-8", errors="replace"))
 
 
-def _content(search: Search, study: optuna.Study, outcome: Outcome) -> dict[str, Any]:
+def _content(search: Search, study: optuna.Study, outcome: SearchResult) -> dict[str, Any]:
     trials = outcome.trials
     seconds = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
     rows = list(outcome.best)
@@ -164,7 +304,7 @@ def value_text(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def outcome(trial: FrozenTrial) -> str:
+def trial_outcome(trial: FrozenTrial) -> str:
     """What became of a trial: its value in percent, or a word."""
     if "diverged" in trial.user_attrs:
         return "diverged"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
+import numpy as np
 import optuna
 from lightning_fabric import Fabric
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from tuplet.config import RunConfig
@@ -21,11 +24,55 @@ from tuplet.data.splits import Split
 from tuplet.errors import InputError
 from tuplet.metrics.names import retrieval_names
 from tuplet.research.queue import Storage, first_number, sqlite_url, storage_errors, work
-from tuplet.research.tuning.samplers import PrunerName, SamplerName, pruner_of, sampler_of
 from tuplet.research.tuning.space import Choice, Space, require_space, settings_in, suggest
 from tuplet.training.experiment import ImageCache, epochs_of_runs, fold_folder, fold_of
 from tuplet.training.run_folder import EpochReport, Run
 from tuplet.training.session import DivergedError
+
+SamplerName = Literal["gp", "tpe", "random", "grid"]
+PrunerName = Literal["none", "median", "hyperband"]
+
+
+def sampler_of(name: SamplerName, space: Space, *, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial.
+
+    Each trial has one of its own, so that workers differ, and a search that is gone on with does not repeat
+    what it drew.
+
+    Args:
+        name: gp: Gaussian process, after ten random trials; tpe: tree-structured Parzen estimators, likewise;
+            random; grid: every combination of the lists.
+        space: lists alone, for a grid.
+        seed: of the search, >= 0.
+        number: of the trial, >= 0.
+    """
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=own)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(seed=own, multivariate=True)
+        if name == "random":
+            return optuna.samplers.RandomSampler(seed=own)
+        lists = {path: one.values for path, one in space.items() if isinstance(one, Choice)}
+        return optuna.samplers.GridSampler(lists, seed=seed)
+
+
+def pruner_of(name: PrunerName, *, num_epochs: int) -> optuna.pruners.BasePruner:
+    """The pruner of a search.
+
+    Args:
+        name: median: ends what is below the median of earlier trials at the same epoch; hyperband: brackets
+            of successive halving; none: ends nothing.
+        num_epochs: of a whole trial, all its folds together, >= 1.
+    """
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=num_epochs)
+    return optuna.pruners.NopPruner()
+
 
 Objective = Literal["validation", "oracle"]
 
@@ -109,7 +156,7 @@ class Search:
         return self.folder / "trials" / f"{number:04d}"
 
 
-def open_study(search: Search) -> tuple[Storage, optuna.Study]:
+def open_search(search: Search) -> tuple[Storage, optuna.Study]:
     """The study of a search, and the storage that it is in: new, or as other workers have left it.
 
     Raises:
@@ -158,9 +205,9 @@ def run_trials(
         waiting: told of the number of trials that run elsewhere, when no other is left to begin.
 
     Raises:
-        InputError: (a ValueError) as `open_study` and `train` do.
+        InputError: (a ValueError) as `open_search` and `train` do.
     """
-    storage, study = open_study(search)
+    storage, study = open_search(search)
     cached = ImageCache(search.config, images)
 
     def prepare(study: optuna.Study, number: int) -> None:

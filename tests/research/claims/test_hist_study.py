@@ -11,12 +11,11 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.errors import InputError
 from tuplet.recipes.catalogue import recipe
-from tuplet.research.claims import published
-from tuplet.research.claims.catalogue import base_of, chosen_claims, claims_of, glyphs
+from tuplet.research.claims import hist_study
 from tuplet.research.claims.claim import Axis, Claim, Level, number_axis
-from tuplet.research.claims.contrast import less
-from tuplet.research.claims.hist_study import MARGIN, printed, temperature
-from tuplet.research.claims.rules import Above, AtMostTimes, Within
+from tuplet.research.claims.hist_study import MARGIN, published_values, temperature
+from tuplet.research.claims.plan import base_of, claims_of, glyphs, selected_claims
+from tuplet.research.claims.rules import Above, AtMostTimes, Within, less
 
 KEYS = [
     *("1", "2", "3", "4", "5", "sizes", "distances"),
@@ -30,25 +29,25 @@ def tables(shared: Path):
 
 
 def test_constants_are_the_study_s_tables(tables) -> None:
-    for backbone, by_data in published.TABLE_2_ORIGINAL.items():
+    for backbone, by_data in hist_study.TABLE_2_ORIGINAL.items():
         for data, setting in by_data.items():
             row = tables["table2_original_and_tuned"][backbone][data]
             assert (setting.tau, setting.alpha, setting.lambda_s) == tuple(
                 row[name][0] for name in ("tau", "alpha", "lambda_s")
             )
     table_3 = tables["table3_percent"]
-    assert {data: list(names) for data, names in published.TABLE_3_COLUMNS.items()} == table_3["columns"]
-    for backbone, methods in published.TABLE_3.items():
+    assert {data: list(names) for data, names in hist_study.TABLE_3_COLUMNS.items()} == table_3["columns"]
+    for backbone, methods in hist_study.TABLE_3.items():
         found = {m: {data: list(row) for data, row in rows.items()} for m, rows in methods.items()}
         assert found == table_3[backbone]
-    distances = {name: list(row) for name, row in published.TABLE_4.items()}
+    distances = {name: list(row) for name, row in hist_study.TABLE_4.items()}
     assert distances == tables["table4_distances_cars_resnet50"]
-    for backbone, hours in published.TABLE_7.items():
+    for backbone, hours in hist_study.TABLE_7.items():
         assert hours == tables["table7_gpu_hours_v100"][backbone]
     sizes = tables["figure3a_cars_resnet50_r1"]["embedding_by_hidden"]
-    assert {str(d): {str(h): v for h, v in row.items()} for d, row in published.FIGURE_3A.items()} == sizes
+    assert {str(d): {str(h): v for h, v in row.items()} for d, row in hist_study.FIGURE_3A.items()} == sizes
     weights = tables["figure3b_cars_resnet50_r1"]["lambda_s_by_tau"]
-    assert {str(w): {str(t): v for t, v in row.items()} for w, row in published.FIGURE_3B.items()} == weights
+    assert {str(w): {str(t): v for t, v in row.items()} for w, row in hist_study.FIGURE_3B.items()} == weights
 
 
 def test_original_settings_are_those_of_the_original_recipes() -> None:
@@ -139,9 +138,9 @@ def test_rules_say_of_the_study_s_own_numbers_what_facts_say() -> None:
         return rule.judge({p: dict.fromkeys(range(3), v) for p, v in numbers.items()}, range(3)).outcome
 
     cars = recipe("cars-resnet50")
-    assert outcome("sizes", printed(claims_of(cars)["sizes"], cars)) == "holds"
-    assert outcome("distances", printed(claims_of(cars)["distances"], cars)) == "does not hold"
-    assert outcome("4", printed(temperature(), cars)) == "holds"
+    assert outcome("sizes", published_values(claims_of(cars)["sizes"], cars)) == "holds"
+    assert outcome("distances", published_values(claims_of(cars)["distances"], cars)) == "does not hold"
+    assert outcome("4", published_values(temperature(), cars)) == "holds"
     layers = {
         (f"L = {n}",): value for n, value in zip(range(1, 6), (0.89, 0.9, 0.87, 0.87, 0.87), strict=True)
     }
@@ -150,28 +149,30 @@ def test_rules_say_of_the_study_s_own_numbers_what_facts_say() -> None:
 
 def test_printed_numbers_stand_beside_the_study_s_data_only() -> None:
     cars, cub = recipe("cars-resnet50"), recipe("cub-bn-inception")
-    assert printed(claims_of(cars)["4"], cars)[("tau = 8", "lambda_s = 1.5")] == pytest.approx(0.7863)
-    assert printed(claims_of(cars)["sizes"], cars)[("D = 1,024", "h = 256")] == pytest.approx(0.8867)
-    assert printed(claims_of(cub)["4"], cub) == {}
-    assert printed(claims_of(cub)["5"], cub)[("hist",)] == pytest.approx(0.700)
-    assert printed(claims_of(cub)["5"], cub)[("hist, original settings",)] == pytest.approx(0.687)
+    assert published_values(claims_of(cars)["4"], cars)[("tau = 8", "lambda_s = 1.5")] == pytest.approx(
+        0.7863
+    )
+    assert published_values(claims_of(cars)["sizes"], cars)[("D = 1,024", "h = 256")] == pytest.approx(0.8867)
+    assert published_values(claims_of(cub)["4"], cub) == {}
+    assert published_values(claims_of(cub)["5"], cub)[("hist",)] == pytest.approx(0.700)
+    assert published_values(claims_of(cub)["5"], cub)[("hist, original settings",)] == pytest.approx(0.687)
     for claim in claims_of(glyphs()).values():
-        assert printed(claim, glyphs()) == {}
+        assert published_values(claim, glyphs()) == {}
     for key in ("4", "sizes", "distances", "5"):
         claim = claims_of(cars)[key]
-        assert set(printed(claim, cars)) <= set(claim.points)
+        assert set(published_values(claim, cars)) <= set(claim.points)
 
 
 def test_the_margin_lies_between_what_the_study_calls_alike_and_a_fall() -> None:
-    at_24 = [row[24] for row in published.FIGURE_3B.values()]
+    at_24 = [row[24] for row in hist_study.FIGURE_3B.values()]
     assert (max(at_24) - min(at_24)) / 100 < MARGIN < 0.03
 
 
 def test_chosen_claims() -> None:
-    assert [one.key for one in chosen_claims("all", glyphs())] == KEYS
-    assert [one.key for one in chosen_claims("3, 1,3", glyphs())] == ["3", "1"]
+    assert [one.key for one in selected_claims("all", glyphs())] == KEYS
+    assert [one.key for one in selected_claims("3, 1,3", glyphs())] == ["3", "1"]
     with pytest.raises(InputError, match="there is no claim '6'; want all, or some of 1,2,3"):
-        chosen_claims("1,6", glyphs())
+        selected_claims("1,6", glyphs())
 
 
 LAYERS = number_axis("layers", "L", "loss.num_layers", (1, 2, 3))

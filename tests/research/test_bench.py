@@ -15,7 +15,7 @@ from tuplet.config.overrides import override
 from tuplet.data.load import load_data
 from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.recipes.catalogue import with_loss
-from tuplet.research.bench.cells import Protocol, best_trial, search_of, trials
+from tuplet.research.bench import Protocol, best_trial, search_of, trials
 from tuplet.research.tuning.search import run_trials
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run

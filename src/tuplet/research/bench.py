@@ -1,0 +1,482 @@
+"""Compare losses under one protocol: the trainings, what they measure, and the page of results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from lightning_fabric import Fabric
+from optuna.trial import TrialState
+from torch import Tensor, nn
+
+from tuplet.config import LossName, RunConfig
+from tuplet.config.overrides import override
+from tuplet.data.splits import Split
+from tuplet.errors import InputError
+from tuplet.evaluation.evaluate import EvalReport, embed_split, evaluate
+from tuplet.metrics.intervals import (
+    SeedMean,
+    class_totals,
+    holm,
+    interval_of_share,
+    seed_mean,
+    sign_flips,
+)
+from tuplet.metrics.names import headline_metric, metric_title
+from tuplet.metrics.retrieval import retrieval_scores, score_columns
+from tuplet.models.embedder import Embedder
+from tuplet.research.tuning.search import SamplerName, Search, open_search
+from tuplet.research.tuning.space import wide_space
+from tuplet.training.environment import short_commit
+from tuplet.training.experiment import epochs_of_runs, seed_folder, select
+from tuplet.training.run_folder import EpochReport, Run
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What every loss of a comparison gets alike.
+
+    Attributes:
+        losses: the configs to compare, by loss, alike but for the loss and what it needs; the first is the
+            one that the others are held against.
+        num_trials: settings tried for each loss on validation classes, >= 1; the first are the config's own,
+            and 1 tries none.
+        num_seeds: final trainings of each loss, >= 1.
+        metric: of the validation classes, by which the settings are chosen: a name in `EvalReport.retrieval`.
+        folder: where the runs are.
+        sampler: where the other settings come from; the spaces are `wide_space`.
+    """
+
+    losses: Mapping[LossName, RunConfig]
+    num_trials: int
+    num_seeds: int
+    metric: str
+    folder: Path
+    sampler: SamplerName = "gp"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried for a loss.
+
+    Attributes:
+        changes: new values by dotted path; none for the config's own settings.
+        value: the metric on the validation classes, in [0, 1]; None where the training diverged.
+        seconds: of training.
+    """
+
+    changes: dict[str, Any]
+    value: float | None
+    seconds: float
+
+
+def train_loss(
+    protocol: Protocol, name: LossName, *, fabric: Fabric, images: Split
+) -> Iterator[tuple[Run, EpochReport]]:
+    """Each epoch as it ends, with its run, of one loss's seeds with the settings that its search found.
+
+    What is finished in the protocol's folder is not repeated.
+
+    Raises:
+        InputError: (a ValueError) as `train` does; every trial diverged.
+    """
+    config = override(protocol.losses[name], best_trial(protocol, name).changes)
+    for seed in range(protocol.num_seeds):
+        yield from epochs_of_runs(
+            replace(config, seed=seed), run_folder(protocol, name, seed), fabric=fabric, images=images
+        )
+
+
+def search_of(protocol: Protocol, name: LossName) -> Search:
+    """The search of one loss: its own settings first, then what the sampler draws from wide ranges."""
+    config = protocol.losses[name]
+    return Search(
+        config,
+        wide_space(config),
+        protocol.folder / name,
+        num_trials=protocol.num_trials,
+        metric=protocol.metric,
+        sampler=protocol.sampler,
+        study=f"bench-{name}",
+    )
+
+
+def trials(protocol: Protocol, name: LossName) -> list[Trial]:
+    """The settings that were tried for a loss, in order; empty where there was nothing to choose."""
+    if protocol.num_trials == 1:
+        return []
+    tried = []
+    for trial in open_search(search_of(protocol, name))[1].get_trials():
+        if trial.state == TrialState.COMPLETE:
+            changes = {} if "recipe" in trial.user_attrs else dict(trial.params)
+            value = None if "diverged" in trial.user_attrs else trial.value
+            tried.append(Trial(changes, value, trial.user_attrs["seconds"]))
+    return tried
+
+
+def best_trial(protocol: Protocol, name: LossName) -> Trial:
+    """The trial of a loss that was best on the validation classes, the first of equals.
+
+    Raises:
+        InputError: (a ValueError) every trial diverged.
+    """
+    if protocol.num_trials == 1:
+        return Trial({}, None, 0.0)
+    finished = [(one.value, one) for one in trials(protocol, name) if one.value is not None]
+    if not finished:
+        raise InputError(
+            f"every trial of {name} diverged; want one that does not: lower optimizer.lr_backbone"
+        )
+    return max(finished, key=lambda one: one[0])[1]
+
+
+def finished_runs(protocol: Protocol, name: LossName) -> Sequence[Run]:
+    """The final trainings of a loss, a run a seed."""
+    return [Run(run_folder(protocol, name, seed)) for seed in range(protocol.num_seeds)]
+
+
+def run_folder(protocol: Protocol, name: LossName, seed: int) -> Path:
+    """Where the final training of a loss with one seed is."""
+    return seed_folder(protocol.folder / name, seed)
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """One loss over its seeds.
+
+    Attributes:
+        name: of the loss.
+        trials: settings that were tried; empty where nothing was chosen.
+        changes: the chosen settings, by dotted path, where they are not the published ones.
+        labels: which epoch counts and why, by seed.
+        metrics: retrieval metrics, "nmi" and "ami" where they were measured, in [0, 1].
+        train_seconds: of each final training, folds for choosing its epochs left out.
+        trial_seconds: of all trials together.
+        environments: of the final trainings.
+    """
+
+    name: LossName
+    trials: tuple[Trial, ...]
+    changes: dict[str, Any]
+    labels: tuple[str, ...]
+    metrics: dict[str, SeedMean]
+    train_seconds: SeedMean
+    trial_seconds: float
+    environments: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a loss is from the first one, in one metric.
+
+    Attributes:
+        name: of the loss.
+        metric: its name.
+        over_seeds: the loss less the first one, seed by seed, with the paired t interval and test.
+        p_over_seeds: of that test, adjusted by Holm for the number of losses; None for a single seed.
+        p_over_classes: of swapping the two losses, averaged over seeds, in any test class (`sign_flips`),
+            adjusted likewise; None with selection oracle, whose networks are not kept.
+    """
+
+    name: LossName
+    metric: str
+    over_seeds: SeedMean
+    p_over_seeds: float | None
+    p_over_classes: float | None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Everything that a comparison found.
+
+    Attributes:
+        frozen: what the backbone's pooled features measure before any training.
+        losses: in the protocol's order.
+        differences: of every loss but the first, by metric.
+    """
+
+    frozen: EvalReport
+    losses: tuple[LossResult, ...]
+    differences: tuple[Difference, ...]
+
+
+def compare_losses(protocol: Protocol, *, fabric: Fabric, images: Split) -> BenchResult:
+    """What the finished runs of a protocol found.
+
+    Args:
+        protocol: whose runs are finished, all of them.
+        fabric: launched; one rank.
+        images: all of them, as `load_data` gives them.
+    """
+    losses = tuple(_loss_result(protocol, name) for name in protocol.losses)
+    config = next(iter(protocol.losses.values()))
+    names = list(protocol.losses)
+    metrics = [metric for metric in losses[0].metrics if metric not in ("nmi", "ami")]
+    columns = None
+    if config.evaluation.selection != "oracle":
+        columns = [_mean_columns(protocol, name, metrics, fabric, images) for name in names]
+    p_over_classes = None if columns is None else _swap_tests(columns)
+    differences = []
+    for place, metric in enumerate(metrics):
+        over_seeds = [_seed_difference(losses[0], other, metric) for other in losses[1:]]
+        p_values = [one.p_value for one in over_seeds if one.p_value is not None]
+        adjusted = holm(p_values) if p_values else [None] * len(over_seeds)
+        for row, other in enumerate(losses[1:]):
+            p_classes = None if p_over_classes is None else p_over_classes[place][row]
+            differences.append(Difference(other.name, metric, over_seeds[row], adjusted[row], p_classes))
+    return BenchResult(frozen_backbone(config, fabric=fabric, images=images), losses, tuple(differences))
+
+
+def frozen_backbone(config: RunConfig, *, fabric: Fabric, images: Split) -> EvalReport:
+    """What the backbone measures on the test images before any training, without the embedding layer.
+
+    Args:
+        config: its model, with its pooling, and its data and evaluation.
+        fabric: launched; one rank.
+        images: whose test images search the gallery, or themselves.
+    """
+    torch.manual_seed(config.seed)
+    network = fabric.setup_module(_Pooled(Embedder(**asdict(config.model)))).eval()
+    workers = config.compute.num_workers
+    queries, gallery = embed_split(network, images, config.data, fabric=fabric, num_workers=workers)
+    return evaluate(queries, config.evaluation, clustering=True, gallery=gallery, intervals=True)
+
+
+class _Pooled(nn.Module):
+    def __init__(self, network: Embedder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network.pooled(pixels)
+
+
+def _loss_result(protocol: Protocol, name: LossName) -> LossResult:
+    runs = finished_runs(protocol, name)
+    reports = [run.reports() for run in runs]
+    chosen = [select(run.config, epochs) for run, epochs in zip(runs, reports, strict=True)]
+    values: dict[str, list[float]] = {metric: [] for metric in chosen[0].evaluation.retrieval}
+    for one in chosen:
+        for metric, value in one.evaluation.retrieval.items():
+            values[metric].append(value)
+        clusters = one.evaluation.clustering
+        if clusters is not None:
+            values.setdefault("nmi", []).append(clusters.nmi_mean)
+            values.setdefault("ami", []).append(clusters.ami_mean)
+    tried = tuple(trials(protocol, name))
+    return LossResult(
+        name,
+        tried,
+        best_trial(protocol, name).changes,
+        tuple(one.label for one in chosen),
+        {metric: seed_mean(of_seeds) for metric, of_seeds in values.items()},
+        seed_mean([sum(epoch.train_seconds for epoch in epochs) for epochs in reports]),
+        sum(one.seconds for one in tried),
+        tuple(run.read_json(run.environment_file) for run in runs),
+    )
+
+
+def _seed_difference(first: LossResult, other: LossResult, metric: str) -> SeedMean:
+    pairs = zip(first.metrics[metric].values, other.metrics[metric].values, strict=True)
+    return seed_mean([value - of_first for of_first, value in pairs])
+
+
+def _mean_columns(
+    protocol: Protocol, name: LossName, metrics: Sequence[str], fabric: Fabric, images: Split
+) -> tuple[Float64[np.ndarray, "n M"], Int64[np.ndarray, " n"]]:
+    """What each query adds to each metric on average over the seeds, and the queries' classes."""
+    columns = []
+    for run in finished_runs(protocol, name):
+        network = fabric.setup_module(run.embedder()).eval()
+        workers = run.config.compute.num_workers
+        queries, gallery = embed_split(network, images, run.config.data, fabric=fabric, num_workers=workers)
+        scores = retrieval_scores(
+            queries.embeddings,
+            queries.labels,
+            most_before=max(run.config.evaluation.recall_at),
+            gallery=None if gallery is None else gallery.embeddings,
+            gallery_labels=None if gallery is None else gallery.labels,
+        )
+        columns.append(score_columns(scores, metrics))
+        classes = queries.labels[scores.queries.cpu().numpy()]
+    return np.mean(columns, axis=0), classes
+
+
+def _swap_tests(
+    columns: Sequence[tuple[Float64[np.ndarray, "n M"], Int64[np.ndarray, " n"]]],
+) -> list[tuple[float, ...]]:
+    """By metric, the adjusted p-values of every loss but the first."""
+    (first, classes), *others = columns
+    p_values = [sign_flips(class_totals(one - first, classes)[0]).p_values for one, _ in others]
+    return [holm(of_metric) for of_metric in zip(*p_values, strict=True)]
+
+
+def comparison_page(protocol: Protocol, result: BenchResult, *, command: str) -> str:
+    """The comparison as a page of Markdown: scores, differences, settings, cost, and how to read them.
+
+    Args:
+        protocol: what every loss got.
+        result: what it found.
+        command: that wrote the page.
+    """
+    config = next(iter(protocol.losses.values()))
+    frozen = result.frozen
+    metrics = list(frozen.retrieval)
+    headline = headline_metric(frozen.retrieval) or metrics[0]
+    shown = [headline, "map_at_r"]
+    gallery = "" if frozen.num_gallery is None else f" in a gallery of {frozen.num_gallery:,}"
+    seeds = f"Seeds 0..{protocol.num_seeds - 1}" if protocol.num_seeds > 1 else "Seed 0 only: no intervals"
+    return "\n".join(
+        [
+            f"# Losses compared: {config.name}",
+            "",
+            f"{frozen.num_images:,} test images of {frozen.num_classes:,} classes never trained on,"
+            f" {frozen.num_queries:,} queries{gallery}. {seeds}.",
+            f"Selection: {_selection(result)}.",
+            _settings_line(protocol),
+            "",
+            *_score_table(protocol, result, shown),
+            "",
+            *_difference_table(result, shown),
+            *_setting_table(protocol, result),
+            *_cost_table(protocol, result),
+            *_environment(result),
+            "",
+            f"    {command}",
+            "",
+        ]
+    )
+
+
+def _selection(result: BenchResult) -> str:
+    labels = sorted({label for loss in result.losses for label in loss.labels})
+    return labels[0] if len(labels) == 1 else "an epoch of its own for each run (comparison.json names it)"
+
+
+def _settings_line(protocol: Protocol) -> str:
+    if protocol.num_trials == 1:
+        return "Settings: as published, nothing tried."
+    folds = next(iter(protocol.losses.values())).evaluation.validation_folds
+    return (
+        f"Settings: the best of {protocol.num_trials} trials a loss by {metric_title(protocol.metric)} on"
+        f" validation classes, fold 0 of {folds} of the training classes; never on test classes."
+    )
+
+
+def _score_table(protocol: Protocol, result: BenchResult, shown: Sequence[str]) -> list[str]:
+    clusters = "nmi" in result.losses[0].metrics
+    rows = [
+        f"| % | {' | '.join(f'{metric_title(m)} | 95 %' for m in shown)} |{' NMI | AMI |' * clusters}",
+        f"| --- |{' ---: | --- |' * len(shown)}{' ---: | ---: |' * clusters}",
+    ]
+    for loss in result.losses:
+        cells = [f"{_spread(loss.metrics[m])} | {_interval(loss.metrics[m])}" for m in shown]
+        cells += [_spread(loss.metrics[m]) for m in ("nmi", "ami") if clusters]
+        rows.append(f"| {loss.name} | {' | '.join(cells)} |")
+    frozen = result.frozen
+    cells = [f"{100 * frozen.retrieval[m]:.1f} | " for m in shown]
+    if clusters:
+        both = frozen.clustering
+        cells += ["", ""] if both is None else [f"{100 * both.nmi_mean:.1f}", f"{100 * both.ami_mean:.1f}"]
+    rows.append(f"| {_frozen_title(protocol)} | {' | '.join(cells)} |")
+    return rows
+
+
+def _frozen_title(protocol: Protocol) -> str:
+    model = next(iter(protocol.losses.values())).model
+    return "pretrained backbone, frozen" if model.pretrained else "untrained backbone"
+
+
+def _difference_table(result: BenchResult, shown: Sequence[str]) -> list[str]:
+    if not result.differences:
+        return []
+    first = result.losses[0].name
+    rows = [
+        f"Less {first}, in points: mean over seeds of the paired differences, its 95 % t interval, p of the"
+        " paired t test, and p of swapping the two losses in any test class.",
+        "",
+        f"| | {' | '.join(f'{metric_title(m)} | 95 % | p seeds | p classes' for m in shown)} |",
+        f"| --- |{' ---: | --- | ---: | ---: |' * len(shown)}",
+    ]
+    for loss in result.losses[1:]:
+        cells = [
+            _difference(one)
+            for metric in shown
+            for one in result.differences
+            if (one.name, one.metric) == (loss.name, metric)
+        ]
+        rows.append(f"| {loss.name} | {' | '.join(cells)} |")
+    others = len(result.losses) - 1
+    return [*rows, "", f"Both p are adjusted by Holm for the number of rows, {others}, metric by metric.", ""]
+
+
+def _difference(one: Difference) -> str:
+    low, high = one.over_seeds.low, one.over_seeds.high
+    interval = "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
+    p_values = f"{_p(one.p_over_seeds)} | {_p(one.p_over_classes)}"
+    return f"{100 * one.over_seeds.mean:+.1f} | {interval} | {p_values}"
+
+
+def _setting_table(protocol: Protocol, result: BenchResult) -> list[str]:
+    if protocol.num_trials == 1:
+        return []
+    rows = [
+        f"| settings | {metric_title(protocol.metric)} on validation classes: first trial | best | changed |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for loss in result.losses:
+        values = [trial.value for trial in loss.trials]
+        best = max((value for value in values if value is not None), default=None)
+        changes = ", ".join(f"{path}={value}" for path, value in loss.changes.items()) or "nothing"
+        rows.append(f"| {loss.name} | {_percent(values[0])} | {_percent(best)} | {changes} |")
+    firsts = "The first trial has the recipe's own settings of HIST, and each rival's published ones."
+    return [*rows, "", firsts, ""]
+
+
+def _cost_table(protocol: Protocol, result: BenchResult) -> list[str]:
+    gpus = any(environment.get("device") != "cpu" for environment in result.losses[0].environments)
+    hours = "GPU hours" if gpus else "hours"
+    rows = [f"| cost | training, minutes a seed | {hours}, seeds and trials |", "| --- | ---: | ---: |"]
+    for loss in result.losses:
+        ranks = int(loss.environments[0].get("ranks", 1)) if gpus else 1
+        total = ranks * (sum(loss.train_seconds.values) + loss.trial_seconds) / 3600
+        rows.append(f"| {loss.name} | {loss.train_seconds.mean / 60:.1f} | {total:.2f} |")
+    return [*rows, ""]
+
+
+def _environment(result: BenchResult) -> list[str]:
+    environments = [one for loss in result.losses for one in loss.environments]
+
+    def every(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(one.get(name, "unknown")) for one in environments))
+
+    commits = ", ".join(dict.fromkeys(map(short_commit, environments)))
+    return [
+        f"Wall-clock time of training alone. {every('processor')}, {every('cores')} cores,"
+        f" threads: {every('threads')}, device {every('device')}; torch {every('torch')}; commit {commits}."
+    ]
+
+
+def _spread(value: SeedMean) -> str:
+    std = "" if value.std is None else f" ± {100 * value.std:.1f}"
+    return f"{100 * value.mean:.1f}{std}"
+
+
+def _interval(value: SeedMean) -> str:
+    ends = interval_of_share(value)
+    return "" if ends is None else " to ".join(map(_percent, ends))
+
+
+def _percent(value: float | None) -> str:
+    return "diverged" if value is None else f"{100 * value:.1f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

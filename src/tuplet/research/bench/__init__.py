@@ -1,1 +1,0 @@
-"""Compare losses under one protocol."""
