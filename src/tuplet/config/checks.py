@@ -1,11 +1,87 @@
-"""What a setting must be, said in one line where it is not."""
+"""What a setting must be, and which numbers are taken for Python's own."""
 
 from __future__ import annotations
 
-from tuplet.errors import InputError
+import functools
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, TypeVar, final
+
+from tuplet.errors import SettingsError
+
+T = TypeVar("T")
 
 
 def require(condition: bool, name: str, value: object, wanted: str) -> None:
-    """Nothing; raises InputError, naming the field, its value and what is wanted."""
+    """Raise a `SettingsError` with the name of a setting, its value and what is wanted, unless it holds."""
     if not condition:
-        raise InputError(f"{name} is {value!r}; want {wanted}")
+        raise SettingsError(f"{name} is {value!r}; want {wanted}", subject=name, given=value, wanted=wanted)
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number of numpy, or a tensor without axes, as Python's own; anything else as it is.
+
+    Sizes are often computed from arrays, as `num_classes=labels.max() + 1` is, and numbers of numpy and torch
+    would fail later: JSON, YAML and many libraries take Python's only.
+
+    Args:
+        value: anything; of a tuple or a list, each item is converted.
+    """
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(plain_number, value))
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def whole_number(name: str, value: object, *, least: int = 1) -> int:
+    """Return a size as an int, or raise a `SettingsError` if it is no whole number or less than `least`."""
+    number = plain_number(value)
+    is_whole = isinstance(number, int)
+    require(is_whole and number >= least, name, value, f"{least} or more, a whole number")
+    return int(number)
+
+
+def number(name: str, value: object, allowed: Callable[[float], bool], wanted: str) -> float:
+    """Return a number as a float or an int, or raise a `SettingsError` if it is none or not allowed."""
+    plain = plain_number(value)
+    require(isinstance(plain, int | float) and allowed(plain), name, value, wanted)
+    return float(plain) if not isinstance(plain, int) else plain
+
+
+def takes_any_number(cls: type[T]) -> type[T]:
+    """Let a dataclass take numbers of numpy and torch for its fields, see `plain_number` (a decorator).
+
+    They are converted on the way into the constructor, since a frozen instance cannot be changed later.
+    """
+    construct = cls.__init__
+
+    @functools.wraps(construct)
+    def init(self: T, *args: object, **fields: object) -> None:
+        construct(self, *map(plain_number, args), **{name: plain_number(fields[name]) for name in fields})
+
+    cls.__init__ = init  # type: ignore[assignment]
+    return cls
+
+
+@final
+class Check:
+    """Checks of the fields of one section, in one line each.
+
+    Args:
+        values: the section.
+        prefix: what goes before the names of its fields in a message, such as "loss.".
+    """
+
+    def __init__(self, values: object, prefix: str = "") -> None:
+        self._values, self._prefix = values, prefix
+
+    def __call__(self, name: str, condition: bool, wanted: str) -> None:
+        """Raise a `SettingsError` that names the field, its value and what is wanted, unless it holds."""
+        require(condition, self._prefix + name, attrgetter(name)(self._values), wanted)
+
+    def at_least(self, least: int, *names: str, unit: str = "") -> None:
+        """Raise a `SettingsError` if one of the fields is neither None nor a whole number >= `least`."""
+        for name in names:
+            value = getattr(self._values, name)
+            whole = value is None or isinstance(value, int)
+            wanted = f"{least}{unit} or more" + ("" if whole else ", a whole number")
+            self(name, whole and (value is None or value >= least), wanted)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
 from pathlib import Path
 from typing import Literal
 
-from tuplet.config.checks import require
-from tuplet.errors import InputError
+from tuplet.config.checks import Check, takes_any_number
+from tuplet.errors import SettingsError
 
 Augmentation = Literal["crop-flip", "affine", "none"]
 Source = Literal["folder", "cub", "cars", "sop", "inshop", "torchvision", "table", "glyphs"]
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class DataConfig:
     """Which images, how they are split by class, and how they become batches."""
@@ -67,43 +68,47 @@ class DataConfig:
     """Which classes and which images are kept, >= 0; None: the run's seed."""
 
     @property
-    def resized_to(self) -> int:
-        """Short side before the centre crop at test, pixels: `resize`, or what follows from `image_size`."""
-        return self._following if self.resize is None else self.resize
-
-    @property
-    def _following(self) -> int:
+    def default_resize(self) -> int:
+        """Short side before the centre crop at test where `resize` is None, pixels."""
         return round(self.image_size * 256 / 224) if self.augmentation == "crop-flip" else self.image_size
 
+    @property
+    def resized_to(self) -> int:
+        """Short side before the centre crop at test, pixels."""
+        return self.default_resize if self.resize is None else self.resize
+
+    def __eq__(self, other: object) -> bool:
+        # None, and the number that it stands for, prepare the same images: files of runs hold the number.
+        return isinstance(other, DataConfig) and self._settled() == other._settled()
+
+    def __hash__(self) -> int:
+        return hash(self._settled())
+
+    def _settled(self) -> tuple[object, ...]:
+        """All fields, with the number in the place of `resize`."""
+        others = (getattr(self, field.name) for field in fields(self) if field.name != "resize")
+        return self.resized_to, *others
+
     def __post_init__(self) -> None:
-        if self.resize == self._following:
-            # Files of runs have the number: what is the same is to be equal, and to follow image_size alike.
-            object.__setattr__(self, "resize", None)
         if self.source == "glyphs" and self.root is not None:
-            raise InputError(
+            raise SettingsError(
                 "data.root is given, but data.source is glyphs, which needs none; want data.source=folder, or"
-                " data.root=None"
+                " data.root=None",
+                subject="data.root",
+                given=self.root,
             )
-        require(0 < self.train_fraction < 1, "data.train_fraction", self.train_fraction, "a share in (0, 1)")
-        for name in ("glyph_train_classes", "glyph_test_classes", "glyphs_per_class", "batch_size"):
-            require(getattr(self, name) >= 2, f"data.{name}", getattr(self, name), "2 or more")
-        for name in ("split_seed", "label_noise_seed", "imbalance_seed"):
-            seed = getattr(self, name)
-            require(seed is None or seed >= 0, f"data.{name}", seed, "0 or more")
-        require(0 <= self.label_noise < 1, "data.label_noise", self.label_noise, "a share in [0, 1)")
-        require(1 <= self.imbalance < inf, "data.imbalance", self.imbalance, "a finite ratio, 1 or more")
-        require(self.image_size >= 8, "data.image_size", self.image_size, "8 pixels or more")
-        require(
+        check = Check(self, "data.")
+        check("train_fraction", 0 < self.train_fraction < 1, "a share in (0, 1)")
+        check.at_least(2, "glyph_train_classes", "glyph_test_classes", "glyphs_per_class", "batch_size")
+        check.at_least(0, "split_seed", "label_noise_seed", "imbalance_seed")
+        check("label_noise", 0 <= self.label_noise < 1, "a share in [0, 1)")
+        check("imbalance", 1 <= self.imbalance < inf, "a finite ratio, 1 or more")
+        check.at_least(8, "image_size", unit=" pixels")
+        check(
+            "resize",
             self.resized_to >= self.image_size or self.augmentation != "crop-flip",
-            "data.resize",
-            self.resize,
             f"at least data.image_size = {self.image_size}, or data.resize=None, which follows it",
         )
-        require(self.images_per_class >= 1, "data.images_per_class", self.images_per_class, "1 or more")
-        if self.sampler == "per-class":
-            require(
-                self.batch_size % self.images_per_class == 0,
-                "data.images_per_class",
-                self.images_per_class,
-                f"a divisor of data.batch_size = {self.batch_size}",
-            )
+        check.at_least(1, "images_per_class")
+        divides = self.sampler != "per-class" or self.batch_size % self.images_per_class == 0
+        check("images_per_class", divides, f"a divisor of data.batch_size = {self.batch_size}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from tuplet.config.checks import require
+from tuplet.config.checks import Check, takes_any_number
 
 LossName = Literal[
     "hist",
@@ -22,7 +22,6 @@ Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
 Variance = Literal["learnt", "unit"]
 Implementation = Literal["auto", "chunked", "compiled", "plain"]
 
-
 SETTINGS_OF_RIVALS: dict[LossName, tuple[str, ...]] = {
     "hist": (),
     "proxy-anchor": ("margin", "scale"),
@@ -35,6 +34,7 @@ SETTINGS_OF_RIVALS: dict[LossName, tuple[str, ...]] = {
 }
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class LossConfig:
     """The loss: HIST (Eq. 1-6), or one that it is compared with."""
@@ -74,37 +74,23 @@ class LossConfig:
     """Centres a class of soft-triple, >= 1; None: as published."""
 
     def __post_init__(self) -> None:
-        require(self.tau > 0, "loss.tau", self.tau, "a number > 0")
-        require(
+        check = Check(self, "loss.")
+        check("tau", self.tau > 0, "a number > 0")
+        check(
+            "alpha",
             self.alpha > 0 or (self.alpha_control and self.alpha > -inf),
-            "loss.alpha",
-            self.alpha,
             "a number > 0; loss.alpha_control = True admits 0 and negative ones, as controls",
         )
-        require(
-            self.variance == "learnt" or self.distance == "mahalanobis",
-            "loss.variance",
-            self.variance,
-            f"learnt, for loss.distance = {self.distance} has no variance",
-        )
-        require(self.lambda_s >= 0, "loss.lambda_s", self.lambda_s, "a number >= 0")
-        require(self.hidden_dim >= 1, "loss.hidden_dim", self.hidden_dim, "1 or more")
-        require(self.num_layers >= 1, "loss.num_layers", self.num_layers, "1 or more")
-        require(0 < self.class_fraction <= 1, "loss.class_fraction", self.class_fraction, "a share in (0, 1]")
-        require(
-            self.class_fraction == 1 or self.implementation != "plain",
-            "loss.implementation",
-            self.implementation,
-            f"chunked, for loss.class_fraction = {self.class_fraction}",
-        )
-        for name in ("margin", "scale", "positive_scale", "num_centers"):
-            self._require_setting_of_rival(name)
-
-    def _require_setting_of_rival(self, name: str) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
+        has_variance = self.variance == "learnt" or self.distance == "mahalanobis"
+        check("variance", has_variance, f"learnt, for loss.distance = {self.distance} has no variance")
+        check("lambda_s", self.lambda_s >= 0, "a number >= 0")
+        check.at_least(1, "hidden_dim", "num_layers")
+        check("class_fraction", 0 < self.class_fraction <= 1, "a share in (0, 1]")
+        can_sample = self.class_fraction == 1 or self.implementation != "plain"
+        check("implementation", can_sample, f"chunked, for loss.class_fraction = {self.class_fraction}")
         have = SETTINGS_OF_RIVALS[self.name]
-        wanted = f"None, for {self.name} has {', '.join(have) or 'none of these settings'}"
-        require(name in have, f"loss.{name}", value, wanted)
-        require(value > 0, f"loss.{name}", value, "a number > 0")
+        for name in ("margin", "scale", "positive_scale", "num_centers"):
+            value = getattr(self, name)
+            none = f"None, for {self.name} has {', '.join(have) or 'none of these settings'}"
+            check(name, value is None or name in have, none)
+            check(name, value is None or value > 0, "a number > 0")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from tuplet.config.checks import require
+from tuplet.config.checks import Check, takes_any_number
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class OptimizerConfig:
     """The optimizer and its four parameter groups."""
@@ -33,18 +34,13 @@ class OptimizerConfig:
     """Largest norm of the joint gradient of network and loss, >= 0; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "lr_backbone",
-            "lr_embedding",
-            "lr_distributions",
-            "lr_hgnn",
-            "lr_proxies",
-            "weight_decay",
-            "clip_norm",
-        ):
-            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number >= 0")
+        check = Check(self, "optimizer.")
+        for field in fields(self):
+            if isinstance(field.default, float):
+                check(field.name, getattr(self, field.name) >= 0, "a number >= 0")
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class ScheduleConfig:
     """How long, and how the learning rates fall."""
@@ -69,18 +65,10 @@ class ScheduleConfig:
         return self.epochs if self.stop_after is None else self.stop_after
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "schedule.epochs", self.epochs, "1 or more")
-        require(
-            0 <= self.warmup_epochs <= self.epochs,
-            "schedule.warmup_epochs",
-            self.warmup_epochs,
-            f"0..{self.epochs}",
-        )
-        require(self.step_epochs >= 1, "schedule.step_epochs", self.step_epochs, "1 or more")
-        require(0 < self.step_gamma <= 1, "schedule.step_gamma", self.step_gamma, "a factor in (0, 1]")
-        require(
-            self.stop_after is None or max(1, self.warmup_epochs) <= self.stop_after <= self.epochs,
-            "schedule.stop_after",
-            self.stop_after,
-            f"{max(1, self.warmup_epochs)}..{self.epochs}",
-        )
+        check = Check(self, "schedule.")
+        check.at_least(1, "epochs")
+        check("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"0..{self.epochs}")
+        check.at_least(1, "step_epochs")
+        check("step_gamma", 0 < self.step_gamma <= 1, "a factor in (0, 1]")
+        first = max(1, self.warmup_epochs)
+        check("stop_after", first <= self.last_epoch <= self.epochs, f"{first}..{self.epochs}")

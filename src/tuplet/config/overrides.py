@@ -1,21 +1,22 @@
-"""Changing a config by dotted paths, and turning it into plain data and back."""
+"""Change a config by dotted paths, and turn it into plain data and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from tuplet.config import RunConfig
-from tuplet.errors import InputError
+from tuplet.config.checks import plain_number
+from tuplet.errors import SettingsError
 
 
 def fields_by_path(
     config_class: type[Any] = RunConfig, prefix: str = ""
 ) -> dict[str, dataclasses.Field[Any]]:
-    """Every field that can be set, by its dotted path: "loss.tau", "seed", ..."""
+    """Return every field that can be set, by its dotted path: "loss.tau", "seed", ..."""
     paths: dict[str, dataclasses.Field[Any]] = {}
     for item in dataclasses.fields(config_class):
         factory = item.default_factory
@@ -27,41 +28,36 @@ def fields_by_path(
 
 
 def override(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
-    """A copy of the config with some fields changed.
+    """Return a copy of the config with some fields changed, checked like any other.
 
     Args:
         config: where every other value comes from.
         changes: new values by dotted path, `{"loss.tau": 24, "data.root": "photos"}`.
 
-    Returns: a new config, checked like any other.
-
     Raises:
-        InputError: a path that does not exist (the nearest is named), or a value of the wrong type or range.
+        SettingsError: an unknown path (the nearest is named), or a value of the wrong type or range.
     """
-    paths = fields_by_path()
+    _require_known(changes)
     tree = _as_given(config)
     for path, value in changes.items():
-        if path not in paths:
-            nearest = difflib.get_close_matches(path, paths, n=1, cutoff=0.0)[0]
-            raise InputError(f"the config has no field {path!r}; want one that exists, perhaps {nearest!r}")
         *parents, leaf = path.split(".")
         node = tree
         for parent in parents:
             node = node[parent]
-        node[leaf] = value
+        node[leaf] = plain_number(value)
     return _checked(tree)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same config with paths that hold in any working folder, for a run may be resumed from another."""
+    """Return the config with absolute paths, since a run may be resumed from another working folder."""
     paths = {"data.root": config.data.root, "model.weights": config.model.weights}
     return override(config, {name: path.absolute() for name, path in paths.items() if path is not None})
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The config as plain numbers, strings, lists and dictionaries, for YAML and JSON.
+    """Return the config as plain numbers, strings, lists and dictionaries, for YAML and JSON.
 
-    `data.resize` is there as the number that it comes to.
+    `data.resize` becomes the number that None stands for, so that a file says what was trained.
     """
     plain = _as_given(config)
     plain["data"]["resize"] = config.data.resized_to
@@ -69,40 +65,56 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def from_dict(tree: Mapping[str, Any]) -> RunConfig:
-    """The config that `to_dict` wrote; missing fields take their defaults.
+    """Return the config that `to_dict` wrote; missing fields take their defaults.
 
     Raises:
-        InputError: an unknown field (the nearest one is named), or a value of the wrong type or range.
+        SettingsError: an unknown field (the nearest is named), or a value of the wrong type or range.
     """
     data = tree.get("data")
     if isinstance(data, Mapping) and data.get("source") == "glyphs":
-        # Runs could once be given a root that nobody read.
+        # Earlier versions wrote a root here that they did not read.
         tree = {**tree, "data": {**data, "root": None}}
     return _checked(tree)
 
 
 def _checked(tree: Mapping[str, Any]) -> RunConfig:
-    known = fields_by_path()
-    sections = {path.split(".")[0] for path in known}
-    for path in _leaf_paths(tree):
-        if path not in known and path not in sections:
-            nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
-            raise InputError(f"the config has no field {path!r}; want one that exists, perhaps {nearest!r}")
     from pydantic import ValidationError
 
+    sections = {path.split(".")[0] for path in fields_by_path()}
+    _require_known(path for path in _leaf_paths(tree) if path not in sections)
     try:
         config: RunConfig = _adapter().validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
         cause = first.get("ctx", {}).get("error")
-        message = str(cause) if cause is not None else f"{path} is {first['input']!r}; {first['msg']}"
-        raise InputError(message) from None
-    return config
+        if isinstance(cause, SettingsError):  # of a section's own checks
+            raise cause from None
+        path, given = ".".join(str(part) for part in first["loc"]), first["input"]
+        raise SettingsError(f"{path} is {given!r}; {first['msg']}", subject=path, given=given) from None
+    return _following(config)
+
+
+def _following(config: RunConfig) -> RunConfig:
+    """Return the config with `data.resize` None where it has that value, so that it follows `image_size`."""
+    if config.data.resize != config.data.default_resize:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, resize=None))
+
+
+def _require_known(paths: Iterable[str]) -> None:
+    known = fields_by_path()
+    for path in paths:
+        if path not in known:
+            nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.0)[0]
+            raise SettingsError(
+                f"the config has no field {path!r}; want one that exists, perhaps {nearest!r}",
+                subject=path,
+                wanted=nearest,
+            )
 
 
 def _as_given(config: RunConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    plain: dict[str, Any] = _adapter().dump_python(_following(config), mode="json")
     return plain
 
 

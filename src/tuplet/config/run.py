@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tuplet.config.checks import require
+from tuplet.config.checks import Check, takes_any_number
 from tuplet.config.data import DataConfig
 from tuplet.config.loss import LossConfig
 from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
@@ -16,6 +16,7 @@ BatchNormFreeze = Literal["none", "statistics", "full"]
 Selection = Literal["last", "validation", "oracle"]
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class ModelConfig:
     """The embedding network."""
@@ -34,9 +35,10 @@ class ModelConfig:
     """statistics: running statistics stay fixed (the paper's "BN freeze"); full: the affine weights too."""
 
     def __post_init__(self) -> None:
-        require(self.embedding_dim >= 1, "model.embedding_dim", self.embedding_dim, "1 or more")
+        Check(self, "model.").at_least(1, "embedding_dim")
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured, on which classes, and when."""
@@ -62,30 +64,23 @@ class EvaluationConfig:
     or one beyond 20,000 images."""
 
     def __post_init__(self) -> None:
-        require(self.validation_folds >= 2, "evaluation.validation_folds", self.validation_folds, "2 or more")
-        require(
-            0 <= self.validation_fold < self.validation_folds,
-            "evaluation.validation_fold",
-            self.validation_fold,
-            f"0..{self.validation_folds - 1}",
-        )
-        require(
+        check = Check(self, "evaluation.")
+        check.at_least(2, "validation_folds")
+        inside = 0 <= self.validation_fold < self.validation_folds
+        check("validation_fold", inside, f"0..{self.validation_folds - 1}")
+        check(
+            "selection",
             self.split == "test" or self.selection == "last",
-            "evaluation.selection",
-            self.selection,
             "last, for evaluation.split=validation measures validation classes in any case",
         )
-        require(self.validation_seed >= 0, "evaluation.validation_seed", self.validation_seed, "0 or more")
-        require(
-            len(self.recall_at) > 0 and min(self.recall_at, default=0) >= 1,
-            "evaluation.recall_at",
-            self.recall_at,
-            "one or more ranks, each 1 or more",
-        )
-        require(self.every_epochs >= 1, "evaluation.every_epochs", self.every_epochs, "1 or more")
-        require((self.kmeans_runs or 0) >= 0, "evaluation.kmeans_runs", self.kmeans_runs, "0 or more")
+        check.at_least(0, "validation_seed")
+        ranks = self.recall_at
+        check("recall_at", len(ranks) > 0 and min(ranks) >= 1, "one or more ranks, each 1 or more")
+        check.at_least(1, "every_epochs")
+        check.at_least(0, "kmeans_runs")
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class ComputeConfig:
     """On what it runs, how many processes share a batch, and in which precision."""
@@ -104,10 +99,12 @@ class ComputeConfig:
     """Processes that decode images, >= 0; 0 decodes in the training process."""
 
     def __post_init__(self) -> None:
-        require(self.devices >= 1, "compute.devices", self.devices, "1 or more")
-        require(self.num_workers >= 0, "compute.num_workers", self.num_workers, "0 or more")
+        check = Check(self, "compute.")
+        check.at_least(1, "devices")
+        check.at_least(0, "num_workers")
 
 
+@takes_any_number
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides one run: the same config gives the same weights on the same machine."""
@@ -125,56 +122,47 @@ class RunConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        require(
-            self.name != "" and all(c.isalnum() or c in "._-" for c in self.name),
-            "name",
-            self.name,
-            "letters, digits, '.', '_' and '-'",
-        )
-        require(0 <= self.seed < 2**63, "seed", self.seed, "0..2^63-1")
-        require(
-            self.data.batch_size % self.compute.devices == 0,
+        check, loss, compute = Check(self), self.loss, self.compute
+        rowwise, sampled = self.optimizer.class_update == "rowwise", loss.class_fraction < 1
+        named = self.name != "" and all(c.isalnum() or c in "._-" for c in self.name)
+        check("name", named, "letters, digits, '.', '_' and '-'")
+        check("seed", 0 <= self.seed < 2**63, "0..2^63-1")
+        batch_size = self.data.batch_size
+        check(
             "compute.devices",
-            self.compute.devices,
-            f"a divisor of data.batch_size = {self.data.batch_size}",
+            batch_size % compute.devices == 0,
+            f"a divisor of data.batch_size = {batch_size}",
         )
-        require(
-            not self.compute.shard_classes or self.loss.implementation != "plain",
+        check(
             "loss.implementation",
-            self.loss.implementation,
+            not compute.shard_classes or loss.implementation != "plain",
             "chunked, for compute.shard_classes",
         )
-        require(
-            self.compute.devices == 1 or self.compute.shard_classes or self.loss.class_fraction == 1,
+        check(
             "loss.class_fraction",
-            self.loss.class_fraction,
-            f"1, or compute.shard_classes: each of {self.compute.devices} devices would draw other classes",
+            compute.devices == 1 or compute.shard_classes or not sampled,
+            f"1, or compute.shard_classes: each of {compute.devices} devices would draw other classes",
         )
-        for path, scaled_alike in (
-            ("optimizer.class_update", self.optimizer.class_update == "same"),
-            ("compute.shard_classes", not self.compute.shard_classes),
+        # 16-mixed scales the loss, and skips the steps of an optimizer whose gradients overflow. Parameters
+        # that another optimizer or another rank holds would take theirs all the same.
+        for path, own_steps in (
+            ("optimizer.class_update", rowwise),
+            ("compute.shard_classes", compute.shard_classes),
         ):
-            require(
-                scaled_alike or self.compute.precision != "16-mixed",
+            check(
                 "compute.precision",
-                self.compute.precision,
+                not own_steps or compute.precision != "16-mixed",
                 f"bf16-mixed or 32-true, for {path}: its steps would be skipped apart from the others",
             )
-        sparse = self.optimizer.class_update == "rowwise" and self.loss.class_fraction < 1
-        require(
-            not sparse or self.optimizer.clip_norm == 0,
+        check(
             "optimizer.clip_norm",
-            self.optimizer.clip_norm,
+            not (rowwise and sampled) or self.optimizer.clip_norm == 0,
             "0, for sparse gradients (class_update = rowwise with class_fraction < 1) have no norm to clip",
         )
-        for name, value, common in (
-            ("optimizer.class_update", self.optimizer.class_update, "same"),
-            ("compute.shard_classes", self.compute.shard_classes, False),
-            ("loss.class_fraction", self.loss.class_fraction, 1.0),
+        for name, common, given in (
+            ("optimizer.class_update", "same", self.optimizer.class_update),
+            ("compute.shard_classes", False, compute.shard_classes),
+            ("loss.class_fraction", 1.0, loss.class_fraction),
         ):
-            require(
-                self.loss.name == "hist" or value == common,
-                name,
-                value,
-                f"{common!r}, for loss.name = {self.loss.name}: it is there for hist only",
-            )
+            wanted = f"{common!r}, for loss.name = {loss.name}: it is there for hist only"
+            check(name, loss.name == "hist" or given == common, wanted)

@@ -1,1 +1,1 @@
-"""Settings as functions that return a `RunConfig`."""
+"""Recipes: named settings, as functions that return a `RunConfig`."""

@@ -1,4 +1,4 @@
-"""Settings as functions that return a `RunConfig`: change any field of one with `override`."""
+"""Recipes, functions that return a `RunConfig`: change any field of one with `override`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tuplet.config import (
     RunConfig,
     ScheduleConfig,
 )
-from tuplet.errors import InputError
+from tuplet.config.checks import require
+from tuplet.errors import SettingsError
 from tuplet.recipes.further import FURTHER_RECIPES
 from tuplet.recipes.paper import PAPER_RECIPES
 
@@ -95,23 +96,26 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 
 
 def recipe(name: str) -> RunConfig:
-    """The settings of one recipe.
+    """Return the settings of one recipe.
 
     Raises:
-        InputError: (a ValueError) there is no such recipe; names those that are most like it.
+        SettingsError: there is no such recipe; the message names those that are most like it.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, cutoff=0.6)
         hint = f", perhaps {', '.join(near)}" if near else ""
         first = ", ".join(list(RECIPES)[:3])
-        raise InputError(
-            f"there is no recipe {name!r}; want one of {first}, ..., all listed by tuplet recipes{hint}"
+        raise SettingsError(
+            f"there is no recipe {name!r}; want one of {first}, ..., all listed by tuplet recipes{hint}",
+            subject="recipe",
+            given=name,
+            wanted=near or list(RECIPES),
         )
     return RECIPES[name]()
 
 
 def with_loss(config: RunConfig, name: LossName) -> RunConfig:
-    """The same run with another loss, and with the batches that this loss needs.
+    """Return the run with another loss, and with the batches that this loss needs.
 
     Args:
         config: whose data, network, schedule and settings of HIST stay.
@@ -120,10 +124,9 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
             to it that divides the batch into two classes or more.
 
     Raises:
-        InputError: no such loss, a batch that cannot be divided so, or a setting that is there for hist only.
+        SettingsError: no such loss, a batch that cannot be divided so, or a setting that only hist has.
     """
-    if name not in get_args(LossName):
-        raise InputError(f"loss.name is {name!r}; want one of {', '.join(get_args(LossName))}")
+    require(name in get_args(LossName), "loss.name", name, f"one of {', '.join(get_args(LossName))}")
     data = config.data
     if name in COMPARE_SAMPLES and data.sampler == "random":
         images = _images_per_class(data.batch_size, data.images_per_class, name)
@@ -133,7 +136,7 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
 
 
 def loss_notes(config: RunConfig) -> tuple[str, ...]:
-    """What a user should know of a run's loss and its batches though it can train, one line each."""
+    """Return warnings about a run's loss and its batches, one line each; such a run can still train."""
     if config.loss.name not in COMPARE_SAMPLES or config.data.sampler != "random":
         return ()
     return (
@@ -144,9 +147,7 @@ def loss_notes(config: RunConfig) -> tuple[str, ...]:
 
 def _images_per_class(batch_size: int, wanted: int, name: LossName) -> int:
     possible = [images for images in range(2, batch_size // 2 + 1) if batch_size % images == 0]
-    if not possible:
-        raise InputError(
-            f"data.batch_size is {batch_size}; want a product such as {batch_size + 4 - batch_size % 4}, for"
-            f" {name} compares several images of each of several classes"
-        )
+    product = batch_size + 4 - batch_size % 4
+    why = f"a product such as {product}, for {name} compares several images of each of several classes"
+    require(bool(possible), "data.batch_size", batch_size, why)
     return min(possible, key=lambda images: (abs(images - wanted), images))
