@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, a line now and then elsewhere."""
+"""Progress on standard error: a bar on a terminal, elsewhere a line every half a minute."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ _silent = ContextVar("silent", default=False)
 
 
 def track(items: Iterable[T], description: str) -> Iterator[T]:
-    """The same items, and on standard error how far they have come, said by one rank.
-
-    On a terminal that is a bar while they last, elsewhere a line every half a minute.
+    """Yield the items, and show how many are done; only the first rank of a machine shows it.
 
     Args:
         items: what to go through.
-        description: words before it.
+        description: words before the progress.
     """
     if _silent.get() or os.environ.get("LOCAL_RANK", "0") != "0":
         yield from items
@@ -40,19 +38,19 @@ def track(items: Iterable[T], description: str) -> Iterator[T]:
 
 
 def _with_lines(items: Iterable[T], description: str) -> Iterator[T]:
-    told = time.monotonic()
+    last = time.monotonic()
     for done, item in enumerate(items):
-        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
-            far = f"{100 * done / len(items):.0f} %" if isinstance(items, Sized) else f"{done:,}"
-            sys.stderr.write(f"{description}: {far}\n")
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            share = f"{100 * done / len(items):.0f} %" if isinstance(items, Sized) else f"{done:,}"
+            sys.stderr.write(f"{description}: {share}\n")
             sys.stderr.flush()
         yield item
 
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Draw no bars inside: something else is drawn on the terminal meanwhile."""
+    """Show no progress inside the block, such as while something else is drawn on the terminal."""
     before = _silent.set(True)
     try:
         yield

@@ -16,12 +16,9 @@ T = TypeVar("T")
 
 
 def gather(
-    fabric: Fabric,
-    rows: Shaped[Tensor, "n ..."],
-    *,
-    interleave: bool = False,
+    fabric: Fabric, rows: Shaped[Tensor, "n ..."], *, interleave: bool = False
 ) -> Shaped[Tensor, "N ..."]:
-    """The rows of all ranks, on every rank.
+    """Return the rows of all ranks, on every rank.
 
     Args:
         fabric: launched.
@@ -30,70 +27,67 @@ def gather(
     """
     if fabric.world_size == 1:
         return rows
-    stacked = cast(Tensor, fabric.all_gather(rows))
-    return (stacked.transpose(0, 1) if interleave else stacked).flatten(0, 1)
+    return _joined(cast(Tensor, fabric.all_gather(rows)), interleave)
 
 
 def gather_on_first(
     fabric: Fabric, rows: Shaped[Tensor, "n ..."], *, interleave: bool = False
 ) -> Shaped[Tensor, "N ..."]:
-    """The rows of all ranks on the first, in the order of `gather`; on the others, their own."""
+    """Return the rows of all ranks on the first, in the order of `gather`; on the others, their own."""
     parts = [torch.empty_like(rows) for _ in range(fabric.world_size)] if fabric.is_global_zero else None
     torch.distributed.gather(rows.contiguous(), parts, dst=0)
-    if parts is None:
-        return rows
-    stacked = torch.stack(parts)
+    return rows if parts is None else _joined(torch.stack(parts), interleave)
+
+
+def _joined(stacked: Shaped[Tensor, "R n ..."], interleave: bool) -> Shaped[Tensor, "N ..."]:
     return (stacked.transpose(0, 1) if interleave else stacked).flatten(0, 1)
 
 
 def on_first(fabric: Fabric, action: Callable[[], T]) -> T:
-    """What the action returns on the first rank, or its `InputError`, on every rank.
+    """Run an action on the first rank, and return its result or raise its `InputError` on every rank.
 
     Args:
         fabric: launched.
-        action: run on the first rank only; what it returns must be picklable.
+        action: its result must be picklable.
 
     Raises:
-        InputError: (a ValueError) raised by the action.
+        InputError: (a ValueError) as the action raised it, with its type and attributes.
     """
     if fabric.world_size == 1:
         return action()
     result: T | None = None
-    message = ""
+    failure: InputError | None = None
     if fabric.is_global_zero:
         try:
             result = action()
         except InputError as error:
-            message = str(error)
-    result, message = fabric.broadcast((result, message))
-    if message:
-        raise InputError(message)
+            # Raised only after the broadcast: the other ranks wait in it, and would wait for ever.
+            failure = error
+    result, failure = fabric.broadcast((result, failure))
+    if failure is not None:
+        raise failure
     return cast(T, result)
 
 
 def share(fabric: Fabric, tensors: Iterable[Tensor]) -> None:
-    """Nothing; every rank's tensors then hold the first rank's values."""
+    """Copy the values of the first rank's tensors into those of every rank, in place."""
     if fabric.world_size > 1:
         for tensor in tensors:
             torch.distributed.broadcast(tensor, src=0)
 
 
 def mean(fabric: Fabric, values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """The mean over the ranks of each value, on every rank."""
-    if fabric.world_size == 1:
-        return values
-    return cast(Tensor, fabric.all_reduce(values, reduce_op="mean"))
+    """Return the mean of each value over the ranks, on every rank."""
+    return values if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(values, reduce_op="mean"))
 
 
 def total(fabric: Fabric, values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """The sum over the ranks of each value, on every rank."""
-    if fabric.world_size == 1:
-        return values
-    return cast(Tensor, fabric.all_reduce(values, reduce_op="sum"))
+    """Return the sum of each value over the ranks, on every rank."""
+    return values if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(values, reduce_op="sum"))
 
 
 def first_of(fabric: Fabric, text: str) -> str:
-    """The text of the lowest rank that has any, on every rank; empty where none has."""
+    """Return the text of the lowest rank that has one, on every rank; empty if none has."""
     if fabric.world_size == 1:
         return text
     texts = [""] * fabric.world_size

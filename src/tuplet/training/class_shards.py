@@ -23,18 +23,18 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError, one_line
 from tuplet.losses.base import MetricLoss
 from tuplet.losses.many_classes.shards import ClassShard
 
 
 def loss_state(loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], folder: Path) -> dict[str, Any]:
-    """State of the loss and of the optimizers, for the checkpoint; sharded rows go into the folder instead.
+    """Return the state of loss and optimizers for the checkpoint, and write sharded rows into the folder.
 
     Args:
         loss: on every rank.
         optimizers: of the run.
-        folder: new; only written where the loss is sharded.
+        folder: new; only written if the loss is sharded.
     """
     state: dict[str, Any] = {
         "loss": loss.state_dict(),
@@ -45,6 +45,7 @@ def loss_state(loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], fo
     rows: dict[str, Tensor] = {}
     for name in loss.class_parameters():
         rows[name] = state["loss"].pop(name)
+    # What an optimizer keeps of a row, such as its moments, is as large as the row and has to move with it.
     for place, name, values in _states_of_classes(loss, optimizers, state["optimizers"]):
         for key in [key for key, value in values.items() if isinstance(value, Tensor) and value.ndim > 0]:
             rows[f"{place}:{name}:{key}"] = values.pop(key)
@@ -55,10 +56,10 @@ def loss_state(loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], fo
 def restore_loss(
     state: dict[str, Any], loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], folder: Path
 ) -> None:
-    """Nothing; undoes `loss_state`, on any number of ranks.
+    """Load what `loss_state` saved, on any number of ranks.
 
     Raises:
-        InputError: (a ValueError) the rows cannot be read.
+        RunFolderError: the rows cannot be read.
     """
     if loss.shard is not None:
         rows = load_rows(folder, loss.shard)
@@ -79,7 +80,7 @@ def restore_loss(
 def _states_of_classes(
     loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], saved: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Which optimizer, the name of a class parameter, and its state in that optimizer's state_dict."""
+    """Yield for each class parameter its optimizer's number, its name and its state in the state_dict."""
     names = {id(parameter): name for name, parameter in loss.class_parameters().items()}
     for place, (optimizer, state) in enumerate(zip(optimizers, saved, strict=True)):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -91,7 +92,7 @@ def _states_of_classes(
 
 
 def save_rows(folder: Path, rows: Mapping[str, Tensor], shard: ClassShard) -> None:
-    """Nothing; every rank writes its own rows into the folder.
+    """Write the rows of this rank into the folder; every rank calls it.
 
     Args:
         folder: new, on storage that all ranks share.
@@ -104,10 +105,10 @@ def save_rows(folder: Path, rows: Mapping[str, Tensor], shard: ClassShard) -> No
 
 
 def load_rows(folder: Path, shard: ClassShard) -> dict[str, Tensor]:
-    """This rank's rows of every tensor in the folder, on the CPU or the group's own device.
+    """Read this rank's rows of every tensor in the folder, to the CPU or the group's own device.
 
     Raises:
-        InputError: (a ValueError) the folder is missing, damaged, or holds another number of classes.
+        RunFolderError: the folder is missing, damaged, or holds another number of classes.
     """
     try:
         metadata = FileSystemReader(folder).read_metadata()
@@ -115,8 +116,11 @@ def load_rows(folder: Path, shard: ClassShard) -> dict[str, Tensor]:
         for name, stored in metadata.state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata)
             if stored.size[0] != shard.num_classes:
-                raise InputError(
-                    f"{folder} holds {stored.size[0]} classes; want {shard.num_classes}, as the images have"
+                raise RunFolderError(
+                    f"{folder} holds {stored.size[0]} classes; want {shard.num_classes}, as the images have",
+                    subject=folder,
+                    given=stored.size[0],
+                    wanted=shard.num_classes,
                 )
             shape = (shard.num_kept, *stored.size[1:])
             rows = torch.empty(shape, dtype=stored.properties.dtype, device=_device(shard))
@@ -124,13 +128,14 @@ def load_rows(folder: Path, shard: ClassShard) -> dict[str, Tensor]:
         with _quiet():
             load(state, checkpoint_id=folder, no_dist=shard.num_ranks == 1)
     except (OSError, RuntimeError, CheckpointException) as error:
-        raise InputError(
-            f"{folder} cannot be read ({' '.join(str(error).split())[:200]}); want what tuplet wrote"
+        raise RunFolderError(
+            f"{folder} cannot be read ({one_line(error)}); want what tuplet wrote", subject=folder
         ) from None
     return {name: _local(tensor) for name, tensor in state.items()}
 
 
 def _spread(rows: Tensor, shard: ClassShard) -> Tensor:
+    """Declare this rank's rows as a part of the whole tensor, which tells the checkpoint their place."""
     if shard.num_ranks == 1:
         return rows
     group = shard.group or dist.group.WORLD
@@ -146,13 +151,14 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _device(shard: ClassShard) -> str:
+    # NCCL, unlike gloo, only moves tensors on a GPU.
     nccl = shard.num_ranks > 1 and dist.get_backend(shard.group) == "nccl"
     return "cuda" if nccl else "cpu"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning that a single process is a single process."""
+    """Suppress the warning that a single process is a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

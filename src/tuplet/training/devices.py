@@ -10,59 +10,71 @@ import torch
 from lightning_fabric import Fabric
 
 from tuplet.config import RunConfig
-from tuplet.errors import InputError
+from tuplet.errors import DeviceError, SettingsError, one_line
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
 
 def launch(config: RunConfig) -> Fabric:
-    """A Fabric on the devices that the config names, its other ranks started.
+    """Return a Fabric on the devices that the config names, and start its other ranks.
 
     Raises:
-        InputError: (a ValueError) there is no such device.
+        DeviceError: there is no such device.
+        SettingsError: the precision does not fit the device.
     """
     compute = config.compute
     if (compute.accelerator == "cuda" and not torch.cuda.is_available()) or (
         compute.accelerator == "mps" and not torch.backends.mps.is_available()
     ):
         name = compute.accelerator.upper()
-        raise InputError(f"there is no {name} device here; want --compute.accelerator cpu")
+        raise DeviceError(
+            f"there is no {name} device here; want --compute.accelerator cpu",
+            subject="compute.accelerator",
+            given=compute.accelerator,
+        )
     try:
         fabric = Fabric(accelerator=compute.accelerator, devices=compute.devices, precision=compute.precision)
     except Exception as error:  # Fabric raises whatever the library of the device raises
-        cause = " ".join(str(error).split())
-        raise InputError(
+        raise DeviceError(
             f"compute.accelerator={compute.accelerator} with compute.devices={compute.devices} cannot be used"
-            f" here ({cause}); want devices that this machine has, such as --compute.accelerator cpu"
+            f" here ({one_line(error, None)}); want devices that this machine has, such as"
+            " --compute.accelerator cpu",
+            subject="compute.devices",
+            given=compute.devices,
         ) from error
     if compute.precision == "16-mixed" and fabric.device.type == "cpu":
-        raise InputError("compute.precision is '16-mixed' on a CPU; want bf16-mixed or 32-true there")
+        raise SettingsError(
+            "compute.precision is '16-mixed' on a CPU; want bf16-mixed or 32-true there",
+            subject="compute.precision",
+            given=compute.precision,
+            wanted=("bf16-mixed", "32-true"),
+        )
     fabric.launch()
     return fabric
 
 
 @contextmanager
 def keeping_memory(device: torch.device) -> Iterator[None]:
-    """Nothing; within it, memory that a step on the CPU frees waits for the next step.
+    """Keep memory that one training step on the CPU frees for the next, inside the block.
 
-    glibc otherwise takes every piece of more than 32 MiB from the system and returns it, a feature map of
-    ResNet-50 for one, and the system clears each page anew. Other C libraries and other devices stay as they
-    are. Afterwards what is free is given back.
+    Otherwise glibc returns every block above 32 MiB to the system, such as a feature map of ResNet-50, and
+    the system clears each page again in the next step. Other C libraries and devices are left alone. Free
+    memory goes back to the system at the end.
 
     Args:
-        device: that trains.
+        device: on which the network trains.
     """
     libc = _glibc() if device.type == "cpu" else None
     if libc is None:
         yield
         return
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)
+    libc.mallopt(_MMAP_MAX, 0)  # no blocks of their own for large sizes: they are unmapped when freed
+    libc.mallopt(_TRIM_THRESHOLD, -1)  # and never shrink the heap
     try:
         yield
     finally:
-        # glibc's own number of mappings, and the thresholds at which it arrives by itself.
+        # glibc's default number of mappings, and the largest thresholds that it would set by itself.
         libc.mallopt(_MMAP_MAX, 1 << 16)
         libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
         libc.mallopt(_TRIM_THRESHOLD, 1 << 26)
@@ -70,23 +82,24 @@ def keeping_memory(device: torch.device) -> Iterator[None]:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Nothing.
+    """Raise an error if torch.compile does not work here.
 
     Args:
-        device: that trains.
+        device: on which the network trains.
 
     Raises:
-        InputError: torch.compile does not work on it, as where there is no C++ compiler.
+        DeviceError: for example, there is no C++ compiler.
     """
     try:
-        # Without torch's cache on disk: it may hold this function from a time when there was a compiler.
+        # Without torch's cache on disk: it may hold this function from when there was a compiler.
         shifted = torch.compile(_shifted, options={"force_disable_caches": True})
         shifted(torch.zeros(8, device=device))
     except Exception as error:  # the compilers of each device fail in ways of their own
         cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
+        raise DeviceError(
             f"compute.compile is True and torch.compile does not work here ({cause}); want a C++ compiler"
-            " such as g++, and Triton for a GPU, or compute.compile False"
+            " such as g++, and Triton for a GPU, or compute.compile False",
+            subject="compute.compile",
         ) from error
 
 

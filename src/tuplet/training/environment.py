@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware, and the hash of the weights it started from."""
+"""What a run ran on: versions, commit and hardware; and the hashes of weights and images."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PACKAGES = (
 
 
 def describe_environment(device: torch.device, num_ranks: int) -> dict[str, str | int]:
-    """The machine and the software, as the report and the results print them.
+    """Describe the machine and the software, as reports and results print them.
 
     Args:
         device: on which the network trains.
         num_ranks: processes that train together, >= 1.
 
-    Returns: words and numbers by name; "commit" is empty where tuplet is not run from its repository.
+    Returns: text and numbers by name; "commit" is empty if tuplet does not run from its repository.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,26 +57,27 @@ def describe_environment(device: torch.device, num_ranks: int) -> dict[str, str 
 
 
 def short_commit(environment: Mapping[str, Any]) -> str:
-    """The first digits of a run's commit, as pages print it, and whether there were changes beside it.
+    """Return the commit of a run as pages print it: 12 digits, and whether there were changes beside it.
 
     Args:
-        environment: what `describe_environment` returned, or what is left of it.
+        environment: as `describe_environment` returned it; "commit" may be missing.
     """
     commit, changes, _ = str(environment.get("commit", "")).partition(" with changes")
     return (commit[:12] or "unknown") + changes
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values of some weights, the same wherever they are equal bit for bit."""
+    """Compute the SHA-256 of names and values, equal for weights that are equal bit for bit."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
+        # A name may come from a folder whose name is no UTF-8; its bytes arrive as lone surrogates.
+        digest.update(name.encode("utf-8", errors="surrogateescape"))
         digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def hash_images(table: ImageTable) -> str:
-    """SHA-256 of the classes of a table and of the class of each of its images, in their order.
+    """Compute the SHA-256 of the class names of a table and of the class of each image, in order.
 
     Args:
         table: of any images; their pixels are not read.
@@ -87,25 +88,24 @@ def hash_images(table: ImageTable) -> str:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # conda, for one, has other names for some
+    except PackageNotFoundError:  # for example, conda has other names for some
         return "unknown"
 
 
 def current_commit() -> str:
-    """The commit of the tuplet that runs, and whether there are changes beside it; empty outside of git."""
+    """Return the commit of tuplet, with " with changes" if files differ from it; empty outside of git."""
+    package = Path(__file__).resolve().parents[1]
     try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        top = subprocess.run(
-            [*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, timeout=10
-        )
-        if Path(top.stdout.strip()) / "src" / "tuplet" != Path(__file__).resolve().parents[1]:
+        if Path(_git("rev-parse", "--show-toplevel")) / "src" / "tuplet" != package:
             return ""  # installed inside someone else's repository
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+        return _git("rev-parse", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
-    changed = " with changes" if status.stdout.strip() else ""
-    return commit.stdout.strip() + changed if commit.returncode == 0 else ""
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The trainings behind one number: folds of validation classes, then the run itself; and several seeds."""
+"""The trainings behind one number: folds of validation classes, then the run itself, for several seeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from lightning_fabric import Fabric
 
@@ -14,7 +14,7 @@ from tuplet.config import DataConfig, RunConfig, Selection
 from tuplet.data.load import load_data, split_of
 from tuplet.data.splits import Split
 from tuplet.data.transforms import short_side
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.metrics.names import headline_metric
 from tuplet.ranks import on_first
@@ -23,17 +23,19 @@ from tuplet.training.run_folder import EpochReport, Run
 
 
 def open_run(config: RunConfig, folder: Path) -> Run:
-    """The run of a config in a folder: a new one, or the one that stands there, to be gone on with.
+    """Open the run of a config in a folder to continue it, or create it.
 
     Raises:
-        InputError: (a ValueError) the folder holds a run with other settings, or something else.
+        RunFolderError: the folder holds a run with other settings, or something else.
     """
     if not (folder / "config.yaml").exists():
         return Run.create(config, folder)
     run = Run(folder)
-    # On other devices a run may go on.
+    # A run may continue on other devices.
     if replace(run.config, compute=config.compute) != config:
-        raise InputError(f"{folder} holds a run with other settings; want a new folder, or remove it")
+        raise RunFolderError(
+            f"{folder} holds a run with other settings; want a new folder, or remove it", subject=folder
+        )
     run.config = config
     return run
 
@@ -41,20 +43,20 @@ def open_run(config: RunConfig, folder: Path) -> Run:
 def epochs_of_runs(
     config: RunConfig, folder: Path, *, fabric: Fabric, images: Split | None = None
 ) -> Generator[tuple[Run, EpochReport]]:
-    """Each epoch as it ends, with its run, of all trainings that the config's selection takes.
+    """Train all that the config's selection takes, and yield each epoch with its run as it ends.
 
     With selection validation these are one training a fold, in folders beside the run's own, and then the run
     itself on all training classes, for as many epochs as were best on average. Otherwise the run alone. What
     is finished in these folders is not repeated.
 
     Args:
-        config: of the run; with `schedule.stop_after` the number of epochs is chosen already.
+        config: of the run; with `schedule.stop_after` the number of epochs is selected already.
         folder: of the run.
         fabric: launched.
-        images: those of the config, where they are loaded already.
+        images: those of the config, if they are loaded already.
 
     Raises:
-        InputError: (a ValueError) as `train` and `open_run` do.
+        InputError: (a ValueError) as `train_epochs` and `open_run` raise.
     """
     images = images or load_data(config)
     if config.evaluation.selection == "validation" and config.schedule.stop_after is None:
@@ -63,13 +65,13 @@ def epochs_of_runs(
             run = _shared(fold_of(config, fold), fold_folder(folder, fold), fabric)
             runs.append(run)
             yield from _epochs(run, fabric, images)
-        chosen = best_epoch([run.reports() for run in runs], at_least=max(1, config.schedule.warmup_epochs))
-        config = replace(config, schedule=replace(config.schedule, stop_after=chosen))
+        best = best_epoch([run.reports() for run in runs], at_least=max(1, config.schedule.warmup_epochs))
+        config = replace(config, schedule=replace(config.schedule, stop_after=best))
     yield from _epochs(_shared(config, folder, fabric), fabric, images)
 
 
 def fold_of(config: RunConfig, fold: int) -> RunConfig:
-    """The same run on all training classes but one fold, measured on that fold after every epoch.
+    """Return the config of the run on all training classes but one fold, measured on it every epoch.
 
     Args:
         config: of the run; its validation seed decides the folds.
@@ -87,12 +89,12 @@ def fold_of(config: RunConfig, fold: int) -> RunConfig:
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
-    """Where the training of one fold is, beside the run's folder."""
+    """Return the folder of the training of one fold, beside the run's."""
     return folder.with_name(f"{folder.name}-fold{fold}")
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
-    """Where the run of one seed is, in the folder of all."""
+    """Return the folder of the run of one seed, in the folder of all."""
     return folder / f"seed{seed}"
 
 
@@ -110,10 +112,10 @@ def _epochs(run: Run, fabric: Fabric, images: Split) -> Iterator[tuple[Run, Epoc
 
 @final
 class ImageCache:
-    """The images of the config that was asked for last, so that runs on the same ones decode them once.
+    """The images of the config that was asked for last, so that runs on the same images decode them once.
 
     Args:
-        config: whose images are loaded already; None where none are.
+        config: whose images are loaded already; None if none are.
         images: those, all of them.
     """
 
@@ -122,35 +124,36 @@ class ImageCache:
         self._images = images
 
     def of(self, config: RunConfig) -> Split:
-        """All images of a run; what only decides how they become batches does not matter.
+        """Return all images of a run, loaded if the config reads others than the last one did.
 
         Raises:
-            InputError: (a ValueError) as `load_data` does.
+            InputError: (a ValueError) as `load_data` raises.
         """
         data = _read_from(config)
         if self._images is None or data != self._data:
-            self._images = None  # the old ones go before the new ones come
+            self._images = None  # free the old images before the new ones are loaded
             self._data, self._images = data, load_data(config)
         return self._images
 
 
+_FORMS_BATCHES = (
+    "batch_size",
+    "sampler",
+    "images_per_class",
+    "label_noise",
+    "label_noise_seed",
+    "imbalance",
+    "imbalance_seed",
+    "quarter_turns",
+)
+
+
 def _read_from(config: RunConfig) -> DataConfig:
-    """The settings that decide what is read, the others at their defaults."""
+    """Return the settings that decide what is read; those that only form batches have their defaults."""
+    defaults: dict[str, Any] = {name: getattr(DataConfig, name) for name in _FORMS_BATCHES}
     # Of the transforms, only the short side down to which a picture is decoded counts.
-    return replace(
-        config.data,
-        batch_size=DataConfig.batch_size,
-        sampler=DataConfig.sampler,
-        images_per_class=DataConfig.images_per_class,
-        image_size=short_side(config.data),
-        resize=None,
-        augmentation="none",
-        label_noise=DataConfig.label_noise,
-        label_noise_seed=DataConfig.label_noise_seed,
-        imbalance=DataConfig.imbalance,
-        imbalance_seed=DataConfig.imbalance_seed,
-        quarter_turns=DataConfig.quarter_turns,
-    )
+    side = short_side(config.data)
+    return replace(config.data, image_size=side, resize=None, augmentation="none", **defaults)
 
 
 @dataclass(frozen=True)
@@ -158,10 +161,10 @@ class Selected:
     """The measurement of a run that counts.
 
     Attributes:
-        selection: how it was chosen.
-        epoch: whose it is; 0 is the network before training.
+        selection: how it was selected.
+        epoch: 0 is the network before training.
         evaluation: what was measured.
-        label: how it was chosen, in words that can stand beside the number.
+        label: how it was selected, as text to print beside the number.
     """
 
     selection: Selection
@@ -171,21 +174,21 @@ class Selected:
 
 
 def select(config: RunConfig, reports: Sequence[EpochReport]) -> Selected:
-    """The measurement that counts, by `config.evaluation.selection`.
+    """Select the measurement that counts, by `config.evaluation.selection`.
 
     Args:
         config: the run's.
         reports: its epochs so far, in order; at least one was measured.
 
-    Returns: with last and validation the last measurement, with oracle the one with the best first Recall@K,
+    Returns: with last and validation the last measurement; with oracle the one with the best first Recall@K,
         the earliest of equals.
 
     Raises:
-        InputError: (a ValueError) no epoch was measured.
+        RunFolderError: no epoch was measured.
     """
     measured = [(report.epoch, report.evaluation) for report in reports if report.evaluation is not None]
     if not measured:
-        raise InputError("no epoch was measured; want one: tuplet train --resume RUN")
+        raise RunFolderError("no epoch was measured; want one: tuplet train --resume RUN")
     selection, schedule = config.evaluation.selection, config.schedule
     epoch, evaluation = measured[-1]
     if selection == "oracle":
@@ -197,11 +200,11 @@ def select(config: RunConfig, reports: Sequence[EpochReport]) -> Selected:
 
 
 def label_of_network(config: RunConfig, epoch: int) -> str:
-    """What is to stand beside numbers of the network as it is after an epoch of a run.
+    """Return how a network was selected, as text to print beside its numbers.
 
     Args:
         config: the run's.
-        epoch: the last that the network learnt in, 0..epochs.
+        epoch: the last one that trained the network, 0..epochs.
     """
     evaluation, schedule = config.evaluation, config.schedule
     if epoch < schedule.last_epoch:
@@ -213,11 +216,11 @@ def label_of_network(config: RunConfig, epoch: int) -> str:
 
 
 def best_epoch(folds: Sequence[Sequence[EpochReport]], *, at_least: int = 1) -> int:
-    """The epoch with the best first Recall@K on average over folds, the earliest of equals.
+    """Return the epoch with the best first Recall@K on average over folds, the earliest of equals.
 
     Args:
         folds: the epochs of each fold, the same ones measured in each.
-        at_least: epochs before it do not count.
+        at_least: the first epoch that counts.
     """
     by_epoch: dict[int, list[float]] = {}
     for reports in folds:

@@ -1,4 +1,4 @@
-"""Training: one visible loop, as a generator of epoch reports."""
+"""Training: one visible loop. Read `_epochs` and `train_epoch` from top to bottom."""
 
 from __future__ import annotations
 
@@ -45,6 +45,91 @@ def train_epochs(run: Run, *, fabric: Fabric | None = None, split: Split | None 
     return Epochs(_epochs(run, fabric, split))
 
 
+def _epochs(run: Run, fabric: Fabric | None, split: Split | None) -> Generator[EpochReport]:
+    config = run.config
+    fabric = fabric or launch(config)
+    with ExitStack() as stack:
+        # Two processes in one run would append to the same metrics and replace each other's checkpoint.
+        on_first(fabric, lambda: stack.enter_context(run.locked()))
+        stack.enter_context(keeping_memory(fabric.device))
+        session = Session(run, split or load_split(config), fabric)
+
+        finished = session.restore()
+        if finished is None:
+            # Epoch 0 measures the network before training. Without it nobody could tell what training gained
+            # from what the pretrained backbone knew already.
+            evaluation, seconds = session.evaluate(0)
+            yield session.save(EpochReport(0, {}, evaluation, 0.0, seconds, 0.0, {}))
+            finished = 0
+
+        for epoch in range(finished + 1, config.schedule.last_epoch + 1):
+            # Saved before it is yielded: whoever stops the iteration here loses nothing.
+            yield session.save(train_epoch(session, epoch))
+        session.finish()
+
+
+def train_epoch(session: Session, epoch: int) -> EpochReport:
+    """Train one epoch, then measure the network: for every batch forward, backward and a step.
+
+    Args:
+        session: as the epoch before left it.
+        epoch: 1..schedule.epochs.
+
+    Raises:
+        DivergedError: (a ValueError) a loss or a weight is NaN or infinite.
+    """
+    config, fabric = session.run.config, session.fabric
+    network, loss, loader = session.network, session.loss, session.loader
+
+    # Every epoch starts its own random stream from seed, epoch and rank. So a resumed run draws what it would
+    # have drawn anyway, with no generator state to save, and each rank augments its images differently.
+    torch.manual_seed(_seed(config.seed, epoch, fabric.global_rank))
+    session.batches.epoch = epoch
+    rates = session.set_learning_rates(epoch)
+
+    # In the warm-up only the new layers and the loss learn: their first gradients are large and random, and
+    # would destroy what the pretrained backbone knows.
+    warming = epoch <= config.schedule.warmup_epochs
+    session.set_backbone_learning(not warming)
+    network.train()
+    loss.train()
+
+    sums: dict[str, Tensor] = {}
+    began = time.perf_counter()
+    title = f"epoch {epoch}/{config.schedule.last_epoch}"
+    for step, (pixels, labels, _) in enumerate(track(loader, title), 1):
+        # uint8 until it is on the device: a quarter of the bytes to copy. Channels last is the order in which
+        # convolutions run fastest.
+        pixels = pixels.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
+        labels = labels.to(fabric.device, non_blocking=True)
+
+        # DDP waits for the gradient of every parameter that it wrapped. Those of a frozen backbone never
+        # come, so that in the warm-up the ranks average their gradients by hand.
+        with fabric.no_backward_sync(network, enabled=warming):
+            terms = session.loss_terms(network(pixels), labels, epoch, step)
+            fabric.backward(terms.total)
+        if warming:
+            session.average_gradients()
+        session.step()
+
+        # Summed on the device and read once an epoch: reading a number waits for the device.
+        for name, value in terms.parts().items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+    losses = {name: total.item() / len(loader) for name, total in sums.items()}
+    train_seconds = time.perf_counter() - began
+
+    session.share_copies()
+    session.require_finite_weights(epoch)
+    evaluation, evaluation_seconds = session.evaluate(epoch)
+    images_per_second = len(loader) * config.data.batch_size / train_seconds
+    return EpochReport(epoch, losses, evaluation, train_seconds, evaluation_seconds, images_per_second, rates)
+
+
+def _seed(*parts: int) -> int:
+    # SeedSequence mixes the parts; their sum would give seed 0, epoch 1 the stream of seed 1, epoch 0.
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 @final
 class Epochs(Iterator[EpochReport]):
     """The epochs of a training, each of which is trained by the call of `next` that returns its report.
@@ -81,69 +166,3 @@ def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None)
         stacklevel=2,
     )
     return train_epochs(run, fabric=fabric, split=split)
-
-
-def _epochs(run: Run, fabric: Fabric | None, split: Split | None) -> Generator[EpochReport]:
-    config = run.config
-    fabric = fabric or launch(config)
-    with ExitStack() as stack:
-        on_first(fabric, lambda: stack.enter_context(run.locked()))
-        stack.enter_context(keeping_memory(fabric.device))
-        session = Session(run, split or load_split(config), fabric)
-        finished = session.restore()
-        if finished is None:
-            evaluation, seconds = session.evaluate(0)
-            yield session.save(EpochReport(0, {}, evaluation, 0.0, seconds, 0.0, {}))
-            finished = 0
-        for epoch in range(finished + 1, config.schedule.last_epoch + 1):
-            yield session.save(train_epoch(session, epoch))
-        session.finish()
-
-
-def train_epoch(session: Session, epoch: int) -> EpochReport:
-    """What one epoch did: every batch forward, backward and a step, then the measuring.
-
-    Args:
-        session: as the epoch before left it.
-        epoch: 1..schedule.epochs.
-
-    Raises:
-        DivergedError: (a ValueError) a loss or a weight that is NaN or infinite.
-    """
-    config, fabric = session.run.config, session.fabric
-    network, loss, loader = session.network, session.loss, session.loader
-    # Every epoch starts its own random stream, so that a resumed run needs no saved one.
-    torch.manual_seed(_seed(config.seed, epoch, fabric.global_rank))
-    rates = session.set_learning_rates(epoch)
-    warming = epoch <= config.schedule.warmup_epochs
-    session.set_backbone_learning(not warming)
-    session.batches.epoch = epoch
-    network.train()
-    loss.train()
-
-    sums: dict[str, Tensor] = {}
-    began = time.perf_counter()
-    title = f"epoch {epoch}/{config.schedule.last_epoch}"
-    for step, (pixels, labels, _) in enumerate(track(loader, title), 1):
-        pixels = pixels.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
-        labels = labels.to(fabric.device, non_blocking=True)
-        with fabric.no_backward_sync(network, enabled=warming):
-            terms = session.loss_terms(network(pixels), labels, epoch, step)
-            fabric.backward(terms.total)
-        if warming:
-            session.average_gradients()
-        session.step()
-        for name, value in terms.parts().items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-    losses = {name: total.item() / len(loader) for name, total in sums.items()}
-    train_seconds = time.perf_counter() - began
-
-    session.share_copies()
-    session.require_finite_weights(epoch)
-    evaluation, evaluation_seconds = session.evaluate(epoch)
-    images_per_second = len(loader) * config.data.batch_size / train_seconds
-    return EpochReport(epoch, losses, evaluation, train_seconds, evaluation_seconds, images_per_second, rates)
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

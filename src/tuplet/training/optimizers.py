@@ -1,4 +1,4 @@
-"""Optimizers of a run: one over everything, or one of its own for the parameters of the classes."""
+"""Optimizers of a run: one over everything, or a second one for the parameters of the classes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tuplet.models.embedder import Embedder
 def build_optimizers(
     network: Embedder, loss: MetricLoss, config: OptimizerConfig, *, fused: bool = True
 ) -> list[torch.optim.Optimizer]:
-    """One optimizer over the groups of network and loss, or two of them.
+    """Build one optimizer over the parameter groups of network and loss, or two.
 
-    They are "backbone", "embedding" and, of HIST, "distributions" and "hgnn", of a rival with parameters of
-    its own, "proxies".
+    The groups are "backbone" and "embedding"; of HIST also "distributions" and "hgnn"; of a rival loss with
+    parameters of its own also "proxies".
 
-    With `class_update` rowwise, a second one has the parameters that are as large as the classes are many, in
-    groups of the same names; in the first, those groups keep the rest.
+    With `class_update` rowwise, a second optimizer takes the parameters that have a row a class, in groups of
+    the same names; those groups of the first keep the rest.
 
     Args:
-        network: trained.
-        loss: trained.
-        config: of both.
-        fused: one pass over memory, where the plain loop makes a dozen; not for gradients that are scaled and
-            have to be unscaled before the step.
+        network: to train.
+        loss: to train.
+        config: learning rates of the groups, and which optimizer.
+        fused: update in one pass over memory instead of a dozen; not possible for scaled gradients that have
+            to be unscaled before the step.
     """
     groups = [
         *network.parameter_groups(lr_backbone=config.lr_backbone, lr_embedding=config.lr_embedding),
@@ -48,10 +48,11 @@ def build_optimizers(
 
 @final
 class RowwiseAdam(torch.optim.Optimizer):
-    """Adam without momentum, and with one second moment a row: memory of two numbers a row.
+    """Adam without momentum and with one second moment a row: its state is two numbers a row.
 
-    A row that is missing from a sparse gradient stays as it is, and its second moment too. There is no weight
-    decay.
+    Adam keeps two more copies of every parameter. With a million classes of 512 dimensions those are 4 GB;
+    here they are 8 MB. A row that is missing from a sparse gradient keeps its value and its second moment.
+    There is no weight decay.
 
     Args:
         params: parameters or groups of them, as torch optimizers take them; rows are the first dimension.
@@ -59,7 +60,8 @@ class RowwiseAdam(torch.optim.Optimizer):
         beta2: decay of the second moments, in [0, 1).
         eps: added to the root of the second moment, > 0.
 
-    Source: Kingma and Ba, "Adam", ICLR 2015; one second moment a row as for recommenders' embedding tables.
+    References: Kingma and Ba, "Adam", ICLR 2015; one second moment a row as for recommenders' embedding
+        tables.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class RowwiseAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every row that has a gradient."""
+        """Update every row that has a gradient."""
         value = None
         if closure is not None:
             with torch.enable_grad():
@@ -97,7 +99,9 @@ class RowwiseAdam(torch.optim.Optimizer):
             places, gradient = gradient.indices()[0], gradient.values()
         wide = gradient.view(len(gradient), -1)
         squares = torch.linalg.vector_norm(wide, dim=1).float().square_().div_(max(1, wide.shape[1]))
-        # Steps are counted a row, for rows that are seldom drawn would else start with far too large a step.
+        # Adam's correction of the second moment, which starts at 0, counts the steps. They are counted for
+        # each row: by the common count a row that is first drawn late would be corrected too little, its
+        # moment would be far too small, and its first step far too large.
         steps, moment = (
             state[name] if places is None else state[name][places] for name in ("steps", "second_moment")
         )

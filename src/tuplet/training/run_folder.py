@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, to_dict
 from tuplet.data.files import write_atomically
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError, SettingsError, one_line
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.models.embedder import Embedder
 
@@ -53,7 +53,7 @@ class EpochReport:
     learning_rates: dict[str, float]
 
 
-class LockedRunError(InputError):
+class LockedRunError(RunFolderError):
     """Another process is training the run."""
 
 
@@ -65,29 +65,32 @@ class Run:
         folder: where `create` made it.
 
     Raises:
-        InputError: (a ValueError) there is no run in the folder, or its config cannot be used.
+        RunFolderError: there is no run in the folder, or its config cannot be read.
+        SettingsError: its config cannot be used.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if not self.config_file.is_file():
-            raise InputError(
-                f"there is no run in {self.folder}; want a folder with a config.yaml, made by tuplet train"
+            raise RunFolderError(
+                f"there is no run in {self.folder}; want a folder with a config.yaml, made by tuplet train",
+                subject=self.folder,
             )
         self.config = read_config(self.config_file)
 
     @classmethod
     def create(cls, config: RunConfig, folder: str | os.PathLike[str]) -> Run:
-        """A new run in a folder that does not exist yet or is empty.
+        """Create a run in a folder that does not exist yet or is empty.
 
         Raises:
-            InputError: (a ValueError) the folder holds something already.
+            RunFolderError: the folder holds something already, or is a file.
         """
         path = Path(folder)
         if path.is_dir() and not all(entry.name.startswith(".") for entry in path.iterdir()):
-            raise InputError(f"{path} is not empty; want a new folder, or tuplet train --resume {path}")
+            resume = f"tuplet train --resume {path}"
+            raise RunFolderError(f"{path} is not empty; want a new folder, or {resume}", subject=path)
         if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file; want a new folder for the run")
+            raise RunFolderError(f"{path} is a file; want a new folder for the run", subject=path)
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", write_config(config).encode())
         return cls(path)
@@ -108,7 +111,7 @@ class Run:
         return self.folder / "checkpoints" / "last.pt"
 
     def classes_folder(self, epoch: int) -> Path:
-        """Rows of the class parameters after an epoch, where the classes are spread over processes."""
+        """Return the folder of the class parameters after an epoch, if classes are spread over processes."""
         return self.folder / "checkpoints" / f"classes-{epoch}"
 
     @property
@@ -118,7 +121,7 @@ class Run:
 
     @property
     def notes_file(self) -> Path:
-        """What was odd about the data: skipped images, classes too small to ask about."""
+        """What was odd about the data: skipped images, classes too small to be queries."""
         return self.folder / "notes.json"
 
     @property
@@ -132,19 +135,17 @@ class Run:
         return self.folder / "report.html"
 
     def reports(self) -> list[EpochReport]:
-        """Every epoch so far, epoch 0 first; a line that a kill cut short is left out."""
+        """Return the reports of all epochs so far, epoch 0 first, without a line that a kill cut short."""
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text().splitlines(keepends=True)
         try:
             return [_epoch_report(json.loads(line)) for line in lines if line.endswith("\n")]
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{self.metrics_file} is damaged ({error}); want one JSON line an epoch"
-            ) from None
+            raise _damaged(self.metrics_file, error, "one JSON line an epoch") from None
 
     def clean_up(self, last_epoch: int) -> None:
-        """Remove what a kill left: unfinished files, reports of epochs that reached no checkpoint."""
+        """Remove what a kill left: unfinished files, and reports of epochs that reached no checkpoint."""
         for partial in (*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         self._remove_classes(but=self.classes_folder(last_epoch))
@@ -172,16 +173,14 @@ class Run:
         self._remove_classes(but=self.classes_folder(state["epoch"]))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """State after the last whole epoch, on the CPU; None where there is none yet."""
+        """Return the state after the last whole epoch, on the CPU; None if there is none yet."""
         if not self.checkpoint_file.exists():
             return None
         try:
             state: dict[str, Any] = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(
-                f"{self.checkpoint_file} is damaged ({' '.join(str(error).split())[:200]});"
-                " want the file as tuplet wrote it: restore it, or remove it to start the run again"
-            ) from None
+            wanted = "the file as tuplet wrote it: restore it, or remove it to start the run again"
+            raise _damaged(self.checkpoint_file, error, wanted) from None
         return state
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
@@ -189,32 +188,43 @@ class Run:
         write_atomically(file, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
     def read_json(self, file: Path) -> dict[str, Any]:
-        """One of the run's JSON files; empty where it was not written yet."""
+        """Return the content of one of the run's JSON files; empty if it was not written yet."""
         try:
             content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         except ValueError as error:
-            raise InputError(f"{file} is damaged ({error}); want JSON as tuplet wrote it") from None
+            raise _damaged(file, error, "JSON as tuplet wrote it") from None
         return content
 
+    def save_root(self) -> None:
+        """Write to config.yaml where the images are now, if they moved; its other settings stay."""
+        saved = read_config(self.config_file)
+        if saved.data.root != self.config.data.root:
+            moved = dataclasses.replace(
+                saved, data=dataclasses.replace(saved.data, root=self.config.data.root)
+            )
+            write_atomically(self.config_file, write_config(moved).encode())
+
     def embedder(self) -> Embedder:
-        """The trained network, on the CPU, ready to embed.
+        """Load the trained network, on the CPU, in evaluation mode.
 
         Raises:
-            InputError: (a ValueError) no epoch is finished.
+            RunFolderError: no epoch is finished, or the checkpoint does not fit the config.
         """
         state = self.load_checkpoint()
         if state is None:
-            raise InputError(
-                f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}"
+            raise RunFolderError(
+                f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}",
+                subject=self.folder,
             )
         model = dataclasses.replace(self.config.model, pretrained=False, weights=None)
         network = Embedder(**dataclasses.asdict(model))
         try:
             network.load_state_dict(state["network"])
         except RuntimeError as error:
-            raise InputError(
-                f"{self.checkpoint_file} does not fit {self.config_file}"
-                f" ({' '.join(str(error).split())[:200]}); want the config that it was trained with"
+            raise RunFolderError(
+                f"{self.checkpoint_file} does not fit {self.config_file} ({one_line(error)}); want the config"
+                " that it was trained with",
+                subject=self.checkpoint_file,
             ) from None
         return network.eval()
 
@@ -228,46 +238,53 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for one process; the hold ends with the process, however it ends.
+        """Lock the run for one process; the lock ends with the process, however it ends.
 
         Raises:
-            LockedRunError: (an InputError) another process is training this run.
+            LockedRunError: another process is training this run.
         """
         try:
             with FileLock(self.folder / ".lock", timeout=0):
                 yield
         except Timeout:
             raise LockedRunError(
-                f"another process is training {self.folder}; want one at a time: wait, or end it"
+                f"another process is training {self.folder}; want one at a time: wait, or end it",
+                subject=self.folder,
             ) from None
 
 
 def read_config(file: Path) -> RunConfig:
-    """The settings in a YAML file.
+    """Read the settings of a run from a YAML file.
 
     Raises:
-        InputError: (a ValueError) no such file, no YAML, or settings that cannot be used.
+        RunFolderError: no such file, or no YAML.
+        SettingsError: the file holds no fields, or settings that cannot be used.
     """
     try:
         tree = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise InputError(f"{file} cannot be read ({cause}); want the config.yaml of a run") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{file} is no YAML ({' '.join(str(error).split())}); want the config.yaml of a run"
+        raise RunFolderError(
+            f"{file} cannot be read ({cause}); want the config.yaml of a run", subject=file
         ) from None
-    if tree is None:
-        raise InputError(f"{file} is empty; want the fields of a config")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunFolderError(
+            f"{file} is no YAML ({one_line(error, None)}); want the config.yaml of a run", subject=file
+        ) from None
     if not isinstance(tree, dict):
-        raise InputError(f"{file} holds {type(tree).__name__}; want the fields of a config")
+        content = "is empty" if tree is None else f"holds {type(tree).__name__}"
+        raise SettingsError(f"{file} {content}; want the fields of a config", subject=file)
     return from_dict(tree)
 
 
 def write_config(config: RunConfig) -> str:
-    """The settings as YAML, in the order in which they are defined."""
+    """Return the settings as YAML, in the order in which they are defined."""
     text: str = yaml.safe_dump(to_dict(config), sort_keys=False)
     return text
+
+
+def _damaged(file: Path, error: Exception, wanted: str) -> RunFolderError:
+    return RunFolderError(f"{file} is damaged ({one_line(error)}); want {wanted}", subject=file)
 
 
 def _json_line(report: EpochReport) -> str:

@@ -19,7 +19,7 @@ from tuplet.data.batches import Draw, TransformedImages, batches, prepare_worker
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.splits import Split
 from tuplet.data.transforms import train_transform
-from tuplet.errors import InputError
+from tuplet.errors import DataError, InputError, ModelError, one_line
 from tuplet.evaluation.evaluate import EvalReport, evaluate_split
 from tuplet.losses.base import LossTerms
 from tuplet.losses.build import build_loss
@@ -34,7 +34,7 @@ from tuplet.training.run_folder import EpochReport, Run
 
 
 class DivergedError(InputError):
-    """The loss or a weight left the finite numbers; the run keeps its last good checkpoint."""
+    """The loss or a weight is NaN or infinite; the run keeps its last good checkpoint."""
 
 
 @final
@@ -47,6 +47,8 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch = 1
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        # Every rank draws the whole batch from the same seed and keeps its slice: a batch is the same images
+        # on any number of ranks.
         drawn = batches(self._config.data, self._labels, seed=self._config.seed, epoch=self.epoch)
         return iter([rank_slice(batch, self._rank, self._ranks) for batch in drawn])
 
@@ -56,7 +58,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
 @final
 class Session:
-    """Network, loss, optimizer and batches of a run, on the devices of a Fabric.
+    """Network, loss, optimizers and batches of a run, on the devices of a Fabric.
 
     Attributes:
         network: the embedding network, wrapped by Fabric (precision, DDP).
@@ -70,10 +72,10 @@ class Session:
         config = run.config
         self.run, self.split, self.fabric = run, split, fabric
         self.batches = EpochBatches(config, split.train, fabric)
-        iter(self.batches)  # too few images or classes: say so before anything is built
+        iter(self.batches)  # raises if there are too few images or classes, before anything is built
         self._data = hash_images(split.train)
         torch.manual_seed(config.seed)
-        # A checkpoint holds every weight, so that the run can go on without the file it started from.
+        # A checkpoint holds every weight: a run continues without the file of pretrained weights.
         started = run.checkpoint_file.exists()
         model = dataclasses.replace(config.model, pretrained=False, weights=None) if started else config.model
         self._embedder = Embedder(**dataclasses.asdict(model))
@@ -85,10 +87,13 @@ class Session:
         self._initial_weights = hash_weights(self._embedder.state_dict())
         self.loss = build_loss(config, split.train.num_classes)
         self.loss.to(fabric.device)
+        # In 16-mixed gradients are scaled up, and clipping needs them unscaled. A fused optimizer unscales
+        # them inside its step, which is too late.
         unscaled = config.compute.precision == "16-mixed" and config.optimizer.clip_norm > 0
         optimizers = build_optimizers(self._embedder, self.loss, config.optimizer, fused=not unscaled)
         self._rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
         self._backbone: list[torch.nn.Parameter] = optimizers[0].param_groups[0]["params"]
+        # The loss stays outside of DDP: every rank computes it on the whole batch, with equal gradients.
         wrapped: tuple[Any, ...] = fabric.setup(self._embedder, *optimizers)
         self.network, self.optimizers = wrapped[0], list(wrapped[1:])
         workers = config.compute.num_workers
@@ -103,7 +108,7 @@ class Session:
         )
 
     def restore(self) -> int | None:
-        """Load the checkpoint; the last whole epoch, or None where nothing is finished yet."""
+        """Load the checkpoint, and return its epoch, or None if the run has none yet."""
         state = self.run.load_checkpoint()
         if self.fabric.is_global_zero:
             self.run.clean_up(last_epoch=-1 if state is None else state["epoch"])
@@ -111,17 +116,26 @@ class Session:
             self._describe()
             return None
         if state["data"] != self._data:
-            raise InputError(
+            raise DataError(
                 f"the training images are not those that {self.run.folder} began with; want the same classes"
-                " with as many images: restore them, or start a new run"
+                " with as many images: restore them, give --data.root FOLDER, where they are now, or start a"
+                " new run",
+                subject="data.root",
+                given=self.run.config.data.root,
             )
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self._embedder.load_state_dict(state["network"])
         restore_loss(state, self.loss, self.optimizers, self.run.classes_folder(state["epoch"]))
+        if self.fabric.is_global_zero:
+            self.run.save_root()
         return int(state["epoch"])
 
     def save(self, report: EpochReport) -> EpochReport:
-        """Append the epoch's report to the run, then replace its checkpoint."""
+        """Append the epoch's report to the run, then replace its checkpoint.
+
+        The order matters: a kill between the two leaves a report without a checkpoint, which `Run.clean_up`
+        removes. The other way round the epoch would count as trained and its report would be missing.
+        """
         state = loss_state(self.loss, self.optimizers, self.run.classes_folder(report.epoch))
         if self.fabric.is_global_zero:
             self.run.append(report)
@@ -137,13 +151,13 @@ class Session:
         return report
 
     def finish(self) -> None:
-        """Save the trained network for whoever wants to use it."""
+        """Save the trained network as a model of its own."""
         if self.fabric.is_global_zero:
             self.run.save_model()
         self.fabric.barrier()
 
     def set_learning_rates(self, epoch: int) -> dict[str, float]:
-        """Set each group's learning rate for an epoch; what they are, by group."""
+        """Set each group's learning rate for an epoch, and return the rates by group."""
         factor = learning_rate_factor(self.run.config.schedule, epoch)
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self._rates, strict=True):
@@ -151,18 +165,18 @@ class Session:
         return {group["name"]: group["lr"] for group in groups}
 
     def set_backbone_learning(self, learning: bool) -> None:
-        """Let the backbone learn, or rest."""
+        """Let the backbone learn, or freeze it."""
         for parameter in self._backbone:
             parameter.requires_grad_(learning)
 
     def average_gradients(self) -> None:
-        """Average the network's gradients over the ranks, while DDP does not because part of it rests."""
+        """Average the network's gradients over the ranks, while DDP does not."""
         for parameter in self._embedder.parameters():
             if parameter.grad is not None:
                 parameter.grad.copy_(mean(self.fabric, parameter.grad))
 
     def step(self) -> None:
-        """Move every parameter against its gradient, clipped as the config says, and forget the gradients."""
+        """Clip the gradients as the config says, step every optimizer, and clear the gradients."""
         limit = self.run.config.optimizer.clip_norm
         if limit > 0:
             self._clip(limit)
@@ -171,25 +185,32 @@ class Session:
             optimizer.zero_grad()
 
     def _clip(self, limit: float) -> None:
+        """Scale all gradients by one factor that brings their norm, over network and loss, to the limit."""
         for optimizer in self.optimizers:
             self.fabric.strategy.precision.unscale_gradients(optimizer)
-        sharded = (
-            {id(p) for p in self.loss.class_parameters().values()} if self.loss.shard is not None else set()
-        )
+        shard = self.loss.shard
+        sharded = {id(p) for p in self.loss.class_parameters().values()} if shard is not None else set()
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
         gradients: tuple[list[Tensor], list[Tensor]] = [], []
         for parameter in parameters:
             if parameter.grad is not None:
                 gradients[id(parameter) in sharded].append(parameter.grad)
         whole, rows = (torch.nn.utils.get_total_norm(part).to(self.fabric.device) for part in gradients)
+        # Each rank holds other rows of the classes but the same copy of everything else: only the squares of
+        # the rows add up over ranks. Ranks that clip by different factors would drift apart.
         norm = (whole.square() + total(self.fabric, rows.square())).sqrt() if sharded else whole
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
     def loss_terms(
         self, embeddings: Float[Tensor, "n D"], labels: Int64[Tensor, " n"], epoch: int, step: int
     ) -> LossTerms:
-        """The loss of the global batch, the same on every rank; stops the run where it is not finite."""
-        # Each rank's loss sends the same gradient back to the rows of all; DDP's mean undoes that sum.
+        """Compute the loss of the global batch, the same on every rank.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
+        # HIST relates each sample to all others of the batch, so that a mean of losses of parts would be
+        # another loss. Each rank sends the same gradient back to the rows of all; DDP's mean undoes that sum.
         embeddings, labels = gather_batch(embeddings, labels)
         try:
             terms = self.loss.terms(embeddings, labels)
@@ -201,7 +222,7 @@ class Session:
         return terms
 
     def share_copies(self) -> None:
-        """Give every rank the first one's running statistics and loss, which it saves and measures with.
+        """Copy the first rank's running statistics and loss to every rank, before they measure and save.
 
         DDP shares the statistics only before a forward that it synchronises. The loss is computed alike on
         all ranks, but not to the last bit where they differ in their device or its free memory.
@@ -211,19 +232,21 @@ class Session:
         share(self.fabric, [*self._embedder.buffers(), *loss])
 
     def require_finite_weights(self, epoch: int) -> None:
-        """Stop the run before weights that are not finite reach its checkpoint."""
-        found = ""
-        for part in (self._embedder, self.loss):
-            for name, value in part.state_dict().items():
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                    found = found or name
-        # Ranks may keep different classes, but they stop together.
-        named = first_of(self.fabric, found)
+        """Raise a DivergedError before weights that are not finite reach the checkpoint."""
+        states = [part.state_dict().items() for part in (self._embedder, self.loss)]
+        bad = (
+            name
+            for state in states
+            for name, value in state
+            if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        )
+        # Ranks may keep different classes, but they have to stop together.
+        named = first_of(self.fabric, next(bad, ""))
         if named:
             self._stop(f"at the end of epoch {epoch}: {named} holds NaN or infinity", epoch)
 
     def evaluate(self, epoch: int) -> tuple[EvalReport | None, float]:
-        """What the network measures, None where it is not this epoch's turn, and the seconds it took."""
+        """Measure the network if it is this epoch's turn; return the report, or None, and the seconds."""
         config = self.run.config
         last = epoch == config.schedule.last_epoch
         if epoch % config.evaluation.every_epochs and not last:
@@ -244,12 +267,17 @@ class Session:
     def _stop(self, what: str, epoch: int) -> NoReturn:
         raise DivergedError(
             f"training stopped {what}; the checkpoint of epoch {epoch - 1} in {self.run.folder} is the last"
-            " good one; want finite numbers: lower optimizer.lr_backbone, or set optimizer.clip_norm"
+            " good one; want finite numbers: lower optimizer.lr_backbone, or set optimizer.clip_norm",
+            subject=self.run.folder,
+            given=epoch,
         )
 
 
 def _try_one_image(network: Embedder, config: RunConfig) -> None:
-    """Refuse a size that the backbone cannot take; set aside parameters that play no part, for DDP."""
+    """Raise a ModelError if the backbone cannot take the size; freeze the parameters that play no part.
+
+    DDP would wait for the gradients of those for ever.
+    """
     size = config.data.image_size
     try:
         network.eval()(torch.zeros(1, 3, size, size, dtype=torch.uint8)).sum().backward()
@@ -258,14 +286,17 @@ def _try_one_image(network: Embedder, config: RunConfig) -> None:
             parameter.grad = None
     except (AssertionError, RuntimeError) as error:
         own = network.backbone.pretrained_cfg["input_size"][-1]
-        raise InputError(
+        raise ModelError(
             f"backbone {config.model.backbone} cannot take images of {size} x {size} pixels"
-            f" ({' '.join(str(error).split())}); want another data.image_size, such as its own {own}"
+            f" ({one_line(error, None)}); want another data.image_size, such as its own {own}",
+            subject="data.image_size",
+            given=size,
+            wanted=own,
         ) from error
 
 
 def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
-    """What the learning rates are multiplied by in an epoch; 1 during and right after the warm-up.
+    """Compute the factor of all learning rates in an epoch; 1 during and right after the warm-up.
 
     Args:
         schedule: `decay` and its numbers.
