@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, TypeAlias, final
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from torch import Tensor
 from tuplet.config import Augmentation, ComputeConfig, DataConfig, RunConfig
 from tuplet.data.decoding import decode_image
 from tuplet.data.transforms import eval_transform, short_side
-from tuplet.errors import InputError
+from tuplet.errors import ModelError, RequestError
 from tuplet.inference.trained_model import open_model
 from tuplet.models.embedder import Embedder
 from tuplet.training.devices import launch
 from tuplet.training.environment import hash_weights
+
+Accelerator: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class IndexedModel:
     """What made the vectors of an index; vectors of another model cannot be compared with them.
 
     Attributes:
-        path: where the model lay.
-        weights: SHA-256 of its weights, as `hash_weights` has it.
+        path: where the model was.
+        weights: SHA-256 of its weights, of `hash_weights`.
         dim: width of its embeddings, D.
-        image_size: side of the square that it saw, pixels.
-        resize: short side before the centre was cut out, pixels; of photographs.
-        augmentation: crop-flip for photographs, whose centre is cut out; else images are seen whole.
+        image_size: side of the square that it sees, pixels.
+        resize: short side before the centre crop, pixels; photographs only.
+        augmentation: crop-flip for photographs, whose centre is cut out; otherwise images are seen whole.
     """
 
     path: str
@@ -46,17 +48,16 @@ class IndexedModel:
     augmentation: Augmentation
 
     def to_json(self) -> str:
-        """The model as an index stores it."""
+        """Return the model as an index stores it."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexedModel:
-        """The model that `to_json` wrote."""
-        tree: dict[str, Any] = json.loads(text)
-        return cls(**tree)
+        """Return the model that `to_json` wrote."""
+        return cls(**json.loads(text))
 
     def difference(self, other: IndexedModel) -> str:
-        """In which way vectors of two models cannot be compared; empty where they can."""
+        """Return why vectors of two models cannot be compared; empty if they can."""
         if self.weights != other.weights:
             return f"other weights ({self.weights[:12]}, not {other.weights[:12]})"
         seen, others = _seen(self), _seen(other)
@@ -71,12 +72,12 @@ def _seen(model: IndexedModel) -> str:
 
 @final
 class PictureEmbedder:
-    """A trained network that makes unit vectors of pictures; may be called from several threads.
+    """A trained network that turns pictures into unit vectors; may be called from several threads.
 
     Args:
         network: trained.
-        data: how it wants its images; `image_size`, `resize` and `augmentation` are read.
-        path: where it lies, to be remembered.
+        data: how its images are prepared; `image_size`, `resize` and `augmentation` are read.
+        path: where it is, for the index.
         fabric: launched, one process; puts the network on its device.
     """
 
@@ -90,7 +91,7 @@ class PictureEmbedder:
             data.augmentation,
         )
         self.transform = eval_transform(data)
-        self.min_side = short_side(data)  # as in training: at another scale a JPEG is another picture
+        self.min_side = short_side(data)  # as in training: a JPEG decoded at another scale has other pixels
         self._network, self._device = fabric.setup_module(network.eval()), fabric.device
 
     @classmethod
@@ -100,19 +101,20 @@ class PictureEmbedder:
         *,
         image_size: int | None = None,
         resize: int | None = None,
-        accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        accelerator: Accelerator = "auto",
     ) -> PictureEmbedder:
-        """The embedder of a run or of a saved model.
+        """Open the model of a run or a saved model.
 
         Args:
             folder: of a run, or one that `Embedder.save_pretrained` wrote.
             image_size: side of the square that it sees, pixels; None: as it was trained.
-            resize: short side before the centre is cut out, pixels; None: as it was trained, or in proportion
-                to `image_size`.
+            resize: short side before the centre crop, pixels; None: as it was trained, or in proportion to
+                `image_size`.
             accelerator: where it computes.
 
         Raises:
-            InputError: no such model, or no such device.
+            ModelError: there is no model in the folder.
+            DeviceError: there is no such device.
         """
         found = open_model(Path(folder))
         data = found.config.data
@@ -130,52 +132,58 @@ class PictureEmbedder:
         model: IndexedModel,
         *,
         folder: str | os.PathLike[str] | None = None,
-        accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        accelerator: Accelerator = "auto",
     ) -> PictureEmbedder:
-        """The embedder whose vectors can be looked up in an index.
+        """Open the model that made the vectors of an index.
 
         Args:
             model: the index's, see `ImageIndex.model`.
-            folder: where the model lies now; None: where it lay.
+            folder: where the model is now; None: where it was.
             accelerator: where it computes.
 
         Raises:
-            InputError: there is no model any more, or another one.
+            ModelError: there is no model any more, or another one.
         """
         where = Path(model.path if folder is None else folder)
         if not where.is_dir():
-            raise InputError(f"the index's model {where} is not there; want --model FOLDER, where it is now")
+            raise ModelError(
+                f"the index's model {where} is not there; want --model FOLDER, where it is now", subject=where
+            )
         opened = cls.open(where, image_size=model.image_size, resize=model.resize, accelerator=accelerator)
         difference = opened.model.difference(model)
         if difference:
-            raise InputError(
+            raise ModelError(
                 f"{where} is not the model that made the index: {difference}; want that one, as --model"
-                " FOLDER, or the index made anew with tuplet index --rebuild"
+                " FOLDER, or the index made anew with tuplet index --rebuild",
+                subject=where,
+                given=opened.model,
+                wanted=model,
             )
         return opened
 
     def embed(self, pixels: UInt8[Tensor, "N 3 S S"]) -> Float32[np.ndarray, "N D"]:
-        """The unit vectors of pictures.
+        """Compute the unit vectors of prepared pictures.
 
         Args:
-            pixels: what `transform` made of each.
+            pixels: each as `transform` returns it.
 
         Raises:
-            InputError: the model gives NaN, infinity or zeros.
+            ModelError: the model gives NaN, infinity or zeros.
         """
         with torch.inference_mode():
             embeddings = self._network(pixels.to(self._device)).float()
             lengths = embeddings.norm(dim=1, keepdim=True)
             if not bool((lengths.isfinite() & (lengths > 0)).all()):
-                raise InputError(
+                raise ModelError(
                     f"the model {self.model.path} gives embeddings that have no direction (NaN, infinity or"
-                    " zeros); want a model whose training did not diverge"
+                    " zeros); want a model whose training did not diverge",
+                    subject=self.model.path,
                 )
             unit: Float32[np.ndarray, "N D"] = (embeddings / lengths).cpu().numpy()
         return unit
 
     def embed_image(self, image: UInt8[Tensor, "3 H W"]) -> Float32[np.ndarray, " D"]:
-        """The unit vector of one picture.
+        """Compute the unit vector of one picture.
 
         Args:
             image: RGB pixels, upright, of any size.
@@ -184,14 +192,14 @@ class PictureEmbedder:
         return vector
 
     def embed_files(self, files: Sequence[Path], *, batch_size: int = 64) -> Float32[np.ndarray, "N D"]:
-        """The unit vectors of picture files.
+        """Compute the unit vectors of picture files.
 
         Args:
             files: at least one.
             batch_size: pictures that are embedded at a time, >= 1.
 
         Raises:
-            UnreadableImageError: (an InputError) a file that is no picture.
+            UnreadableImageError: a file is no picture.
         """
         vectors = []
         for start in range(0, len(files), batch_size):
@@ -201,18 +209,18 @@ class PictureEmbedder:
 
 
 def mean_direction(vectors: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, " D"]:
-    """The mean of unit vectors, of unit length again: what looks like all of them.
+    """Compute the mean of unit vectors, of unit length again, to search for what looks like all of them.
 
     Args:
         vectors: at least one.
 
     Raises:
-        InputError: they point away from each other, so that the mean has no direction.
+        RequestError: they cancel each other out, so that the mean has no direction.
     """
     mean = vectors.astype(np.float64).mean(axis=0)
     length = float(np.linalg.norm(mean))
     if length < 1e-6:
-        raise InputError(
+        raise RequestError(
             "the pictures' vectors cancel each other out; want pictures that have more in common"
         )
     direction: Float32[np.ndarray, " D"] = (mean / length).astype(np.float32)
@@ -220,5 +228,5 @@ def mean_direction(vectors: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, "
 
 
 def absolute(folder: str | os.PathLike[str]) -> str:
-    """The absolute path of a folder, as it is called: links stay links."""
+    """Return the absolute path of a folder without following links."""
     return os.path.normpath(Path(folder).absolute())

@@ -1,6 +1,6 @@
-"""A trained network as a file or folder that leaves tuplet: ONNX, torch.export, or ready for the hub.
+"""Export a trained network: as ONNX, as a program of torch.export, or as a folder for the hub.
 
-What goes in and comes out is what `Embedder` takes and gives. Nothing is kept that was not compared with it.
+Input and output are those of `Embedder`. Every export is compared with the network before it is kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tuplet.data.class_folders import is_image
 from tuplet.data.decoding import UnreadableImageError, decode_image
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.transforms import eval_transform, short_side
-from tuplet.errors import InputError
+from tuplet.errors import DataError, MissingExtraError, ModelError, SettingsError, one_line
 from tuplet.inference.trained_model import PREPARATION_FILE, preparation
 from tuplet.models.embedder import Embedder
 from tuplet.training.environment import hash_weights
@@ -38,6 +38,20 @@ OPSET = 18
 
 INFORMATION_FILE = "tuplet.json"
 """Extra file in a .pt2 with what an .onnx has as metadata."""
+
+TOLERANCE = 1e-4
+"""Largest allowed difference of an export from the network, in any value of an embedding."""
+
+BATCH_SIZES = (1, 5)
+"""Images at once when an export is compared with the network."""
+
+Embedding: TypeAlias = Callable[[Tensor], Tensor]
+"""From uint8 pixels [N, 3, S, S] to embeddings [N, D]."""
+
+NUM_PICTURES = 10
+"""Pictures to compare on: a multiple of each of `BATCH_SIZES`."""
+
+T = TypeVar("T")
 
 _MOST_BYTES = 2**31 - 2**24  # of a protobuf, with room for the graph
 _HUB_FILES = frozenset({CONFIG_NAME, SAFETENSORS_SINGLE_FILE, PREPARATION_FILE, "README.md"})
@@ -53,25 +67,26 @@ def export_file(
     facts: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> float:
-    """The largest difference from the network; `file` then holds it as a program that needs no tuplet.
+    """Write a network as a file that needs no tuplet, and return its largest difference from the network.
 
-    onnx: its input `pixels` is uint8 [N, 3, S, S] with any N, its output `embeddings` float32 [N, D]; what
-    else is to be known is in its metadata, in keys that begin with "tuplet.". torch: of torch.export;
-    `torch.export.load(file).module()` is called like the network, with any number of images of one size, and
-    needs PyTorch alone; what else is to be known is in its extra file `INFORMATION_FILE`.
+    onnx: the input `pixels` is uint8 [N, 3, S, S] with any N, the output `embeddings` float32 [N, D]; the
+    facts are in the metadata, under keys that begin with "tuplet.". torch: `torch.export.load(file).module()`
+    is called like the network, with any number of images of one size, and needs PyTorch alone; the facts are
+    in the extra file `INFORMATION_FILE`.
 
     Args:
         network: on the CPU, in evaluation mode.
         file: ends in .onnx or .pt2; appears whole and compared, or not at all.
         pixels: images to compare on, at least `max(BATCH_SIZES)`, of the size that the file will take.
         to: its format.
-        data: how pictures were made such squares, to be known.
-        facts: more to be known.
-        overwrite: whether `file` may be there already.
+        data: how pictures become such squares; written beside the network.
+        facts: more to write beside it.
+        overwrite: whether `file` may exist already.
 
     Raises:
-        InputError: a file that is there, a network that cannot be exported, or one that differs by more than
-            `TOLERANCE`; for onnx also packages that are missing and a network too large for one file.
+        SettingsError: the file exists.
+        ModelError: the network cannot be exported, or the export differs by more than `TOLERANCE`.
+        MissingExtraError: for onnx, a package is missing.
     """
     if to == "onnx":
         _require_onnx(network)
@@ -83,22 +98,21 @@ def export_file(
 
 
 def _require_onnx(network: Embedder) -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not _installed(name)]
-    if missing:
-        raise InputError(
-            f"ONNX needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed;"
-            " want all of it: pip install 'tuplet[search]'"
-        )
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if not _installed(package):
+            raise MissingExtraError(package, "search", purpose="ONNX")
     num_bytes = sum(value.nbytes for value in network.state_dict().values())
     if num_bytes > _MOST_BYTES:
-        raise InputError(
+        raise ModelError(
             f"the weights have {num_bytes / 1e9:.1f} GB; want at most 2 GB for one ONNX file, or another"
-            " target: torch or hub"
+            " target: torch or hub",
+            given=num_bytes,
+            wanted=_MOST_BYTES,
         )
 
 
 def _save_onnx(network: Embedder, pixels: Tensor, file: Path, known: Mapping[str, str]) -> Embedding:
-    """The network as the file then has it."""
+    """Write the file, and return the network as it is in there."""
     with _exporting("ONNX"):
         program = torch.onnx.export(
             network,
@@ -122,7 +136,7 @@ def _save_onnx(network: Embedder, pixels: Tensor, file: Path, known: Mapping[str
 
 
 def _save_torch(network: Embedder, pixels: Tensor, file: Path, known: Mapping[str, str]) -> Embedding:
-    """The network as the file then has it."""
+    """Write the file, and return the network as it is in there."""
     shapes = {"pixels": {0: torch.export.Dim("N", min=1)}}
     with _exporting("torch.export"):
         program = torch.export.export(network, (pixels,), dynamic_shapes=shapes)
@@ -142,7 +156,7 @@ def export_hub(
     card: str,
     overwrite: bool = False,
 ) -> float:
-    """The largest difference from the network once `folder` is loaded again with `Embedder.from_pretrained`.
+    """Write a folder for `Embedder.from_pretrained`, and return its largest difference from the network.
 
     The folder has weights as safetensors, config.json, `PREPARATION_FILE` and README.md, and nothing else.
 
@@ -150,12 +164,13 @@ def export_hub(
         network: see `export_file`.
         folder: appears whole and compared, or not at all.
         pixels: see `export_file`.
-        data: how pictures are made such squares.
+        data: how pictures become such squares.
         card: README.md.
         overwrite: whether the folder may hold such an export already; it may never hold anything else.
 
     Raises:
-        InputError: a folder that is there and not empty, or a network that differs.
+        SettingsError: the folder is not empty.
+        ModelError: the network differs.
     """
     wanted = embeddings_by_batch(network, pixels)
     with _written_beside(folder, overwrite) as partial:
@@ -168,12 +183,12 @@ def export_hub(
 
 
 def information(network: Embedder, data: DataConfig, facts: Mapping[str, str] | None) -> dict[str, str]:
-    """What goes into an export beside the network, by name; values are text, and JSON where they have parts.
+    """Return the facts that go into an export beside the network, as text, or JSON if they have parts.
 
     Args:
-        network: whose weights are hashed as `hash_weights` does.
+        network: whose weights `hash_weights` hashes.
         data: how pictures are prepared.
-        facts: more of it, first.
+        facts: more of them, first.
     """
     return {
         **(facts or {}),
@@ -185,33 +200,38 @@ def information(network: Embedder, data: DataConfig, facts: Mapping[str, str] | 
 
 
 def require_free(target: Path, overwrite: bool) -> None:
-    """Nothing; raises InputError where an export may not be written to a file or folder.
+    """Raise an error if an export may not be written to a file or folder.
 
-    A folder is free where it is empty. With `overwrite` a file is, and a folder of an earlier export.
+    An empty folder is free. With `overwrite` so is a file, and a folder of an earlier export.
+
+    Raises:
+        SettingsError: something else is there.
     """
     if target.is_dir():
         others = sorted({path.name for path in target.iterdir()} - _HUB_FILES)
         if others:
-            raise InputError(f"{target} is a folder that holds {others[0]}; want a name that is not taken")
+            raise SettingsError(
+                f"{target} is a folder that holds {others[0]}; want a name that is not taken", subject=target
+            )
         taken = any(target.iterdir())
     else:
         taken = target.exists()
     if taken and not overwrite:
-        raise InputError(f"{target} exists; want another --output, or --overwrite")
+        raise SettingsError(f"{target} exists; want another --output, or --overwrite", subject=target)
 
 
 @contextmanager
 def _written_beside(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A path of that name in a hidden folder beside; what is there at the end takes the target's place."""
+    """Give a path in a hidden folder beside the target; what is there at the end takes the target's place."""
     require_free(target, overwrite)
-    target = target.resolve()  # a link stays one
+    target = target.resolve()  # a link stays a link
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=target.parent, prefix=f".{target.name}.", suffix=".partial"
     ) as beside:
         partial = Path(beside, target.name)
         yield partial
-        require_free(target, overwrite)  # it may have come into being meanwhile
+        require_free(target, overwrite)  # someone may have written it meanwhile
         if target.is_dir():
             target.rename(Path(beside, "old"))
         partial.replace(target)
@@ -219,21 +239,22 @@ def _written_beside(target: Path, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def _exporting(target: str) -> Iterator[None]:
-    """Nothing is printed meanwhile; what the exporter refuses becomes one line."""
+    """Silence the exporter, and turn its refusal into a ModelError of one line."""
     said = io.StringIO()
     try:
         with torch.no_grad(), redirect_stdout(said), redirect_stderr(said):
             yield
     except Exception as error:  # each of the two exporters has many ways to refuse a network
         lines = str(error).strip().splitlines() or [""]
-        raise InputError(
+        raise ModelError(
             f"PyTorch {torch.__version__} cannot export this network to {target}"
-            f" ({type(error).__name__}: {lines[0][:200]}); want another backbone, or --to hub"
+            f" ({type(error).__name__}: {lines[0][:200]}); want another backbone, or --to hub",
+            subject=target,
         ) from error
 
 
 def _without_traces(model: Any) -> None:
-    """Takes the exporter's notes out of an ONNX model: they name files of this machine."""
+    """Remove the exporter's notes from an ONNX model: they name files of this machine."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     ClearMetadataAndDocStringPass()(model)
@@ -243,18 +264,8 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-TOLERANCE = 1e-4
-"""Largest difference from the network that an export may have, in any value of an embedding."""
-
-BATCH_SIZES = (1, 5)
-"""Images at once when an export is compared with the network."""
-
-Embedding: TypeAlias = Callable[[Tensor], Tensor]
-"""From uint8 pixels [N, 3, S, S] to embeddings [N, D]."""
-
-
 def onnx_embedding(file: Path) -> Embedding:
-    """The network in an ONNX file as a function, run by onnxruntime on the CPU with PyTorch's threads."""
+    """Return the network in an ONNX file as a function, which onnxruntime runs on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -269,42 +280,48 @@ def onnx_embedding(file: Path) -> Embedding:
 
 
 def embeddings_by_batch(network: Embedder, pixels: UInt8[Tensor, "N 3 S S"]) -> list[Float[Tensor, "N D"]]:
-    """What the network gives for all images, for each of `BATCH_SIZES`.
+    """Compute the embeddings of all images in batches of each of `BATCH_SIZES`.
 
     Args:
         network: on the CPU, in evaluation mode.
         pixels: at least `max(BATCH_SIZES)` images.
 
     Raises:
-        InputError: a network in training, too few images, or images of a size that it cannot take.
+        ModelError: the network is in training mode, or cannot take images of this size.
+        DataError: there are too few images.
     """
     if network.training:
-        raise InputError("the network is in training mode; want network.eval() before it is exported")
+        raise ModelError("the network is in training mode; want network.eval() before it is exported")
     if len(pixels) < max(BATCH_SIZES):
-        raise InputError(f"there are {len(pixels)} images to compare on; want {max(BATCH_SIZES)} or more")
+        raise DataError(f"there are {len(pixels)} images to compare on; want {max(BATCH_SIZES)} or more")
     try:
         with torch.inference_mode():
             return [torch.cat([network(part) for part in torch.split(pixels, size)]) for size in BATCH_SIZES]
     except (AssertionError, RuntimeError) as error:
         own = network.backbone.pretrained_cfg["input_size"][-1]
-        raise InputError(
+        raise ModelError(
             f"the network cannot take images of {pixels.shape[-1]} x {pixels.shape[-1]} pixels"
-            f" ({' '.join(str(error).split())[:200]}); want another --data.image-size, such as its own {own}"
+            f" ({one_line(error)}); want another --data.image-size, such as its own {own}",
+            subject="data.image_size",
+            given=pixels.shape[-1],
+            wanted=own,
         ) from None
 
 
 def largest_difference(
     exported: Embedding, wanted: Sequence[Float[Tensor, "N D"]], pixels: UInt8[Tensor, "N 3 S S"]
 ) -> float:
-    """The largest difference in any value of any embedding, over all `BATCH_SIZES`.
+    """Compute the largest difference in any value of any embedding, over all `BATCH_SIZES`.
+
+    An export may have one batch size built in, and may round differently with another: hence two sizes.
 
     Args:
-        exported: what is compared.
+        exported: to compare.
         wanted: what `embeddings_by_batch` returned for the network.
         pixels: the same as there.
 
     Raises:
-        InputError: a difference beyond `TOLERANCE`, another shape, or a failure.
+        ModelError: a difference beyond `TOLERANCE`, another shape, or a failure.
     """
     differences = []
     with torch.inference_mode():
@@ -312,51 +329,47 @@ def largest_difference(
             try:
                 found = torch.cat([exported(part) for part in torch.split(pixels, size)])
             except Exception as error:  # what runs it has its own exceptions
-                raise InputError(
-                    f"the export cannot embed {size} images at once ({' '.join(str(error).split())[:200]});"
+                raise ModelError(
+                    f"the export cannot embed {size} images at once ({one_line(error)});"
                     " want another backbone, or --to hub"
                 ) from error
             if found.shape != embeddings.shape:
-                raise InputError(f"the export gives {list(found.shape)} for {list(embeddings.shape)} values")
+                raise ModelError(f"the export gives {list(found.shape)} for {list(embeddings.shape)} values")
             differences.append((found - embeddings).abs().max())
     largest = float(torch.stack(differences).max())
-    if not largest <= TOLERANCE:  # NaN is no difference that may pass
-        raise InputError(
+    if not largest <= TOLERANCE:  # written so that NaN does not pass
+        raise ModelError(
             f"the export differs from the network by {largest:.1e}; want at most {TOLERANCE:.0e}, so nothing"
-            " was written: want another backbone, or --to hub"
+            " was written: want another backbone, or --to hub",
+            given=largest,
+            wanted=TOLERANCE,
         )
     return largest
 
 
-NUM_PICTURES = 10
-"""So many are compared, a multiple of every batch size of the comparison."""
-
-T = TypeVar("T")
-
-
 def pictures_of_folder(folder: Path, data: DataConfig) -> UInt8[Tensor, "N 3 S S"]:
-    """`NUM_PICTURES` squares of the images at any depth of a folder, evenly spaced by path.
+    """Read `NUM_PICTURES` images at any depth of a folder as squares, evenly spaced by path.
 
-    Unreadable images are passed over. Where there are too few, the first ones come again.
+    Unreadable images are skipped. If there are too few, the first ones come again.
 
     Args:
         folder: of images, in class folders or not.
         data: how they become squares.
 
     Raises:
-        InputError: no such folder, or no image in it that can be read.
+        DataError: no such folder, or no image in it that can be read.
     """
     if not folder.is_dir():
-        raise InputError(f"--check {folder} is no folder; want one with images in it")
+        raise DataError(f"--check {folder} is no folder; want one with images in it", subject=folder)
     files = sorted(path for path in folder.rglob("*") if is_image(path.name) and path.is_file())
     found = _evenly(files, lambda file: decode_image(file, min_side=short_side(data)), data)
     if found is None:
-        raise InputError(f"--check {folder} has no images that can be read; want one or more")
+        raise DataError(f"--check {folder} has no images that can be read; want one or more", subject=folder)
     return found
 
 
 def pictures_of_table(table: ImageTable, data: DataConfig) -> UInt8[Tensor, "N 3 S S"] | None:
-    """The same of a table's images, evenly spaced over its rows; None where none can be read.
+    """Read `NUM_PICTURES` images of a table, evenly spaced, as squares; None if none can be read.
 
     Args:
         table: any images.
@@ -366,11 +379,7 @@ def pictures_of_table(table: ImageTable, data: DataConfig) -> UInt8[Tensor, "N 3
 
 
 def noise(data: DataConfig) -> UInt8[Tensor, "N 3 S S"]:
-    """`NUM_PICTURES` squares of noise, always the same.
-
-    Args:
-        data: `image_size` is read.
-    """
+    """Return `NUM_PICTURES` squares of noise, always the same; of `data` only `image_size` counts."""
     shape = (NUM_PICTURES, 3, data.image_size, data.image_size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

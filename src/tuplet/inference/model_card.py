@@ -25,14 +25,14 @@ from tuplet.training.run_folder import EpochReport, Run, write_config
 
 @dataclass(frozen=True)
 class Training:
-    """What is known of the training behind a model.
+    """What is known of the training of a model.
 
     Attributes:
         config: the run's.
-        reports: its epochs, in order, none after that of the weights.
-        environment: what `describe_environment` returned then; may be empty.
-        epoch: the last that the weights learnt in.
-        num_images: that trained it; None where that is not known.
+        reports: its epochs, in order, up to that of the weights.
+        environment: as `describe_environment` returned it; may be empty.
+        epoch: the last one that trained the weights.
+        num_images: of the training; None if that is unknown.
         num_classes: of those images; None likewise.
     """
 
@@ -45,35 +45,33 @@ class Training:
 
 
 def training_of(run: Run, split: Split | None) -> Training:
-    """What a run tells of its training.
+    """Collect what a run says of its training.
 
     Args:
         run: with a checkpoint, or with its model alone.
-        split: its images, where they are at hand; counted only if they are those that the run was trained on.
+        split: its images, if they are at hand; counted only if they are those that trained it.
     """
     state = run.load_checkpoint() or {}
     epochs = run.reports()
     epoch = int(state.get("epoch", max((report.epoch for report in epochs), default=0)))
-    table = None if split is None else split.train
-    if table is not None and hash_images(table) != state.get("data"):
-        table = None
+    known = split is not None and hash_images(split.train) == state.get("data")
     return Training(
         run.config,
         [report for report in epochs if report.epoch <= epoch],
         run.read_json(run.environment_file),
         epoch,
-        None if table is None else len(table),
-        None if table is None else table.num_classes,
+        len(split.train) if split is not None and known else None,
+        split.train.num_classes if split is not None and known else None,
     )
 
 
 def model_card(network: Embedder, data: DataConfig, training: Training | None) -> str:
-    """The card as Markdown, under YAML as the Hugging Face hub reads it; names no place on this machine.
+    """Write the card as Markdown, under YAML as the Hugging Face hub reads it, without paths of this machine.
 
     Args:
         network: the model.
-        data: how it wants its pictures.
-        training: None where nobody knows.
+        data: how its pictures are prepared.
+        training: None if it is unknown.
     """
     whole = replace(data, augmentation="none" if data.augmentation == "affine" else data.augmentation)
     architecture = str(network.backbone.pretrained_cfg["architecture"])
@@ -96,7 +94,6 @@ def model_card(network: Embedder, data: DataConfig, training: Training | None) -
 
 
 def _of_training(training: Training) -> dict[str, Any]:
-    """What the card says only where a training is known."""
     config = training.config
     settings = replace(
         config,
@@ -106,7 +103,8 @@ def _of_training(training: Training) -> dict[str, Any]:
     content: dict[str, Any] = {
         "data_name": _data_name(config.data),
         "settings": write_config(settings).rstrip(),
-        "effort": _effort(training),
+        "seconds": sum(report.train_seconds for report in training.reports),
+        "commit": short_commit(training.environment),
     }
     evaluations = [(one.epoch, one.evaluation) for one in training.reports if one.evaluation is not None]
     if not evaluations:
@@ -115,75 +113,17 @@ def _of_training(training: Training) -> dict[str, Any]:
     label = label_of_network(config, epoch)
     if epoch != training.epoch:
         label += f"; the weights here are of epoch {training.epoch}"
-    before = evaluations[0][1] if evaluations[0][0] == 0 and epoch > 0 else None
-    known = [of["classes"] for of in (measured.intervals or {}).values()]
-    one = next((interval for interval in known if interval is not None), None)
+    intervals = {name: units["classes"] for name, units in (measured.intervals or {}).items()}
+    selected = select(config, training.reports)
     return content | {
         "measured": measured,
         "label": label,
-        "rows": _rows(measured, before),
-        "clustering": None if measured.clustering is None else measured.clustering.settings,
-        "interval_words": one
-        and f"Interval: {100 * one.level:.10g} %, bootstrap, {one.num_resamples:,} draws of whole classes,"
-        f" seed {one.seed}.",
-        "elsewhere": _elsewhere(training, epoch),
+        "before": evaluations[0][1] if evaluations[0][0] == 0 and epoch > 0 else None,
+        "headline": headline_metric(measured.retrieval),
+        "intervals": intervals,
+        "resampling": next((one for one in intervals.values() if one is not None), None),
+        "selected": None if selected.epoch == epoch else selected,
     }
-
-
-def _rows(measured: EvalReport, before: EvalReport | None) -> list[dict[str, str]]:
-    """A line a metric, as text."""
-    rows = []
-    for name, value in measured.retrieval.items():
-        interval = (measured.intervals or {}).get(name, {}).get("classes")
-        rows.append(
-            {
-                "title": metric_title(name),
-                "before": "" if before is None else _percent(before.retrieval[name]),
-                "value": f"**{_percent(value)}**"
-                if name == headline_metric(measured.retrieval)
-                else _percent(value),
-                "interval": ""
-                if interval is None
-                else f"{_percent(interval.low)} to {_percent(interval.high)}",
-            }
-        )
-    clusters = measured.clustering
-    if clusters is not None:
-        pairs = (
-            ("NMI", clusters.nmi_mean, clusters.nmi_arithmetic_mean),
-            ("AMI", clusters.ami_mean, clusters.ami_arithmetic_mean),
-        )
-        for title, mean, other in pairs:
-            beside = "" if other is None else f" ({_percent(other)})"
-            rows.append({"title": title, "before": "", "value": _percent(mean) + beside, "interval": ""})
-    return rows
-
-
-def _elsewhere(training: Training, epoch: int) -> str:
-    """A sentence on numbers that the run selects and that are not of these weights; empty without such."""
-    selected = select(training.config, training.reports)
-    name = headline_metric(selected.evaluation.retrieval)
-    if selected.epoch == epoch or name is None:
-        return ""
-    return (
-        f"The run itself counts {metric_title(name)} {_percent(selected.evaluation.retrieval[name])} %"
-        f" ({selected.label}). Those weights were not kept: it is no number of this model."
-    )
-
-
-def _effort(training: Training) -> str:
-    """How long, on what, with which versions."""
-    environment = training.environment
-    seconds = sum(report.train_seconds for report in training.reports)
-    epochs = f"{training.epoch} epoch{'' if training.epoch == 1 else 's'}"
-    parts = [
-        f"{epochs} in {seconds:,.0f} s, evaluation apart, with seed {training.config.seed}",
-        f"{environment.get('processor', 'unknown processor')}, {environment.get('cores', 'unknown')} cores,"
-        f" device {environment.get('device', 'unknown')}, processes: {environment.get('ranks', 'unknown')}",
-        f"torch {environment.get('torch', 'unknown')}, timm {environment.get('timm', 'unknown')}, tuplet"
-        f" {environment.get('tuplet', 'unknown')}, commit {short_commit(environment)}",
-    ]
-    return "; ".join(parts) + "."
 
 
 def _front_matter(network: Embedder, training: Training | None, content: Mapping[str, Any]) -> str:
@@ -218,7 +158,7 @@ def _front_matter(network: Embedder, training: Training | None, content: Mapping
 
 
 def _starting_weights(network: Embedder, config: RunConfig) -> str | None:
-    """What the training began with, in words; None for random weights."""
+    """Describe the weights that the training began with; None for random weights."""
     if not config.model.pretrained:
         return None
     if config.model.weights is not None:
@@ -228,14 +168,14 @@ def _starting_weights(network: Embedder, config: RunConfig) -> str | None:
 
 
 def _hub_name(network: Embedder, config: RunConfig) -> str | None:
-    """The pretrained model on the hub that this one was fine-tuned from; None where there is none."""
+    """Return the pretrained model on the hub that this one was fine-tuned from; None if there is none."""
     if not config.model.pretrained or config.model.weights is not None:
         return None
     return network.backbone.pretrained_cfg.get("hf_hub_id") or None
 
 
 def _data_name(data: DataConfig) -> str:
-    """What the images are called, without the place that they lie in."""
+    """Return what the images are called, without their folder."""
     if data.source == "glyphs":
         return "Characters drawn by a seeded program"
     if data.source == "torchvision":
@@ -249,7 +189,7 @@ def _data_name(data: DataConfig) -> str:
 
 
 def _name(path: Path | None) -> Path | None:
-    """The last part of a path; None where it has none, such as "." has."""
+    """Return the last part of a path; None if it has none, as "." has none."""
     return Path(path.name) if path is not None and path.name not in ("", "..") else None
 
 
@@ -261,10 +201,11 @@ def _percent(value: float) -> str:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("tuplet.report"),
-        autoescape=False,  # Markdown, whose texts are numbers, settings and names of our own
+        autoescape=False,  # Markdown, and its texts are numbers, settings and names of our own
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters.update(title_of=metric_title, percent=_percent)
     return environment.get_template("model_card.md")

@@ -1,4 +1,4 @@
-"""A trained network as it lies on disk, a run's folder or a saved model, and how it wants its images."""
+"""A trained network in a folder, of a run or of a saved model, and how pictures are prepared for it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError
 
 from tuplet.config import DataConfig, RunConfig
-from tuplet.errors import InputError
+from tuplet.errors import InputError, ModelError, one_line
 from tuplet.models.embedder import Embedder
 from tuplet.training.run_folder import Run
 
 PREPARATION_FILE = "preprocessing.json"
-"""Beside the weights of an exported model: what `preparation` returns."""
+"""Beside the weights of an exported model, with what `preparation` returns."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, and what is known of how it came about.
+    """A trained network, and what is known of its training.
 
     Attributes:
-        network: on the CPU, ready to embed.
-        config: how it wants its images.
-        run: the run that trained it; None where nobody knows.
-        has_images: whether the run's own images can be measured, which is so for a run's folder.
+        network: on the CPU, in evaluation mode.
+        config: of its training; if that is unknown, the defaults with the preparation of its images.
+        run: the run that trained it; None if it is unknown.
+        has_images: whether the run's own images can be measured, as for the folder of a run.
     """
 
     network: Embedder
@@ -37,32 +37,34 @@ class TrainedModel:
 
 
 def open_model(folder: Path) -> TrainedModel:
-    """The trained network in a folder.
+    """Load the trained network in a folder.
 
     Args:
         folder: of a run, or one that `Embedder.save_pretrained` or `tuplet export --to hub` wrote, such as
-            RUN/model. Where no run is above it, it wants images as its preprocessing.json says, or, without
-            one, of the size that its backbone was pretrained with.
+            RUN/model. If no run is above it, images are prepared as its preprocessing.json says, or, without
+            one, for the size that its backbone was pretrained with.
 
     Raises:
-        InputError: neither of them is in the folder, or it cannot be read.
+        ModelError: neither of them is in the folder, or it cannot be read.
     """
     if (folder / "config.yaml").is_file():
         run = Run(folder)
         return TrainedModel(run.embedder(), run.config, run, has_images=True)
     if not ((folder / CONFIG_NAME).is_file() and (folder / SAFETENSORS_SINGLE_FILE).is_file()):
-        raise InputError(
+        raise ModelError(
             f"{folder} holds neither a run (config.yaml) nor a saved model ({CONFIG_NAME} and"
-            f" {SAFETENSORS_SINGLE_FILE}); want the folder of one of them"
+            f" {SAFETENSORS_SINGLE_FILE}); want the folder of one of them",
+            subject=folder,
         )
     try:
         network = Embedder.from_pretrained(str(folder))
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
-        raise InputError(
-            f"{folder} cannot be read as a saved model ({' '.join(str(error).split())[:200]}); want a folder"
-            " that Embedder.save_pretrained wrote"
+        raise ModelError(
+            f"{folder} cannot be read as a saved model ({one_line(error)}); want a folder that"
+            " Embedder.save_pretrained wrote",
+            subject=folder,
         ) from None
     above = folder.resolve().parent
     if (above / "config.yaml").is_file() and Run(above).model_folder == folder.resolve():
@@ -73,7 +75,7 @@ def open_model(folder: Path) -> TrainedModel:
 
 
 def preparation(config: DataConfig) -> dict[str, Any]:
-    """What is to be done to a picture before an exported network, as plain values for JSON.
+    """Describe how a picture becomes the square that an exported network takes, as values for JSON.
 
     Args:
         config: `image_size`, `resize` and `augmentation` are read, as `eval_transform` reads them.
@@ -94,7 +96,7 @@ def preparation(config: DataConfig) -> dict[str, Any]:
 
 
 def preparation_words(config: DataConfig) -> str:
-    """The same resizing and cropping in a sentence without its full stop."""
+    """Describe the resizing and cropping of `preparation` in words."""
     size = config.image_size
     if config.augmentation != "crop-flip":
         return f"the whole picture resized to {size} x {size} pixels (bilinear, antialiased)"
@@ -105,14 +107,14 @@ def preparation_words(config: DataConfig) -> str:
 
 
 def prepared_as(config: DataConfig, folder: Path) -> DataConfig:
-    """The config with the preparation that an exported folder states, where it states one.
+    """Return the config with the preparation in the file of an exported folder, if there is one.
 
     Args:
-        config: where everything else comes from.
+        config: of everything else.
         folder: of a saved model.
 
     Raises:
-        InputError: the file is there and is not what `preparation` returns.
+        ModelError: the file is not what `preparation` returns.
     """
     file = folder / PREPARATION_FILE
     if not file.is_file():
@@ -124,6 +126,6 @@ def prepared_as(config: DataConfig, folder: Path) -> DataConfig:
             return replace(config, image_size=size, resize=size, augmentation="none")
         return replace(config, image_size=size, resize=int(short_side), augmentation="crop-flip")
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise InputError(
-            f"{file} cannot be used ({error}); want the file as tuplet export wrote it, or none"
+        raise ModelError(
+            f"{file} cannot be used ({error}); want the file as tuplet export wrote it, or none", subject=file
         ) from None

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuplet.data.files import write_atomically
-from tuplet.errors import InputError
-from tuplet.report.pages import page_template
+from tuplet.errors import SettingsError
+from tuplet.report.pages import page_template, write_page
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class Shot:
         thumbnail: JPEG.
         title: first line below it, such as its label; may be empty.
         path: of its file.
-        number: what was measured, as text; may be empty.
-        mark: a word to stand out; may be empty.
+        number: such as a similarity, as text; may be empty.
+        mark: a word that stands out; may be empty.
     """
 
     thumbnail: bytes
@@ -57,21 +56,21 @@ class ShotGroup:
 def write_contact_sheet(
     file: Path, title: str, groups: Sequence[ShotGroup], facts: Mapping[str, str]
 ) -> None:
-    """Nothing; the file then holds the page. It appears whole or not at all.
+    """Write a page of pictures; it appears whole or not at all.
 
     Args:
         file: in a folder that is made if need be.
         title: of the page.
         groups: in order.
-        facts: what a reader should know of the page, by name.
+        facts: to print above the pictures, by name.
 
     Raises:
-        InputError: the file cannot be written.
+        SettingsError: the file cannot be written.
     """
     page = page_template("contact_sheet.html").render(title=title, groups=groups, facts=facts)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # A file name that is no UTF-8 reaches us as lone surrogates, which have no bytes.
-        write_atomically(file, page.encode("utf-8", errors="replace"))
+        write_page(file, page)
     except OSError as error:
-        raise InputError(f"cannot write the page {file} ({error.strerror}); want another --html") from None
+        raise SettingsError(
+            f"cannot write the page {file} ({error.strerror}); want another --html", subject=file
+        ) from None

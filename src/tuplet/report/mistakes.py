@@ -1,4 +1,4 @@
-"""Which images a model finds wrong neighbours for, the worst first, and which classes it confuses."""
+"""The mistakes of a model: images with wrong neighbours, the worst first, and classes that it confuses."""
 
 from __future__ import annotations
 
@@ -19,47 +19,48 @@ _BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class _Search:
-    """Each image's nearest others; `asked` are the images that have another of their class to find."""
+    """Each image's nearest others; `is_query` are the images that have another of their class to find."""
 
     split: EmbeddedSplit
     unit: Float32[np.ndarray, "N D"]
     nearest: Int64[np.ndarray, "N k"]
     similarities: Float32[np.ndarray, "N k"]
-    asked: Bool[np.ndarray, " N"]
+    is_query: Bool[np.ndarray, " N"]
 
     @property
     def labels(self) -> Int64[np.ndarray, " N"]:
         return self.split.labels
 
     @property
-    def found(self) -> Int64[np.ndarray, " N"]:
+    def predicted(self) -> Int64[np.ndarray, " N"]:
         """Class of the nearest image."""
-        found: Int64[np.ndarray, " N"] = self.labels[self.nearest[:, 0]]
-        return found
+        labels: Int64[np.ndarray, " N"] = self.labels[self.nearest[:, 0]]
+        return labels
 
     def rows_of(self, label: int) -> Int64[np.ndarray, " M"]:
         return np.flatnonzero(self.labels == label)
 
 
 def retrieval_findings(split: EmbeddedSplit) -> dict[str, Any] | None:
-    """What the report's gallery shows: worst mistakes, some successes, hardest classes, confused pairs.
+    """Collect the worst mistakes, some successes, the hardest classes and the most confused pairs.
 
     Args:
         split: embedded images; any length of embeddings, compared by cosine.
-    Returns: pictures, names and numbers for the template; None where no image has another of its class.
+
+    Returns: pictures, names and numbers for the template; None if no image has another of its class.
     """
     counts = np.bincount(split.labels, minlength=split.table.num_classes)
-    asked = counts[split.labels] > 1
-    if not asked.any():
+    is_query = counts[split.labels] > 1
+    if not is_query.any():
         return None
     k = min(NUM_NEIGHBOURS, len(split.table) - 1)
     nearest, similarities = nearest_neighbours(split.embeddings, k)
     unit = split.embeddings / np.maximum(np.linalg.norm(split.embeddings, axis=1, keepdims=True), 1e-12)
-    search = _Search(split, unit, nearest.numpy(), similarities.numpy(), asked)
-    wrong = np.flatnonzero(asked & (search.found != search.labels))
-    right = np.flatnonzero(asked & (search.found == search.labels))
+    search = _Search(split, unit, nearest.numpy(), similarities.numpy(), is_query)
+    wrong = np.flatnonzero(is_query & (search.predicted != search.labels))
+    right = np.flatnonzero(is_query & (search.predicted == search.labels))
     return {
-        "num_asked": int(asked.sum()),
+        "num_asked": int(is_query.sum()),
         "num_wrong": wrong.size,
         "num_neighbours": k,
         "per_class": MISTAKES_PER_CLASS,
@@ -71,7 +72,7 @@ def retrieval_findings(split: EmbeddedSplit) -> dict[str, Any] | None:
 
 
 def _gaps(search: _Search, wrong: Int64[np.ndarray, " M"]) -> Float32[np.ndarray, " M"]:
-    """How much more similar the nearest image, a wrong one, is than the nearest right one, in [0, 2]."""
+    """Compute how much more similar the nearest, wrong image is than the nearest right one, in [0, 2]."""
     best = np.empty(wrong.size, dtype=np.float32)
     for label in np.unique(search.labels[wrong]):
         rows = search.rows_of(int(label))
@@ -131,13 +132,13 @@ def _shown(search: _Search, row: int, gap: float | None) -> dict[str, Any]:
 
 def _hardest(search: _Search) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for label in np.unique(search.labels[search.asked]).tolist():
-        found = search.found[search.rows_of(label)]
-        taken_for = Counter(found[found != label].tolist())
+    for label in np.unique(search.labels[search.is_query]).tolist():
+        predicted = search.predicted[search.rows_of(label)]
+        taken_for = Counter(predicted[predicted != label].tolist())
         if taken_for:
             other = min(taken_for, key=lambda key: (-taken_for[key], key))
             rows.append(
-                {"label": label, "recall": float((found == label).mean()), "num_images": found.size}
+                {"label": label, "recall": float((predicted == label).mean()), "num_images": predicted.size}
                 | {"other": search.split.table.class_names[other], "times": taken_for[other]}
             )
     rows = sorted(rows, key=lambda row: (row["recall"], row["label"]))[:NUM_HARDEST]
@@ -145,11 +146,11 @@ def _hardest(search: _Search) -> list[dict[str, Any]]:
 
 
 def _confused_pairs(search: _Search) -> list[dict[str, Any]]:
-    asked = np.flatnonzero(search.asked & (search.found != search.labels))
-    times = Counter(zip(search.labels[asked].tolist(), search.found[asked].tolist(), strict=True))
+    wrong = np.flatnonzero(search.is_query & (search.predicted != search.labels))
+    times = Counter(zip(search.labels[wrong].tolist(), search.predicted[wrong].tolist(), strict=True))
     total: Counter[tuple[int, int]] = Counter()
-    for (label, found), number in times.items():
-        total[min(label, found), max(label, found)] += number
+    for (label, other), number in times.items():
+        total[min(label, other), max(label, other)] += number
     return [
         {
             "classes": [_picture(search, int(search.rows_of(label)[0]), 48) for label in (a, b)],

@@ -1,15 +1,18 @@
-"""Pages from templates: everything escaped, every name defined."""
+"""Pages from templates: every name has to be defined, and in HTML every value is escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
+
+from tuplet.data.files import write_atomically
 
 
 def page_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> Template:
-    """A template of the package.
+    """Return a template of the package.
 
     Args:
         name: of its file.
@@ -17,10 +20,17 @@ def page_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = 
     """
     environment = Environment(
         loader=PackageLoader("tuplet.report"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
     return environment.get_template(name)
+
+
+def write_page(file: Path, page: str) -> None:
+    """Write a page in one step, into a folder that is made if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # A file name that is no UTF-8 reaches us as lone surrogates, which have no bytes in UTF-8.
+    write_atomically(file, page.encode("utf-8", errors="replace"))

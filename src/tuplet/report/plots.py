@@ -1,7 +1,7 @@
-"""Every figure: curves and maps as SVG to inline in a page, thumbnails as data addresses.
+"""Figures: curves and maps as SVG to put into a page, thumbnails as data addresses.
 
 Colours are CSS variables with a fallback, so that one figure serves light and dark pages; text takes the
-font of the page. Nothing here touches matplotlib's global state, and equal input gives equal bytes.
+font of the page. matplotlib's global state stays as it is, and equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.training.run_folder import EpochReport
 
 SERIES = ("#0072b2", "#c24e00", "#00805d", "#a8468a", "#8a6100", "#5b4fc4", "#c0304a", "#55606b")
-"""Okabe and Ito's colours, darkened to 3:1 or more on white; a page gives each its dark twin."""
+"""Okabe and Ito's colours, darkened to a contrast of 3:1 on white; a page defines each for its dark mode."""
 
 INK, GRID = "#4c535b", "#dcdfe3"
 _VARIABLES = {color: f"var(--series-{i + 1}, {color})" for i, color in enumerate(SERIES)} | {
@@ -53,20 +53,20 @@ class EmbeddingMap:
 
 
 def loss_curves(epochs: Sequence[EpochReport]) -> str:
-    """Each loss term over the epochs, as SVG; empty where nothing was trained."""
+    """Draw each loss term over the epochs as SVG; empty if nothing was trained."""
     return _line_chart("Mean loss over the epoch", _lines([(e.epoch, e.losses) for e in epochs]))
 
 
 def learning_rate_curve(epochs: Sequence[EpochReport]) -> str:
-    """Each group's learning rate over the epochs, log scale, as SVG; empty where nothing was trained."""
+    """Draw each group's learning rate over the epochs as SVG, log scale; empty if nothing was trained."""
     rates = [(e.epoch, e.learning_rates) for e in epochs if e.epoch > 0]
     return _line_chart("Learning rate", _lines(rates), log=True)
 
 
 def recall_curve(epochs: Sequence[EpochReport]) -> str:
-    """Recall@1 (or the smallest K there is) over the evaluated epochs, in percent, as SVG.
+    """Draw Recall@1 (or the smallest K) over the evaluated epochs as SVG, in percent.
 
-    Empty where fewer than two epochs were evaluated.
+    Empty if fewer than two epochs were evaluated.
     """
     evaluated = [(e.epoch, e.evaluation.retrieval) for e in epochs if e.evaluation is not None]
     name = headline_metric(evaluated[-1][1]) if len(evaluated) > 1 else None
@@ -132,7 +132,7 @@ def _label_last(axes: Axes, point: tuple[int, float]) -> None:
 
 
 def inline_svg(figure: Figure, description: str) -> str:
-    """A figure as SVG to stand in a page, its colours those of the page.
+    """Return a figure as SVG to put into a page, with the colours of the page.
 
     Args:
         figure: drawn with `SERIES`, `INK` and `GRID`.
@@ -163,7 +163,7 @@ def embedding_map(
     max_classes: int = 60,
     seed: int = 0,
 ) -> EmbeddingMap:
-    """A t-SNE map of whole classes, one colour and shape a class, names on hover.
+    """Draw a t-SNE map of whole classes, one colour and shape a class, names on hover.
 
     Args:
         embeddings: one row or more, finite, of any length; compared by cosine.
@@ -247,7 +247,7 @@ def _whole_classes(
 
 
 def tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray, "M 2"]:
-    """Places in the plane, near where the cosine is large, the same for equal input.
+    """Place embeddings in the plane, near each other if their cosine is large, the same for equal input.
 
     Args:
         embeddings: of any length, M >= 1.
@@ -277,7 +277,7 @@ def tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray,
 
 
 def thumbnail(image: UInt8[Tensor, "3 H W"], size: int = 96) -> str:
-    """A small copy of an image as a `data:` address.
+    """Return a small copy of an image as a `data:` address.
 
     Args:
         image: RGB pixels.

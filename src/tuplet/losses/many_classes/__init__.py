@@ -1,1 +1,1 @@
-"""The cross entropies of the loss for any number of classes, and spread over ranks."""
+"""The class head of the loss for any number of classes."""
