@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from math import inf
 from operator import attrgetter
 from typing import Any, TypeVar, final
 
@@ -47,6 +48,11 @@ def number(name: str, value: object, allowed: Callable[[float], bool], wanted: s
     return float(plain) if not isinstance(plain, int) else plain
 
 
+def positive_number(name: str, value: object) -> float:
+    """Return a number as `number` does, or raise a `SettingsError` if it is not finite and > 0."""
+    return number(name, value, lambda given: 0 < given < inf, "a finite number > 0")
+
+
 def takes_any_number(cls: type[T]) -> type[T]:
     """Let a dataclass take numbers of numpy and torch for its fields, see `plain_number` (a decorator).
 
@@ -85,3 +91,9 @@ class Check:
             whole = value is None or isinstance(value, int)
             wanted = f"{least}{unit} or more" + ("" if whole else ", a whole number")
             self(name, whole and (value is None or value >= least), wanted)
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's type, with its package unless it is Python's own: "numpy.ndarray"."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

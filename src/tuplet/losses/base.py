@@ -1,4 +1,4 @@
-"""What a training asks of its loss, whichever it is, and what every loss checks."""
+"""What training asks of a loss, and what every loss checks of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tuplet.errors import InputError
+from tuplet.config.checks import type_name
+from tuplet.errors import DataError
 from tuplet.losses.many_classes.shards import ClassShard
 
 
@@ -24,7 +25,7 @@ class LossTerms:
     total: Float[Tensor, ""]
 
     def parts(self) -> dict[str, Float[Tensor, ""]]:
-        """Every term by its name."""
+        """Return every term by its name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -39,95 +40,56 @@ class MetricLoss(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LossTerms:
-        """The loss of one batch in its parts."""
+        """Compute the loss of one batch in its parts."""
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that have a row a class, by their names in `named_parameters`."""
+        """Return the parameters that have a row a class, by their names in `named_parameters`."""
         return {}
 
     def forward(
         self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"], indices_tuple: object = None
     ) -> Float[Tensor, ""]:
-        """The loss of one batch.
+        """Compute the loss of one batch, a scalar.
 
         Args:
             embeddings: as the network gives them, not normalised.
             labels: class of each sample, in 0..C-1.
             indices_tuple: ignored; there so that pytorch-metric-learning can call this loss with a miner.
-
-        Returns: a scalar.
-
         Raises:
-            InputError: (a ValueError) wrong shapes, labels outside 0..C-1, NaN or infinity, an empty batch,
-                or one too small for the loss.
+            DataError: (a ValueError) no tensors, wrong shapes, labels outside 0..C-1, NaN or infinity, an
+            empty
+                batch, or one too small for the loss.
         """
         return self.terms(embeddings, labels).total
 
 
 def require_batch(embeddings: Tensor, labels: Tensor, *, width: int, num_classes: int) -> None:
-    """Nothing.
-
-    Raises:
-        InputError: (a ValueError) shapes other than [N, width] and [N], labels outside 0..num_classes-1, NaN
-            or infinity, or an empty batch.
-    """
+    """Raise a `DataError` unless embeddings are finite, [N, width], and labels [N] integers in range."""
+    for name, value in (("embeddings", embeddings), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            wanted = f"a torch.Tensor, such as torch.as_tensor({name})"
+            raise _batch_error(f"{name} are of type {type_name(value)}", wanted, name, type(value))
     if embeddings.ndim != 2 or embeddings.shape[1] != width:
-        raise InputError(f"embeddings have shape {list(embeddings.shape)}; want [N, {width}]")
+        shape = list(embeddings.shape)
+        raise _batch_error(f"embeddings have shape {shape}", f"[N, {width}]", "embeddings", shape)
     if labels.shape != embeddings.shape[:1]:
-        raise InputError(
-            f"labels have shape {list(labels.shape)}; want [{len(embeddings)}], one label an embedding"
-        )
+        shape = list(labels.shape)
+        wanted = f"[{len(embeddings)}], one label an embedding"
+        raise _batch_error(f"labels have shape {shape}", wanted, "labels", shape)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InputError(f"labels are of type {labels.dtype}; want integers in 0..{num_classes - 1}")
+        wanted = f"integers in 0..{num_classes - 1}"
+        raise _batch_error(f"labels are of type {labels.dtype}", wanted, "labels", labels.dtype)
     if len(labels) == 0:
-        raise InputError("the batch is empty; want at least one embedding")
+        raise _batch_error("the batch is empty", "at least one embedding", "embeddings", 0)
     low, high = (int(bound) for bound in torch.aminmax(labels.long()))
     if low < 0 or high >= num_classes:
-        raise InputError(
-            f"labels run from {low} to {high}; want 0..{num_classes - 1}: renumber them, or raise num_classes"
-        )
+        wanted = f"0..{num_classes - 1}: renumber them, or raise num_classes"
+        raise _batch_error(f"labels run from {low} to {high}", wanted, "labels", (low, high))
     if not bool(torch.isfinite(embeddings).all()):
         row = int((~torch.isfinite(embeddings)).any(dim=1).nonzero()[0])
-        raise InputError(
-            f"embeddings hold NaN or infinity, first in row {row}; want finite numbers"
-            " (lower the learning rate, or clip gradients)"
-        )
+        wanted = "finite numbers (lower the learning rate, or clip gradients)"
+        raise _batch_error(f"embeddings hold NaN or infinity, first in row {row}", wanted, "embeddings", row)
 
 
-def require_settings(*, sizes: dict[str, object], positive: dict[str, object], lambda_s: object) -> None:
-    """Nothing.
-
-    Raises:
-        InputError: (a ValueError) a size that is no whole number >= 1, a number that is not finite and > 0,
-            or a lambda_s that is not finite and >= 0.
-    """
-    for name, size in sizes.items():
-        if not (isinstance(size, int) and size >= 1):
-            raise InputError(f"{name} is {size!r}; want 1 or more, a whole number")
-    for name, value in positive.items():
-        if not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise InputError(f"{name} is {value!r}; want a finite number > 0")
-    if not (isinstance(lambda_s, int | float) and 0 <= lambda_s < float("inf")):
-        raise InputError(f"lambda_s is {lambda_s!r}; want a finite number >= 0")
-
-
-def require_alpha(alpha: object, *, control: bool) -> None:
-    """Nothing.
-
-    Raises:
-        InputError: (a ValueError) an alpha that is no finite number, or, but for a control, not > 0.
-    """
-    least = float("-inf") if control else 0
-    if not (isinstance(alpha, int | float) and least < alpha < float("inf")):
-        wanted = "a finite number" if control else "a finite number > 0, or alpha_control=True"
-        raise InputError(f"alpha is {alpha!r}; want {wanted}")
-
-
-def require_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Nothing.
-
-    Raises:
-        InputError: (a ValueError) the value is none of the choices.
-    """
-    if value not in choices:
-        raise InputError(f"{name} is {value!r}; want one of {', '.join(map(str, choices))}")
+def _batch_error(fault: str, wanted: str, subject: str, given: object) -> DataError:
+    return DataError(f"{fault}; want {wanted}", subject=subject, given=given, wanted=wanted)

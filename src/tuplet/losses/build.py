@@ -6,43 +6,32 @@ from tuplet.config import RunConfig
 from tuplet.losses.base import MetricLoss
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import ClassShard
-from tuplet.losses.rivals import RivalLoss
+from tuplet.losses.rivals import RIVAL_SETTINGS, RivalLoss
+
+HIST_SETTINGS = (
+    *("tau", "alpha", "alpha_control", "lambda_s", "hidden_dim", "num_layers"),
+    *("distance", "variance", "implementation", "class_fraction"),
+)
+"""Fields of `LossConfig` that `HISTLoss` takes under the same name."""
 
 
 def build_loss(config: RunConfig, num_classes: int) -> MetricLoss:
-    """The loss of a run, its parameters freshly drawn.
+    """Build the loss of a run, its parameters freshly drawn.
 
     Args:
         config: `loss`, `model.embedding_dim`, `optimizer.class_update` and `compute.shard_classes` are read.
         num_classes: training classes, C >= 1.
-
     Raises:
-        InputError: (a ValueError) a rival where pytorch-metric-learning is not installed.
+        MissingExtraError: a rival where pytorch-metric-learning is not installed.
     """
     loss, dim = config.loss, config.model.embedding_dim
     if loss.name != "hist":
-        return RivalLoss(
-            loss.name,
-            num_classes,
-            dim,
-            margin=loss.margin,
-            scale=loss.scale,
-            positive_scale=loss.positive_scale,
-            num_centers=loss.num_centers,
-        )
+        rival = {name: getattr(loss, name) for name in RIVAL_SETTINGS}
+        return RivalLoss(loss.name, num_classes, dim, **rival)
     return HISTLoss(
         num_classes,
         dim,
-        tau=loss.tau,
-        alpha=loss.alpha,
-        alpha_control=loss.alpha_control,
-        lambda_s=loss.lambda_s,
-        hidden_dim=loss.hidden_dim,
-        num_layers=loss.num_layers,
-        distance=loss.distance,
-        variance=loss.variance,
-        implementation=loss.implementation,
-        class_fraction=loss.class_fraction,
+        **{name: getattr(loss, name) for name in HIST_SETTINGS},
         sparse_gradients=loss.class_fraction < 1 and config.optimizer.class_update == "rowwise",
         shard=ClassShard.of_group(num_classes) if config.compute.shard_classes else None,
     )

@@ -13,19 +13,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tuplet.config.checks import whole_number
+
 LEAKY_SLOPE = 0.1
 
 
 def propagation_matrix(incidence: Float[Tensor, "N E"]) -> Float[Tensor, "N N"]:
-    """How a hypergraph convolution mixes the samples, G = Dv^-1/2 H De^-1 H^T Dv^-1/2.
+    """Compute how a hypergraph convolution mixes the samples, G = Dv^-1/2 H De^-1 H^T Dv^-1/2.
 
     Args:
         incidence: H, values > 0. Dv holds its row sums, De its column sums; hyperedge weights are 1.
-
-    Returns: a symmetric positive semidefinite matrix.
-
-    Source: Feng et al., "Hypergraph Neural Networks", AAAI 2019.
+    Returns:
+        a symmetric positive semidefinite matrix.
+    References:
+        Feng et al., "Hypergraph Neural Networks", AAAI 2019.
     """
+    # G = R R^T with R = Dv^-1/2 H De^-1/2: one product, and no diagonal matrix is ever formed. Dividing by
+    # the degrees keeps the eigenvalues in [0, 1], so that stacked propagations neither blow features up nor
+    # favour a sample because it belongs to many tuplets.
     root = incidence * incidence.sum(dim=1, keepdim=True).rsqrt() * incidence.sum(dim=0).rsqrt()
     return root @ root.T
 
@@ -41,33 +46,39 @@ class HGNN(nn.Module):
         hidden_dim: width of the hidden propagations, h >= 1.
         out_dim: width of the output, C >= 1.
         num_layers: propagations, L >= 1; with 1 there is no hidden one.
-
-    Source: Feng et al., AAAI 2019, as used by Lim et al., CVPR 2022.
+    References:
+        Feng et al., AAAI 2019, as used by Lim et al., CVPR 2022.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, num_layers: int = 2) -> None:
         super().__init__()
-        widths = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        first, hidden = whole_number("in_dim", in_dim), whole_number("hidden_dim", hidden_dim)
+        last, num_layers = whole_number("out_dim", out_dim), whole_number("num_layers", num_layers)
+        widths = [first, *[hidden] * (num_layers - 1), last]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:-1])
 
     def forward(
         self, features: Float[Tensor, "N D"], incidence: Float[Tensor, "N E"]
     ) -> Float[Tensor, "N C"]:
-        """Class logits of each sample, after it has heard from the samples it shares tuplets with."""
+        """Compute the class logits of each sample from its own features and those of its tuplets."""
         mixing = propagation_matrix(incidence)
         output: Tensor = mixing @ self.layers[-1](self.hidden(features, mixing))
         return output
 
     def hidden(self, features: Float[Tensor, "N D"], mixing: Float[Tensor, "N N"]) -> Float[Tensor, "N h"]:
-        """What the hidden propagations make of the features; with one layer, the features themselves."""
+        """Apply the hidden propagations; with one layer, return the features themselves."""
         for layer, norm in zip(self.layers, self.norms, strict=False):
+            # The bias is mixed like a feature, G (X Theta + 1 b^T): rows of G do not sum to one, so that it
+            # reaches each sample in another strength, and BatchNorm does not cancel it.
             features = F.leaky_relu(norm(mixing @ layer(features)), LEAKY_SLOPE)
         return features
 
     def keep_output_rows(self, rows: int) -> None:
-        """Nothing; the output propagation then has that many classes, >= 0, and no values yet."""
+        """Replace the output propagation by one of so many classes, >= 0, whose values are not set yet."""
         width = self.output_parameters()[0].shape[1]
+        # On "meta" nothing is allocated or drawn: torch warns of a layer of no classes as it draws its
+        # values.
         with torch.device("meta"):
             output = nn.Linear(width, 1)
         output.out_features = rows
@@ -76,7 +87,7 @@ class HGNN(nn.Module):
         self.layers[-1] = output
 
     def output_parameters(self) -> tuple[Float[Tensor, "C h"], Float[Tensor, " C"]]:
-        """Weights and biases of the output propagation, one row a class."""
+        """Return weights and biases of the output propagation, one row a class."""
         output = self.layers[-1]
         assert isinstance(output, nn.Linear)
         return output.weight, output.bias

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, final, get_args
 
 import torch
@@ -18,20 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tuplet.config import Distance, Implementation, Variance
-from tuplet.errors import InputError
-from tuplet.losses.base import (
-    LossTerms,
-    MetricLoss,
-    require_alpha,
-    require_batch,
-    require_choice,
-    require_settings,
-)
+from tuplet.config.checks import number, positive_number, require, whole_number
+from tuplet.errors import DataError, SettingsError
+from tuplet.losses.base import LossTerms, MetricLoss, require_batch
 from tuplet.losses.hgnn import HGNN, propagation_matrix
 from tuplet.losses.many_classes.head import class_head, draw_classes
 from tuplet.losses.many_classes.memory import ReusedMemory
 from tuplet.losses.many_classes.scores import (
     ClassScores,
+    Inputs,
     LinearScores,
     MahalanobisScores,
     PlainScores,
@@ -50,11 +46,9 @@ def class_distances(
     *,
     distance: Distance = "mahalanobis",
 ) -> Float[Tensor, "N C"]:
-    """Distance of each sample to each class distribution, the d2 of Eq. 2 and 3.
+    """Compute the distance of each sample to each class distribution, the d2 of Eq. 2 and 3.
 
     Embeddings and means are L2-normalised first, so the length of neither matters; a zero vector stays zero.
-    With x and mu of length one, sum_k (x_k - mu_k)^2 / sigma2_k is taken apart into two matrix products,
-    which needs no N x C x D tensor.
 
     Args:
         embeddings: one row a sample, any finite length.
@@ -62,12 +56,14 @@ def class_distances(
         log_variances: log sigma2, clipped to [0, 6]; mahalanobis only.
         distance: mahalanobis (squared, in [0, 4]), euclidean (squared, in [0, 4]), cosine (1 - x.mu, in
             [0, 2]) or manhattan (in [0, 2 sqrt(D)]).
-
-    Returns: distances, unitless, >= 0, in float32 or wider, whatever autocast says.
-
-    Source: Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
+    Returns:
+        distances, unitless, >= 0, in float32 or wider, whatever autocast says.
+    References:
+        Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
     """
     width = torch.promote_types(torch.promote_types(embeddings.dtype, means.dtype), torch.float32)
+    # A batch is told apart by small differences of distances, which tau = 32 then multiplies: bfloat16, with
+    # its 8 bits, would lose them.
     with torch.autocast(embeddings.device.type, enabled=False):
         return _distances_of_unit_rows(unit_rows(embeddings.to(width)), means, log_variances, distance)
 
@@ -80,6 +76,10 @@ def _distances_of_unit_rows(
     x: Tensor, means: Tensor, log_variances: Tensor | None, distance: Distance
 ) -> Tensor:
     mu = unit_rows(means.to(x.dtype))
+    # sum_k (x_k - mu_k)^2 p_k, with p = 1/sigma2, would take an N x C x D tensor to subtract first.
+    # Multiplied out it is (x x).p - 2 x.(mu p) + sum_k mu_k^2 p_k: two matrix products and a number a class.
+    # Elsewhere that is bad advice, since large squares cancel and take the digits of a small distance along.
+    # Here |x| = |mu| = 1 and p <= 1, so no term exceeds 2 and the error stays near the last digit of 1.
     if distance == "mahalanobis":
         assert log_variances is not None
         precision = torch.exp(-clipped(log_variances.to(x.dtype)))
@@ -96,12 +96,13 @@ def _distances_of_unit_rows(
 
 
 def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-    """Each row at length one; a row of zeros stays zero and receives a bounded gradient.
+    """Scale each row to length one; a row of zeros stays zero and receives a bounded gradient.
 
     Args:
         vectors: finite rows of any length.
     """
-    # Rows are first scaled to a largest entry of one, so that no square overflows or vanishes.
+    # Rows are first scaled to a largest entry of one, so that no square overflows or vanishes. Their length
+    # is then at least one, and the clamp acts on rows of zeros only, where 1/length would be infinite.
     largest = vectors.detach().abs().amax(dim=1, keepdim=True)
     scaled = vectors / torch.where(largest > 0, largest, 1.0)
     lengths: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
@@ -111,65 +112,69 @@ def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
 def distribution_loss(
     distances: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, tau: float
 ) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood of each sample's own class distribution (Eq. 1).
+    """Compute the mean negative log-likelihood of each sample's own class distribution (Eq. 1).
 
     Args:
         distances: of each sample to each class, >= 0.
         labels: class of each sample, in 0..C-1.
         tau: temperature, > 0.
-
-    Returns: a scalar >= 0. No sample is ever dropped: a probability that underflows keeps its logarithm.
-
-    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 1.
+    Returns:
+        a scalar >= 0. No sample is ever dropped: a probability that underflows keeps its logarithm.
+    References:
+        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 1.
     """
     log_probabilities = assignment_log_probabilities(distances, tau=tau)
     return -log_probabilities.gather(1, labels[:, None]).mean()
 
 
 def assignment_log_probabilities(distances: Float[Tensor, "N C"], *, tau: float) -> Float[Tensor, "N C"]:
-    """Log-probability that a class distribution gave a sample, log P (Eq. 2).
+    """Compute the log-probability that a class distribution gave a sample, log P (Eq. 2).
 
     Args:
         distances: of each sample to each class, >= 0.
         tau: temperature, > 0.
-
-    Returns: values <= 0 whose exponentials sum to 1 over the classes.
-
-    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 2.
+    Returns:
+        values <= 0 whose exponentials sum to 1 over the classes.
+    References:
+        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 2.
     """
+    # Not softmax and then log: tau d2 reaches 32 * 4 = 128, and exp(-128) is 0 in float32, whose logarithm is
+    # -inf. The samples that are farthest off, from which there is most to learn, would give NaN, or nothing.
     return F.log_softmax(-tau * distances, dim=1)
 
 
 def incidence_matrix(
     distances: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, alpha: float
 ) -> Float[Tensor, "N E"]:
-    """Weight of each sample in the semantic tuplet of each class in the batch (Eq. 3-4).
+    """Compute the weight of each sample in the semantic tuplet of each class in the batch (Eq. 3-4).
 
     Args:
         distances: of each sample to each class, >= 0.
         labels: class of each sample, in 0..C-1.
         alpha: decay per unit of distance, > 0; any finite number as a control.
-
-    Returns: 1 where the sample is of the class, else exp(-alpha d) in (0, 1], or 1 and more where alpha <= 0;
+    Returns:
+        1 where the sample is of the class, else exp(-alpha d) in (0, 1], or 1 and more where alpha <= 0;
         columns by ascending class.
-
-    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
+    References:
+        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
     """
+    # A tuplet, one hyperedge, a class: its own samples belong to it wholly, and every other sample as far as
+    # it looks like one. A sample near to a foreign class is a hard negative, and the HGNN mixes the two.
     classes = torch.unique(labels)
     own = labels[:, None] == classes[None, :]
     return torch.where(own, 1.0, torch.exp(-alpha * distances[:, classes]))
 
 
 def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Mean cross entropy between the labels and the hypergraph network's output (Eq. 5).
+    """Compute the mean cross entropy between the labels and the hypergraph network's output (Eq. 5).
 
     Args:
         logits: output of the HGNN, one column a class.
         labels: class of each sample, in 0..C-1.
-
-    Returns: a scalar >= 0.
-
-    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 5.
+    Returns:
+        a scalar >= 0.
+    References:
+        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 5.
     """
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
@@ -218,12 +223,10 @@ class HISTLoss(MetricLoss):
         alpha_control: admit alpha <= 0, which is outside of the paper's range (Eq. 4 wants weights <= 1).
         shard: the classes whose parameters this rank keeps. Every rank must then be given the same batch, the
             gathered one (`gather_batch`), and have the same hidden weights: seed them alike. Not with plain.
-
     Raises:
-        InputError: (a ValueError) a setting outside its range.
-
-    Source: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023.
-
+        SettingsError: (a ValueError) a setting outside its range.
+    References:
+        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023.
     Example:
         >>> _ = torch.manual_seed(0)
         >>> loss = HISTLoss(num_classes=10, embedding_dim=8)
@@ -251,36 +254,38 @@ class HISTLoss(MetricLoss):
         shard: ClassShard | None = None,
     ) -> None:
         super().__init__()
-        require_settings(
-            sizes={
-                "num_classes": num_classes,
-                "embedding_dim": embedding_dim,
-                "hidden_dim": hidden_dim,
-                "num_layers": num_layers,
-            },
-            positive={"tau": tau},
-            lambda_s=lambda_s,
+        self.num_classes = whole_number("num_classes", num_classes)
+        embedding_dim = whole_number("embedding_dim", embedding_dim)
+        self.tau = positive_number("tau", tau)
+        self.alpha = _checked_alpha(alpha, control=alpha_control)
+        self.lambda_s = number("lambda_s", lambda_s, lambda given: 0 <= given < inf, "a finite number >= 0")
+        _require_choice("distance", distance, get_args(Distance))
+        _require_choice(
+            "variance", variance, get_args(Variance) if distance == "mahalanobis" else ("learnt",)
         )
-        require_alpha(alpha, control=alpha_control)
-        require_choice("distance", distance, get_args(Distance))
-        require_choice("variance", variance, get_args(Variance) if distance == "mahalanobis" else ("learnt",))
-        require_choice("implementation", implementation, get_args(Implementation))
-        self.tau, self.alpha, self.lambda_s = tau, alpha, lambda_s
-        self.distance, self.variance = distance, variance
-        if not (isinstance(class_fraction, int | float) and 0 < class_fraction <= 1):
-            raise InputError(f"class_fraction is {class_fraction!r}; want a share in (0, 1]")
-        if implementation == "plain" and (class_fraction < 1 or shard is not None):
-            raise InputError("implementation is plain with class_fraction < 1 or a shard; want chunked")
-        self.implementation, self.class_fraction = implementation, class_fraction
-        self.sparse_gradients = sparse_gradients
+        _require_choice("implementation", implementation, get_args(Implementation))
+        self.class_fraction = number(
+            "class_fraction", class_fraction, lambda given: 0 < given <= 1, "a share in (0, 1]"
+        )
+        if implementation == "plain" and (self.class_fraction < 1 or shard is not None):
+            raise SettingsError(
+                "implementation is plain with class_fraction < 1 or a shard; want chunked",
+                subject="implementation",
+                given=implementation,
+                wanted="chunked",
+            )
+        self.distance, self.variance, self.implementation = distance, variance, implementation
+        self.sparse_gradients, self.shard = sparse_gradients, shard
         self._memory = ReusedMemory()
-        self.num_classes, self.shard = num_classes, shard
-        rows = num_classes if shard is None else shard.num_kept
+        rows = self.num_classes if shard is None else shard.num_kept
         self.means = nn.Parameter(torch.empty(rows, embedding_dim))
         self.log_variances = nn.Parameter(torch.empty(rows, embedding_dim))
-        out_dim = num_classes if shard is None else 1
+        out_dim = self.num_classes if shard is None else 1
         self.hgnn = HGNN(embedding_dim, hidden_dim, out_dim, num_layers=num_layers)
         if shard is None:
+            # He's deviation, sqrt(2 / fan), as in the authors' code; the fan-out of a matrix [C, D] is C. Of
+            # the means only the direction counts. The log-variances start near zero, where sigma2 = 1; half
+            # of them start below the clip and learn once weight decay has pulled them to zero.
             for parameter in (self.means, self.log_variances):
                 nn.init.kaiming_normal_(parameter, mode="fan_out")
         else:
@@ -290,7 +295,7 @@ class HISTLoss(MetricLoss):
             nn.init.zeros_(self.log_variances.requires_grad_(False))
 
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> HISTTerms:
-        """The loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`.
+        """Compute the loss of one batch in its parts (Eq. 6); arguments and errors as in `forward`.
 
         A batch of one is an error while the BatchNorms of the HGNN train.
         """
@@ -316,12 +321,14 @@ class HISTLoss(MetricLoss):
         return self._terms(distribution, hypergraph_loss(logits, labels))
 
     def _chunked_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
+        # The same without a tensor of N x C. All that Eq. 3-4 need of the distances are the columns of the
+        # classes in the batch, which the class head returns beside the log-partition, as scores -tau d2.
         classes, own = torch.unique(labels, return_inverse=True)
         summed = self._summed_classes(classes)
         width = torch.promote_types(torch.promote_types(embeddings.dtype, self.means.dtype), torch.float32)
         x = unit_rows(embeddings.to(width))
         kind, distributions = self._distance_scores()
-        scores, log_partition = self._class_head(kind, (x,), distributions, classes, summed)
+        scores, log_partition = self._class_head(kind, Inputs((x,), distributions), classes, summed)
         distribution = _negative_log_likelihood(scores, log_partition, own)  # Eq. 1-2
         if self.lambda_s == 0:
             return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
@@ -333,13 +340,8 @@ class HISTLoss(MetricLoss):
         device, narrow = features.device.type, features.dtype
         if torch.is_autocast_enabled(device) and narrow != torch.float64:
             narrow = torch.get_autocast_dtype(device)
-        logits, log_partition = self._class_head(
-            LinearScores(narrow),
-            (features, mixing.sum(dim=1)),
-            self.hgnn.output_parameters(),
-            classes,
-            summed,
-        )
+        inputs = Inputs((features, mixing.sum(dim=1)), self.hgnn.output_parameters())
+        logits, log_partition = self._class_head(LinearScores(narrow), inputs, classes, summed)
         return self._terms(distribution, _negative_log_likelihood(logits, log_partition, own))  # Eq. 5
 
     def _terms(self, distribution: Tensor, cross_entropy: Tensor) -> HISTTerms:
@@ -360,32 +362,19 @@ class HISTLoss(MetricLoss):
         return draw_classes(len(self.means), classes, fraction=self.class_fraction)
 
     def _class_head(
-        self,
-        kind: ClassScores,
-        samples: tuple[Tensor, ...],
-        parameters: tuple[Tensor, ...],
-        classes: Tensor,
-        summed: Tensor | None,
+        self, kind: ClassScores, inputs: Inputs, classes: Tensor, summed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         head = class_head if self.shard is None else partial(sharded_class_head, self.shard)
-        return head(
-            kind,
-            samples,
-            parameters,
-            classes,
-            summed=summed,
-            sparse=self.sparse_gradients,
-            memory=self._memory,
-        )
+        return head(kind, inputs, classes, summed=summed, sparse=self.sparse_gradients, memory=self._memory)
 
     def parameter_groups(self, *, lr_distributions: float, lr_hgnn: float) -> list[dict[str, Any]]:
-        """Optimizer groups that hold every parameter of the loss once that learns.
+        """Return optimizer groups that hold every parameter of the loss once that learns.
 
         Args:
             lr_distributions: learning rate of means and log-variances, >= 0; 1e-2 to 1e-1 in the paper.
             lr_hgnn: learning rate of the hypergraph network, >= 0; 5e-4 to 1e-3 in the paper.
-
-        Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
+        Returns:
+            two dictionaries with "name", "params" and "lr", as torch optimizers take them.
         """
         distributions = [one for one in (self.means, self.log_variances) if one.requires_grad]
         return [
@@ -394,12 +383,12 @@ class HISTLoss(MetricLoss):
         ]
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that have a row a class, by their names in `named_parameters`."""
+        """Return the parameters that have a row a class, by their names in `named_parameters`."""
         rows = {id(self.means), id(self.log_variances), *map(id, self.hgnn.output_parameters())}
         return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in rows}
 
     def extra_repr(self) -> str:
-        """Settings, as `print` shows them."""
+        """Return the settings, as `print` shows them."""
         return (
             f"{self.num_classes} classes, {self.means.shape[1]} dimensions, tau={self.tau},"
             f" alpha={self.alpha}, lambda_s={self.lambda_s}, distance={self.distance}"
@@ -408,11 +397,25 @@ class HISTLoss(MetricLoss):
     def _require(self, embeddings: Tensor, labels: Tensor) -> None:
         require_batch(embeddings, labels, width=self.means.shape[1], num_classes=self.num_classes)
         if len(labels) == 1 and self.training and self.lambda_s > 0 and len(self.hgnn.norms) > 0:
-            raise InputError(
+            raise DataError(
                 "the batch holds 1 embedding; want 2 or more, since BatchNorm cannot train on one"
-                " (drop the last incomplete batch, or call eval())"
+                " (drop the last incomplete batch, or call eval())",
+                subject="embeddings",
+                given=1,
+                wanted=2,
             )
 
 
 def _negative_log_likelihood(scores: Tensor, log_partition: Tensor, own: Tensor) -> Tensor:
     return (log_partition - scores.gather(1, own[:, None]).squeeze(1)).mean()
+
+
+def _checked_alpha(alpha: float, *, control: bool) -> float:
+    if control:
+        return number("alpha", alpha, lambda given: -inf < given < inf, "a finite number")
+    wanted = "a finite number > 0, or alpha_control=True"
+    return number("alpha", alpha, lambda given: 0 < given < inf, wanted)
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    require(value in choices, name, value, f"one of {', '.join(choices)}")

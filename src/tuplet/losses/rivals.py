@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tuplet.config import LossName
-from tuplet.errors import InputError
+from tuplet.config.checks import positive_number, require, whole_number
+from tuplet.errors import MissingExtraError
 from tuplet.losses.base import LossTerms, MetricLoss, require_batch
 
 MINED_SIMILARITY = 0.1
@@ -40,6 +41,8 @@ class RivalSettings:
     num_centers: int = 0
 
 
+RIVAL_SETTINGS = tuple(field.name for field in fields(RivalSettings))
+
 PUBLISHED: dict[LossName, RivalSettings] = {
     "proxy-anchor": RivalSettings(margin=0.1, scale=32.0),  # Kim et al., CVPR 2020
     "proxy-nca": RivalSettings(scale=9.0),  # Teh et al. (ProxyNCA++), ECCV 2020: temperature 1/9
@@ -65,39 +68,30 @@ class RivalLoss(MetricLoss):
             a batch, which needs several of a class.
         num_classes: training classes, C >= 1.
         embedding_dim: width of the embeddings, D >= 1.
-        margin, scale, positive_scale, num_centers: see `RivalSettings`; None takes the published one.
-
+        settings: fields of `RivalSettings`, each > 0; what is left out or None is as published.
     Raises:
-        InputError: (a ValueError) a name that is none of these, or pytorch-metric-learning is not installed.
+        SettingsError: (a ValueError) a name that is none of these, or a setting outside its range.
+        MissingExtraError: pytorch-metric-learning is not installed.
     """
 
     def __init__(
-        self,
-        name: LossName,
-        num_classes: int,
-        embedding_dim: int,
-        *,
-        margin: float | None = None,
-        scale: float | None = None,
-        positive_scale: float | None = None,
-        num_centers: int | None = None,
+        self, name: LossName, num_classes: int, embedding_dim: int, **settings: float | None
     ) -> None:
         super().__init__()
-        if name not in PUBLISHED:
-            raise InputError(f"there is no rival {name!r}; want one of {', '.join(PUBLISHED)}")
-        given = {
-            "margin": margin,
-            "scale": scale,
-            "positive_scale": positive_scale,
-            "num_centers": num_centers,
+        require(name in PUBLISHED, "the rival", name, f"one of {', '.join(PUBLISHED)}")
+        changes: dict[str, Any] = {
+            key: whole_number(key, value) if key == "num_centers" else positive_number(key, value)
+            for key, value in settings.items()
+            if value is not None
         }
-        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         self.settings = replace(PUBLISHED[name], **changes)
-        self.name, self.num_classes, self.embedding_dim = name, num_classes, embedding_dim
-        self.loss, self.miner = _build(name, self.settings, num_classes, embedding_dim)
+        self.num_classes = whole_number("num_classes", num_classes)
+        self.embedding_dim = whole_number("embedding_dim", embedding_dim)
+        self.name = name
+        self.loss, self.miner = _build(name, self.settings, self.num_classes, self.embedding_dim)
 
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LossTerms:
-        """The loss of one batch; arguments and errors as in `forward`."""
+        """Compute the loss of one batch; arguments and errors as in `forward`."""
         require_batch(embeddings, labels, width=self.embedding_dim, num_classes=self.num_classes)
         labels = labels.long()
         mined = None if self.miner is None else self.miner(embeddings.detach(), labels)
@@ -107,7 +101,7 @@ class RivalLoss(MetricLoss):
         return LossTerms(total)
 
     def parameter_groups(self, *, lr_proxies: float) -> list[dict[str, Any]]:
-        """Optimizer groups that hold every parameter of the loss once; none where it has none.
+        """Return optimizer groups that hold every parameter of the loss once; none where it has none.
 
         Args:
             lr_proxies: learning rate of proxies, centres or class weights, >= 0.
@@ -117,18 +111,19 @@ class RivalLoss(MetricLoss):
 
 
 def centre_distance(centres: Float[Tensor, "CK D"], num_centers: int) -> Float[Tensor, ""]:
-    """Half the mean distance between the centres of one class, at unit length.
+    """Compute half the mean distance between the centres of one class, at unit length.
 
     Args:
         centres: `num_centers` rows a class, class after class.
         num_centers: K >= 2.
-
-    Source: Qian et al., "SoftTriple Loss", ICCV 2019, Eq. 11.
+    References:
+        Qian et al., "SoftTriple Loss", ICCV 2019, Eq. 11.
     """
     of_class = F.normalize(centres, dim=1).view(-1, num_centers, centres.shape[1])
     first, second = torch.triu_indices(num_centers, num_centers, offset=1, device=centres.device)
     similarity = (of_class @ of_class.mT)[:, first, second]
-    # The root of zero has no gradient, and centres may fall together: that is what this is for.
+    # |a - b|^2 = 2 - 2 a.b at unit length. The slope of a root is infinite at zero, where centres coincide,
+    # as soft-triple wants them to: the clamp stops the gradient there.
     distances: Tensor = (2.0 - 2.0 * similarity).clamp_min(1e-5).sqrt()
     return distances.mean() / 2.0
 
@@ -136,23 +131,19 @@ def centre_distance(centres: Float[Tensor, "CK D"], num_centers: int) -> Float[T
 def _build(
     name: LossName, settings: RivalSettings, num_classes: int, dim: int
 ) -> tuple[Any, Callable[[Tensor, Tensor], Any] | None]:
-    """The loss and the miner of pytorch-metric-learning."""
+    """Build the loss and the miner of pytorch-metric-learning."""
     try:
         from pytorch_metric_learning import distances, losses, miners
     except ImportError:
-        raise InputError(
-            f"loss {name} is pytorch-metric-learning's, which is not installed; want"
-            " pip install 'tuplet[baselines]'"
-        ) from None
+        raise MissingExtraError("pytorch_metric_learning", "baselines", purpose=f"loss {name}") from None
     margin, scale = settings.margin, settings.scale
     if name == "proxy-anchor":
         return losses.ProxyAnchorLoss(num_classes, dim, margin=margin, alpha=scale), None
     if name == "proxy-nca":
         return losses.ProxyNCALoss(num_classes, dim, softmax_scale=scale), None
     if name == "soft-triple":
-        centers = settings.num_centers
-        loss = losses.SoftTripleLoss(num_classes, dim, centers_per_class=centers, la=scale, margin=margin)
-        return loss, None
+        size = {"centers_per_class": settings.num_centers}
+        return losses.SoftTripleLoss(num_classes, dim, la=scale, margin=margin, **size), None
     if name == "arcface":
         return losses.ArcFaceLoss(num_classes, dim, margin=math.degrees(margin), scale=scale), None
     if name == "multi-similarity":

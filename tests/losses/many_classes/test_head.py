@@ -15,7 +15,7 @@ from torch.autograd import gradcheck
 from tuplet.losses.hist import HISTLoss, unit_rows
 from tuplet.losses.many_classes import memory
 from tuplet.losses.many_classes.head import class_head
-from tuplet.losses.many_classes.scores import LinearScores, MahalanobisScores, PlainScores
+from tuplet.losses.many_classes.scores import Inputs, LinearScores, MahalanobisScores, PlainScores
 
 DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 TERMS = ("distribution", "cross_entropy", "total")
@@ -177,7 +177,8 @@ def test_differences(monkeypatch, name, summed, keep):
     kind, _, samples, parameters = scored(name)
 
     def head(*tensors):
-        return class_head(kind, tensors[: len(samples)], tensors[len(samples) :], CLASSES, summed=summed)
+        inputs = Inputs(tensors[: len(samples)], tensors[len(samples) :])
+        return class_head(kind, inputs, CLASSES, summed=summed)
 
     assert gradcheck(head, (*samples, *parameters))
 
@@ -193,7 +194,7 @@ def test_each_output_passes_its_own_gradient_on(monkeypatch, name, summed, which
         "columns": table[:, CLASSES],
         "log_partition": (table if summed is None else table[:, summed]).logsumexp(dim=1),
     }
-    columns, log_partition = class_head(kind, samples, parameters, CLASSES, summed=summed)
+    columns, log_partition = class_head(kind, Inputs(samples, parameters), CLASSES, summed=summed)
     got = {"columns": columns, "log_partition": log_partition}
     weights = torch.randn_like(wanted[which])
     for output in wanted:
@@ -239,7 +240,7 @@ def test_many_chunks_add_up_to_the_gradient_of_bfloat16_features(monkeypatch):
     # Weights that have much in common: each of the 2000 chunks adds about 1/2000 to a sum near one.
     weights, biases = 1 + 0.1 * torch.randn(32000, 16), torch.zeros(32000)
     kind = LinearScores(torch.bfloat16)
-    log_partition = class_head(kind, (features, shares), (weights, biases), torch.arange(2))[1]
+    log_partition = class_head(kind, Inputs((features, shares), (weights, biases)), torch.arange(2))[1]
     (got,) = torch.autograd.grad(log_partition.sum(), features)
     wanted = torch.softmax(features.detach().double() @ weights.double().T, dim=1) @ weights.double()
     assert apart(got, wanted) < 2**-6

@@ -1,1 +1,1 @@
-"""The class head of the loss for any number of classes."""
+"""The cross entropies of the loss for any number of classes, and spread over ranks."""

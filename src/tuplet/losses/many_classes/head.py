@@ -1,9 +1,15 @@
 """The cross entropies of Eq. 1-2 and Eq. 5 over C classes, chunk by chunk, with a backward written by hand.
 
-Both halves of the loss score N samples against C classes, and a cross entropy needs two things of these
-scores only: the logarithm of their summed exponentials over all classes, and the columns of the E classes
-that are in the batch. So no tensor of N x C x D exists, none of C x D beside the parameters and their
-gradients, and one of N x C only while it is small beside those.
+Both halves of the loss score N samples against C classes. The plain way holds N x C scores, their softmax and
+the gradients of both, and C x D tensors beside the parameters: with a million classes, more than a device
+has. But the cross entropy of sample i needs two things of its scores s only,
+
+    loss_i = log sum_c exp(s_ic) - s_i,label(i),
+
+the log-partition, which can be summed up chunk by chunk, and the columns of the E classes in the batch. Its
+gradient by a score is softmax_ic = exp(s_ic - log-partition_i), less one at the label, so that a chunk's
+gradients follow from its scores and the log-partition alone. The backward computes the scores a second time:
+one more matrix product costs less than N x C numbers that are written and read, except where they are few.
 
 Sizes: N samples, C classes, E of them in the batch, S summed over (all, or a sample), c in a chunk, D wide.
 """
@@ -12,7 +18,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -20,39 +26,49 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from tuplet.losses.many_classes.memory import ReusedMemory, classes_in_chunk, may_keep
-from tuplet.losses.many_classes.scores import ClassScores
-
-Tensors = Sequence[Tensor]
+from tuplet.losses.many_classes.scores import ClassScores, Inputs, Tensors
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def class_head(
     kind: ClassScores,
-    samples: Tensors,
-    parameters: Tensors,
+    inputs: Inputs,
     classes: Int[Tensor, " E"],
     *,
     summed: Int[Tensor, " S"] | None = None,
     sparse: bool = False,
     memory: ReusedMemory | None = None,
 ) -> tuple[Float[Tensor, "N E"], Float[Tensor, " N"]]:
-    """Scores of some classes, and the logarithm of the summed exponentials of the scores of all.
+    """Compute the scores of some classes, and the logarithm of the summed exponentials of the scores of all.
 
     Args:
         kind: how a sample is scored against a class.
-        samples: what the scores need of the samples, each tensor of N rows.
-        parameters: what they need of the classes, each tensor of C rows, the widest first.
+        inputs: what the scores need of the samples and, in C rows, of the classes; of these the widest first.
         classes: those whose scores are returned, ascending.
         summed: the classes in the sum, ascending, with all of `classes` among them; every class if not given.
         sparse: gradients of the parameters hold the rows of `summed` only, as sparse tensors.
         memory: where gradients and scratch space come from; give the same one to every step.
-
-    Returns: the scores [N, E] and the log-partition [N], in float32 or wider. Both pass gradients on, once.
+    Returns:
+        the scores [N, E] and the log-partition [N], in float32 or wider. Both pass gradients on, once.
     """
-    scores, log_partition = _ClassHead.apply(
-        kind, len(samples), classes, summed, sparse, memory or ReusedMemory(), *samples, *parameters
-    )
+    call = _Call(kind, len(inputs.samples), sparse, memory or ReusedMemory())
+    scores, log_partition = _ClassHead.apply(call, classes, summed, *inputs.samples, *inputs.rows)
     return scores, log_partition
+
+
+@final
+@dataclass(frozen=True)
+class _Call:
+    """What a call of `class_head` was given beside tensors."""
+
+    kind: ClassScores
+    num_samples: int
+    """How many of the tensors are of the samples, and not of the classes."""
+    sparse: bool
+    memory: ReusedMemory
+
+    def inputs(self, tensors: Tensors) -> Inputs:
+        return Inputs(tensors[: self.num_samples], tensors[self.num_samples :])
 
 
 class _ClassHead(torch.autograd.Function):
@@ -60,33 +76,29 @@ class _ClassHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        kind: ClassScores,
-        num_samples: int,
-        classes: Tensor,
-        summed: Tensor | None,
-        sparse: bool,
-        memory: ReusedMemory,
-        *tensors: Tensor,
+        ctx: Any, call: _Call, classes: Tensor, summed: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        samples, parameters = tensors[:num_samples], tensors[num_samples:]
-        with torch.autocast(samples[0].device.type, enabled=False):
-            work = _Work(kind, samples, parameters, summed, memory)
-            places = _Places(classes, summed)
-            num_samples = len(samples[0])
-            keep = may_keep(num_samples * work.total, parameters) and any(ctx.needs_input_grad)
+        inputs = call.inputs(tensors)
+        like = inputs.samples[0]
+        # Autocast would round the distances, whose differences decide, to 8 bits.
+        with torch.autocast(like.device.type, enabled=False):
+            chunks = _Chunks(call, inputs, summed)
+            batch = _BatchClasses(classes, summed)
+            keep = may_keep(len(like) * chunks.total, inputs.rows) and any(ctx.needs_input_grad)
             kept = None
-            columns = samples[0].new_empty(len(classes), num_samples, dtype=work.dtype)
-            parts = [columns.new_full((num_samples,), -math.inf)]
-            for block in work.blocks(whole=keep):
-                scores = work.scores(block)
+            columns = like.new_empty(len(classes), len(like), dtype=chunks.dtype)
+            # logsumexp takes the largest score out first, so that no exponential overflows, and sums of sums
+            # may be taken the same way: log(e^a + e^b) = logsumexp(a, b). It starts from the empty sum.
+            parts = [columns.new_full((len(like),), -math.inf)]
+            for block in chunks.blocks(whole=keep):
+                scores = chunks.scores(block)
                 parts.append(torch.logsumexp(scores, dim=0))
-                which, rows = places.within(block)
+                which, rows = batch.within(block)
                 columns[which] = scores[rows]
                 kept = scores if keep else None
                 del scores  # memory that is held is not used again
             log_partition = torch.logsumexp(torch.stack(parts), dim=0)
-        ctx.kind, ctx.num_inputs, ctx.sparse, ctx.memory = kind, len(samples), sparse, memory
+        ctx.call = call
         ctx.save_for_backward(classes, summed, kept, log_partition, *tensors)
         return columns.T, log_partition
 
@@ -94,92 +106,92 @@ class _ClassHead(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_columns: Tensor, by_log_partition: Tensor) -> tuple[Tensor | None, ...]:
         classes, summed, kept, log_partition, *tensors = ctx.saved_tensors
-        samples, parameters = tensors[: ctx.num_inputs], tensors[ctx.num_inputs :]
-        with torch.autocast(samples[0].device.type, enabled=False):
-            work = _Work(ctx.kind, samples, parameters, summed, ctx.memory)
-            places = _Places(classes, summed)
-            by_samples = [torch.zeros_like(sample, dtype=by_columns.dtype) for sample in samples]
-            by_parameters = [
-                ctx.memory.empty(f"{work.name} gradient {index}", work.total, parameter)
-                for index, parameter in enumerate(parameters)
-            ]
-            for block in work.blocks(whole=kept is not None):
-                scores = work.scores(block) if kept is None else kept
-                by_scores = ctx.memory.empty(f"{work.name} by scores", len(scores), scores)
+        call, inputs = ctx.call, ctx.call.inputs(tensors)
+        with torch.autocast(log_partition.device.type, enabled=False):
+            chunks = _Chunks(call, inputs, summed)
+            batch = _BatchClasses(classes, summed)
+            gradients = Inputs(
+                [torch.zeros_like(sample, dtype=by_columns.dtype) for sample in inputs.samples],
+                [
+                    call.memory.empty(f"{chunks.name} gradient {index}", chunks.total, rows)
+                    for index, rows in enumerate(inputs.rows)
+                ],
+            )
+            for block in chunks.blocks(whole=kept is not None):
+                scores = chunks.scores(block) if kept is None else kept
+                by_scores = call.memory.empty(f"{chunks.name} by scores", len(scores), scores)
+                # The softmax, then what reaches the columns of the batch by themselves.
                 torch.sub(scores, log_partition, out=by_scores).exp_().mul_(by_log_partition)
-                which, rows = places.within(block)
+                which, rows = batch.within(block)
                 by_scores.index_add_(0, rows, by_columns.T[which])
-                work.backward(block, by_scores, by_samples, by_parameters)
+                chunks.backward(block, by_scores, gradients)
                 del scores, by_scores  # memory that is held is not used again
-        by_samples = [gradient.to(sample.dtype) for gradient, sample in zip(by_samples, samples, strict=True)]
+        by_samples = [
+            part.to(like.dtype) for part, like in zip(gradients.samples, inputs.samples, strict=True)
+        ]
+        by_rows = list(gradients.rows)
         if summed is not None:
-            spread = _as_sparse if ctx.sparse else _as_dense
-            by_parameters = [spread(*pair, summed) for pair in zip(by_parameters, parameters, strict=True)]
-        return None, None, None, None, None, None, *by_samples, *by_parameters
+            spread = _as_sparse if call.sparse else _as_dense
+            by_rows = [spread(*pair, summed) for pair in zip(by_rows, inputs.rows, strict=True)]
+        return None, None, None, *by_samples, *by_rows
 
 
 @final
-class _Work:
+class _Chunks:
     """The chunks of one pass over the classes."""
 
-    def __init__(
-        self,
-        kind: ClassScores,
-        samples: Tensors,
-        parameters: Tensors,
-        summed: Tensor | None,
-        memory: ReusedMemory,
-    ) -> None:
-        self.name = type(kind).__name__
-        self.kind, self.samples, self.parameters, self.summed = kind, samples, parameters, summed
-        self.total = len(parameters[0]) if summed is None else len(summed)
-        self.memory, self.dtype = memory, torch.promote_types(samples[0].dtype, torch.float32)
-        self.step = min(classes_in_chunk(len(samples[0]), parameters[0]), max(1, self.total))
-        scratch = memory.empty(
-            f"{self.name} scratch", kind.num_scratch * self.step, parameters[0], self.dtype
-        )
-        self.scratch = scratch.view(kind.num_scratch, self.step, *parameters[0].shape[1:])
+    def __init__(self, call: _Call, inputs: Inputs, summed: Tensor | None) -> None:
+        self.name = type(call.kind).__name__
+        self.kind, self.memory, self.inputs, self.summed = call.kind, call.memory, inputs, summed
+        like, widest = inputs.samples[0], inputs.rows[0]
+        self.total = len(widest) if summed is None else len(summed)
+        self.dtype = torch.promote_types(like.dtype, torch.float32)
+        self.step = min(classes_in_chunk(len(like), widest), max(1, self.total))
+        count = self.kind.num_scratch
+        scratch = self.memory.empty(f"{self.name} scratch", count * self.step, widest, self.dtype)
+        self._scratch = scratch.view(count, self.step, *widest.shape[1:])
 
     def blocks(self, *, whole: bool) -> list[slice]:
-        """All classes at once, or chunk by chunk."""
+        """Return all classes as one block, or a block a chunk."""
         return _slices(0, self.total, self.total if whole else self.step)
 
     def scores(self, block: slice) -> Tensor:
-        """Scores of all samples against the classes of a block, a row a class."""
-        like = self.samples[0].new_empty(0, len(self.samples[0]), dtype=self.dtype)
+        """Compute the scores of all samples against the classes of a block, a row a class."""
+        like = self.inputs.samples[0]
+        like = like.new_empty(0, len(like), dtype=self.dtype)
         scores = self.memory.empty(f"{self.name} scores", block.stop - block.start, like)
         for chunk in _slices(block.start, block.stop, self.step):
-            scratch = self.scratch[:, : chunk.stop - chunk.start].unbind()
-            self.kind.forward(self.samples, self._rows(chunk), _part(scores, block, chunk), scratch)
+            self.kind.forward(self._inputs(chunk), _part(scores, block, chunk), self._scratch_of(chunk))
         return scores
 
-    def backward(self, block: slice, by_scores: Tensor, by_samples: Tensors, by_parameters: Tensors) -> None:
+    def backward(self, block: slice, by_scores: Tensor, gradients: Inputs) -> None:
         """Add to the gradients by the samples; write those by the rows of a block."""
-        # Backwards, for the classes that were last read are still in the cache.
+        # Last chunk first, since its classes are still in the cache.
         for chunk in reversed(_slices(block.start, block.stop, self.step)):
-            scratch = self.scratch[:, : chunk.stop - chunk.start].unbind()
-            by_rows = [gradient[chunk] for gradient in by_parameters]
+            own = Inputs(gradients.samples, [rows[chunk] for rows in gradients.rows])
             part = _part(by_scores, block, chunk)
-            self.kind.backward(part, self.samples, self._rows(chunk), by_samples, by_rows, scratch)
+            self.kind.backward(part, self._inputs(chunk), own, self._scratch_of(chunk))
 
-    def _rows(self, chunk: slice) -> Tensors:
-        return [
-            parameter[chunk if self.summed is None else self.summed[chunk]] for parameter in self.parameters
-        ]
+    def _inputs(self, chunk: slice) -> Inputs:
+        places = chunk if self.summed is None else self.summed[chunk]
+        return Inputs(self.inputs.samples, [rows[places] for rows in self.inputs.rows])
+
+    def _scratch_of(self, chunk: slice) -> Tensors:
+        return self._scratch[:, : chunk.stop - chunk.start].unbind()
 
 
 @final
-class _Places:
-    """Where the batch's classes are among the summed ones."""
+class _BatchClasses:
+    """Where the classes of the batch are among the summed ones."""
 
     def __init__(self, classes: Tensor, summed: Tensor | None) -> None:
-        self.places = classes if summed is None else torch.searchsorted(summed, classes)
-        self.numbers: list[int] = self.places.tolist()
+        self._places = classes if summed is None else torch.searchsorted(summed, classes)
+        self._numbers: list[int] = self._places.tolist()
 
     def within(self, block: slice) -> tuple[slice, Tensor]:
-        """Which of the batch's classes are in a block, and their rows there."""
-        first, last = (bisect_left(self.numbers, bound) for bound in (block.start, block.stop))
-        return slice(first, last), self.places[first:last] - block.start
+        """Return which of the batch's classes are in a block, and their rows there."""
+        first, last = (bisect_left(self._numbers, bound) for bound in (block.start, block.stop))
+        return slice(first, last), self._places[first:last] - block.start
 
 
 def _slices(start: int, stop: int, step: int) -> list[slice]:
@@ -201,16 +213,17 @@ def _as_dense(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:
 
 
 def draw_classes(num_classes: int, always: Int64[Tensor, " E"], *, fraction: float) -> Int64[Tensor, " S"]:
-    """Some classes, and a random sample of the others, ascending.
+    """Draw a random sample of the classes that has some of them for certain, ascending.
 
     Args:
         num_classes: C, >= 0; classes are 0..C-1.
-        always: classes that are among them whatever is drawn.
-        fraction: share of C that they are together, unless `always` alone is more; in (0, 1].
-
-    Source: An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition
-        CNNs by Partial FC", CVPR 2022.
+        always: classes that are in the sample whatever is drawn.
+        fraction: share of C that is drawn, `always` included, unless these alone are more; in (0, 1].
+    References:
+        An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs
+        by Partial FC", CVPR 2022.
     """
+    # The lowest of as many random numbers: a draw without replacement, and without reading any on the host.
     priority = torch.rand(num_classes, device=always.device)
     priority[always] = -1.0
     count = max(len(always), round(fraction * num_classes))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 1 << 21
-"""On a CPU: one tensor of a chunk; a handful of them stay in the last cache."""
+"""On a CPU: one tensor of a chunk. A handful of them fit into the last cache, where the next pass finds
+them."""
 FREE_SHARE = 0.25
 """On a GPU: share of the free memory that all tensors of a chunk may take together."""
 FEWEST_ON_GPU, MOST_ON_GPU = 1 << 10, 1 << 16
@@ -21,11 +22,11 @@ FEWEST_ON_GPU, MOST_ON_GPU = 1 << 10, 1 << 16
 KEPT_BYTES, KEPT_SHARE = 1 << 24, 0.125
 """N x C scores wait for the backward up to this size, or up to this share of the parameters."""
 REUSED_BYTES = 1 << 20
-"""From this size on memory is worth keeping."""
+"""Smaller memory is not worth keeping: the allocator has it at hand."""
 
 
 def classes_in_chunk(num_samples: int, parameter: Tensor) -> int:
-    """How many classes are worked on at a time, >= 1.
+    """Return how many classes are worked on at a time, >= 1.
 
     Args:
         num_samples: N.
@@ -41,7 +42,7 @@ def classes_in_chunk(num_samples: int, parameter: Tensor) -> int:
 
 
 def may_keep(num_scores: int, parameters: Sequence[Tensor]) -> bool:
-    """Whether all scores may wait for the backward, instead of being computed a second time.
+    """Return whether all scores may wait for the backward, instead of being computed a second time.
 
     Args:
         num_scores: N x C.
@@ -53,19 +54,22 @@ def may_keep(num_scores: int, parameters: Sequence[Tensor]) -> bool:
 
 @final
 class ReusedMemory:
-    """Memory of a CPU that is handed out again once nobody holds it; on other devices, new memory.
+    """Memory of a CPU that is used again once nobody holds it; on other devices, new memory.
 
-    A training step frees its gradients and its scratch space, and asks for as much in the next. The system
-    takes the pages back in between and has to clear them anew, which costs more than the matrix products on
-    them. Memory that somebody still holds (in `.grad`, or for the record) is never handed out a second time:
-    numpy counts who refers to it.
+    A training step frees its gradients and scratch space, and asks for as much in the next. For pieces of
+    this size the C library returns the pages to the system, which clears them before it lends them out again:
+    at a million classes that costs more than the matrix products. GPUs need no help, as torch keeps their
+    memory.
+
+    Memory that somebody still holds (in `.grad`, in a list of past gradients) must not be handed out a second
+    time. numpy counts who refers to an array, tensors and their views included, so that one look tells.
     """
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[int, str], np.ndarray] = {}
 
     def empty(self, purpose: str, rows: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Uninitialised and contiguous, of `rows` rows.
+        """Return an uninitialised, contiguous tensor of `rows` rows.
 
         Args:
             purpose: names what it is for; each purpose has memory of its own.
@@ -81,10 +85,11 @@ class ReusedMemory:
         key = (threading.get_ident(), purpose)
         array = self._arrays.get(key)
         if array is None or array.nbytes < size or sys.getrefcount(array) > _HELD_BY_NOBODY:
+            # Vector instructions are fastest on addresses that are multiples of a cache line, 64 bytes.
             whole = np.empty(size + 64, dtype=np.uint8)
             start = -whole.ctypes.data % 64
             array = self._arrays[key] = whole[start : start + size]
-        # Cut as a tensor: a cut of the array would refer to what is below it, and not to it.
+        # Sliced as a tensor: a slice of the array would refer to the array below it, and not be counted.
         return torch.from_numpy(array)[:size].view(dtype).view(shape)
 
     def __deepcopy__(self, memo: object) -> ReusedMemory:
@@ -95,11 +100,11 @@ class ReusedMemory:
 
 
 def _references_of_free_memory() -> int:
-    """What getrefcount says of an array that only a dictionary and a local name hold."""
+    """Return what getrefcount says of an array that only a dictionary and a local name hold."""
     arrays = {0: np.empty(1)}
     array = arrays.get(0)
     return sys.getrefcount(array)
 
 
-# It differs between versions of Python, some of which do not count a local name.
+# Measured, not written down: some versions of Python do not count a local name.
 _HELD_BY_NOBODY = _references_of_free_memory()

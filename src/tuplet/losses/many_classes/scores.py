@@ -9,7 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -18,8 +18,19 @@ from torch import Tensor
 Tensors = Sequence[Tensor]
 
 
+class Inputs(NamedTuple):
+    """What scores are computed from, or the gradients by it, in the same order."""
+
+    samples: Tensors
+    """Each of N rows."""
+    rows: Tensors
+    """Of the class parameters, each of c rows."""
+
+
 class ClassScores(ABC):
-    """Scores of all samples against some classes, given as rows of the class parameters.
+    """Scores of all samples against some classes, a row a class.
+
+    Classes come first because a chunk of them is then one piece of memory.
 
     Attributes:
         num_scratch: tensors as wide as the rows that `forward` and `backward` may overwrite.
@@ -28,22 +39,14 @@ class ClassScores(ABC):
     num_scratch: ClassVar[int] = 0
 
     @abstractmethod
-    def forward(
-        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
-    ) -> None:
-        """Write the scores into `scores`, a row a class."""
+    def forward(self, inputs: Inputs, scores: Float[Tensor, "c N"], scratch: Tensors) -> None:
+        """Write the scores into `scores`."""
 
     @abstractmethod
     def backward(
-        self,
-        by_scores: Float[Tensor, "c N"],
-        samples: Tensors,
-        rows: Tensors,
-        by_samples: Tensors,
-        by_rows: Tensors,
-        scratch: Tensors,
+        self, by_scores: Float[Tensor, "c N"], inputs: Inputs, gradients: Inputs, scratch: Tensors
     ) -> None:
-        """Add to the gradients by the samples; overwrite those by the rows."""
+        """Add to the gradients by the samples, which sum over chunks; overwrite those by the rows."""
 
 
 @final
@@ -57,38 +60,30 @@ class PlainScores(ClassScores):
 
     function: Callable[..., Tensor]
 
-    def forward(
-        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
-    ) -> None:
-        """Write the scores into `scores`, a row a class."""
-        scores.copy_(self.function(*samples, *rows).T)
+    def forward(self, inputs: Inputs, scores: Tensor, scratch: Tensors) -> None:
+        """Write the scores into `scores`."""
+        scores.copy_(self.function(*inputs.samples, *inputs.rows).T)
 
-    def backward(
-        self,
-        by_scores: Float[Tensor, "c N"],
-        samples: Tensors,
-        rows: Tensors,
-        by_samples: Tensors,
-        by_rows: Tensors,
-        scratch: Tensors,
-    ) -> None:
+    def backward(self, by_scores: Tensor, inputs: Inputs, gradients: Inputs, scratch: Tensors) -> None:
         """Add to the gradients by the samples; overwrite those by the rows."""
         with torch.enable_grad():
-            inputs = [tensor.detach().requires_grad_() for tensor in (*samples, *rows)]
-            scores = self.function(*inputs)
-        gradients = torch.autograd.grad(
-            scores, inputs, by_scores.T, allow_unused=True, materialize_grads=True
-        )
-        for into, gradient in zip(by_samples, gradients[: len(samples)], strict=True):
-            into += gradient
-        for into, gradient in zip(by_rows, gradients[len(samples) :], strict=True):
-            into.copy_(gradient)
+            leaves = [tensor.detach().requires_grad_() for tensor in (*inputs.samples, *inputs.rows)]
+            scores = self.function(*leaves)
+        found = torch.autograd.grad(scores, leaves, by_scores.T, allow_unused=True, materialize_grads=True)
+        for total, gradient in zip(gradients.samples, found[: len(inputs.samples)], strict=True):
+            total += gradient
+        for rows, gradient in zip(gradients.rows, found[len(inputs.samples) :], strict=True):
+            rows.copy_(gradient)
 
 
 @final
 @dataclass(frozen=True)
 class MahalanobisScores(ClassScores):
-    """-tau d2 of Eq. 2, with d2 = (x x).(1/sigma2) - 2 x.(mu/sigma2) + sum_k mu_k^2/sigma2_k.
+    """-tau d2 of Eq. 2, with d2 = (x x).p - 2 x.(mu p) + sum_k mu_k^2 p_k and p = 1/sigma2.
+
+    The parameters are means m of any length, of which mu = m / |m|. Dividing each m would be one more pass
+    over [c, D]; instead the products take m as it is, and their results, a row a class, are divided by |m|
+    after.
 
     Samples: embeddings of length one [N, D]. Rows: means of any length and log-variances, both [c, D].
 
@@ -102,12 +97,10 @@ class MahalanobisScores(ClassScores):
     tau: float
     compiled: bool = False
 
-    def forward(
-        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
-    ) -> None:
-        """Write the scores into `scores`, a row a class, as two matrix products."""
-        (x,), (precision, scaled, spare, _) = samples, scratch
-        means, log_variances = (row.to(x.dtype) for row in rows)
+    def forward(self, inputs: Inputs, scores: Tensor, scratch: Tensors) -> None:
+        """Write the scores into `scores`, as two matrix products."""
+        (x,), (precision, scaled, spare, _) = inputs.samples, scratch
+        means, log_variances = (row.to(x.dtype) for row in inputs.rows)
         means, inverse_lengths, _ = lengths_of_rows(means)
         if self.compiled:
             squares = fused(distributions)(means, log_variances, precision, scaled)
@@ -118,36 +111,29 @@ class MahalanobisScores(ClassScores):
         torch.mm(scaled, columns, out=scores).mul_(inverse_lengths * (2.0 * self.tau)).sub_(squares)
         scores.addmm_(precision, columns * columns, alpha=-self.tau)
 
-    def backward(
-        self,
-        by_scores: Float[Tensor, "c N"],
-        samples: Tensors,
-        rows: Tensors,
-        by_samples: Tensors,
-        by_rows: Tensors,
-        scratch: Tensors,
-    ) -> None:
+    def backward(self, by_scores: Tensor, inputs: Inputs, gradients: Inputs, scratch: Tensors) -> None:
         """Add to the gradient by the embeddings; overwrite those by the rows, after four matrix products."""
-        (x,), (by_x,) = samples, by_samples
+        (x,), (by_x,) = inputs.samples, gradients.samples
         precision, scaled, by_precision, by_scaled = scratch
-        means, log_variances = (row.to(x.dtype) for row in rows)
+        means, log_variances = (row.to(x.dtype) for row in inputs.rows)
         means, inverse_lengths, divisors = lengths_of_rows(means)
+        # p and m p are computed again: to keep them would take two more tensors of C x D.
         if self.compiled:
             fused(distributions)(means, log_variances, precision, scaled)
         else:
             distributions_in_place(means, log_variances, precision, scaled)
 
-        # -tau d2 = 2 tau x.(m p)/|m| - tau (x x).p - tau sum_k mu_k^2 p_k
+        # -tau d2 = 2 tau x.(m p)/|m| - tau (x x).p - tau sum_k mu_k^2 p_k, term by term:
         crossed = by_scores * (inverse_lengths * (2.0 * self.tau))
         by_x.addcmul_(torch.mm(by_scores.T, precision), x, value=-2.0 * self.tau)
         by_x.addmm_(crossed.T, scaled)
         torch.mm(by_scores, x * x * -self.tau, out=by_precision)
         torch.mm(crossed, x, out=by_scaled)
-        weights = by_scores.sum(dim=1, keepdim=True).mul_(inverse_lengths * inverse_lengths * -self.tau)
-        given = by_precision, by_scaled, weights, means, log_variances, precision, inverse_lengths
+        by_squares = by_scores.sum(dim=1, keepdim=True).mul_(inverse_lengths * inverse_lengths * -self.tau)
+        rows = Distributions(means, log_variances, precision, inverse_lengths)
+        by_means, by_log_variances = gradients.rows
         backward = fused(distributions_backward) if self.compiled else distributions_backward_in_place
-        by_means, by_log_variances = by_rows
-        backward(*given, by_means, by_log_variances)
+        backward(by_precision, by_scaled, by_squares, rows, by_means, by_log_variances)
         if divisors is not None:
             by_means.div_(divisors)
 
@@ -165,30 +151,22 @@ class LinearScores(ClassScores):
 
     dtype: torch.dtype
 
-    def forward(
-        self, samples: Tensors, rows: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
-    ) -> None:
-        """Write the scores into `scores`, a row a class."""
-        (features, shares), (weights, biases) = samples, rows
+    def forward(self, inputs: Inputs, scores: Tensor, scratch: Tensors) -> None:
+        """Write the scores into `scores`."""
+        (features, shares), (weights, biases) = inputs
         torch.outer(biases.to(scores.dtype), shares.to(scores.dtype), out=scores)
         if self.dtype == scores.dtype == features.dtype:
             scores.addmm_(weights.to(self.dtype), features.T.contiguous())
         else:
             scores += weights.to(self.dtype) @ features.to(self.dtype).T
 
-    def backward(
-        self,
-        by_scores: Float[Tensor, "c N"],
-        samples: Tensors,
-        rows: Tensors,
-        by_samples: Tensors,
-        by_rows: Tensors,
-        scratch: Tensors,
-    ) -> None:
+    def backward(self, by_scores: Tensor, inputs: Inputs, gradients: Inputs, scratch: Tensors) -> None:
         """Add to the gradients by features and shares; overwrite those by the rows."""
-        (features, shares), (weights, biases), (by_weights, by_biases) = samples, rows, by_rows
-        by_features, by_shares = by_samples
+        (features, shares), (weights, biases) = inputs
+        (by_features, by_shares), (by_weights, by_biases) = gradients
         narrow = by_scores.to(self.dtype)
+        # Sums over thousands of chunks are kept wide: in bfloat16 a sum stops growing once the next term is
+        # less than 1/256 of it.
         by_features += narrow.T @ weights.to(self.dtype)
         by_shares += biases.to(by_scores.dtype) @ by_scores
         by_biases.copy_(by_scores @ shares.to(by_scores.dtype))
@@ -200,17 +178,17 @@ class LinearScores(ClassScores):
 
 MAX_LOG_VARIANCE = 6.0
 SAFE = (1e-15, 1e15)
-"""Lengths of rows whose squares keep all digits in float32."""
+"""Lengths of rows whose squares keep all digits in float32, whose range is 1e-38 to 3e38."""
 
 
 @functools.cache
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled for each shape it meets."""
+    """Return the function, compiled for each shape it meets."""
     return torch.compile(function, dynamic=False)
 
 
 def clipped(log_variances: Float[Tensor, "c D"]) -> Float[Tensor, "c D"]:
-    """Log-variances clipped to [0, 6]; on the bounds themselves, as between them, the gradient is 1.
+    """Clip log-variances to [0, 6]; on the bounds themselves, as between them, the gradient is 1.
 
     Args:
         log_variances: any finite values.
@@ -223,12 +201,12 @@ def clipped(log_variances: Float[Tensor, "c D"]) -> Float[Tensor, "c D"]:
 def lengths_of_rows(
     means: Float[Tensor, "c D"],
 ) -> tuple[Float[Tensor, "c D"], Float[Tensor, "c 1"], Float[Tensor, "c 1"] | None]:
-    """The rows, the inverse of their lengths, and what they were divided by to keep squares in range.
+    """Return the rows, the inverse of their lengths, and what they were divided by to keep squares in range.
 
     Args:
         means: finite rows of any length; that of a zero row counts as 1/2, as in `unit_rows`.
-
-    Returns: rows and inverse lengths; the third is None where the rows are as given.
+    Returns:
+        rows and inverse lengths; the third is None where the rows are as given.
     """
     lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
     low, high = SAFE
@@ -240,20 +218,25 @@ def lengths_of_rows(
     return rows, torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(0.5).reciprocal_(), divisors
 
 
-def distributions(
-    means: Float[Tensor, "c D"],
-    log_variances: Float[Tensor, "c D"],
-    precision: Float[Tensor, "c D"],
-    scaled: Float[Tensor, "c D"],
-) -> Float[Tensor, "c 1"]:
-    """sum_k m_k^2 p_k of each class; writes p into `precision` and m p into `scaled`.
+# What follows is done to each class alone, once as torch.compile fuses it, into one pass over memory, and
+# once for the interpreter, which runs every operation as a pass of its own and is faster without new memory.
 
-    Args:
-        means: m, of `lengths_of_rows`.
-        log_variances: clipped to [0, 6].
-        precision: overwritten.
-        scaled: overwritten.
-    """
+
+class Distributions(NamedTuple):
+    """The classes of a chunk, as their gradients need them."""
+
+    means: Float[Tensor, "c D"]
+    """m, of `lengths_of_rows`."""
+    log_variances: Float[Tensor, "c D"]
+    """As given, not yet clipped."""
+    precision: Float[Tensor, "c D"]
+    """p."""
+    inverse_lengths: Float[Tensor, "c 1"]
+    """1/|m|."""
+
+
+def distributions(means: Tensor, log_variances: Tensor, precision: Tensor, scaled: Tensor) -> Tensor:
+    """Write p into `precision` and m p into `scaled`; return sum_k m_k^2 p_k of each class."""
     p = torch.exp(-clipped(log_variances))
     means_p = means * p
     precision.copy_(p)
@@ -262,13 +245,9 @@ def distributions(
 
 
 def distributions_in_place(
-    means: Float[Tensor, "c D"],
-    log_variances: Float[Tensor, "c D"],
-    precision: Float[Tensor, "c D"],
-    scaled: Float[Tensor, "c D"],
-    scratch: Float[Tensor, "c D"] | None = None,
-) -> Float[Tensor, "c 1"] | None:
-    """As `distributions`; what is returned takes scratch, and without it is left out."""
+    means: Tensor, log_variances: Tensor, precision: Tensor, scaled: Tensor, scratch: Tensor | None = None
+) -> Tensor | None:
+    """Do what `distributions` does; the sum needs scratch memory, and is left out without it."""
     torch.clamp(log_variances, 0.0, MAX_LOG_VARIANCE, out=precision).neg_().exp_()
     torch.mul(means, precision, out=scaled)
     return None if scratch is None else torch.mul(means, scaled, out=scratch).sum(dim=1, keepdim=True)
@@ -277,59 +256,55 @@ def distributions_in_place(
 def distributions_backward(
     by_precision: Float[Tensor, "c D"],
     by_scaled: Float[Tensor, "c D"],
-    weights: Float[Tensor, "c 1"],
-    means: Float[Tensor, "c D"],
-    log_variances: Float[Tensor, "c D"],
-    precision: Float[Tensor, "c D"],
-    inverse_lengths: Float[Tensor, "c 1"],
+    by_squares: Float[Tensor, "c 1"],
+    rows: Distributions,
     by_means: Float[Tensor, "c D"],
     by_log_variances: Float[Tensor, "c D"],
 ) -> None:
-    """Nothing; writes the gradients by means and log-variances into the last two.
+    """Write the gradients by means and log-variances into the last two.
 
     Args:
         by_precision: gradient by p, the part through (x x).p.
-        by_scaled: gradient by m p, the part through x.(mu p).
-        weights: gradient by sum_k mu_k^2 p_k, times 1/|m|^2: that by sum_k m_k^2 p_k with |m| held.
-        means: m, as given to `distributions`.
-        log_variances: as given to `distributions`.
-        precision: p.
-        inverse_lengths: 1/|m|.
+        by_scaled: gradient by m p, the part through x.(m p)/|m| with |m| held.
+        by_squares: gradient by sum_k m_k^2 p_k, likewise.
+        rows: the classes.
         by_means: overwritten.
         by_log_variances: overwritten.
     """
-    half = by_scaled + means * weights
+    means, log_variances, precision, inverse_lengths = rows
+    # m p reaches the score as itself and through m^2 p = m (m p), whose derivative by m is twice that by m p.
+    half = by_scaled + means * by_squares
     by_p = by_precision + means * half
+    # d p / d log sigma2 = -p, and outside of the clip 0.
     inside = (log_variances >= 0.0) & (log_variances <= MAX_LOG_VARIANCE)
     by_log_variances.copy_(torch.where(inside, -by_p * precision, 0.0))
-    held = (half + means * weights) * precision
-    # The length of m plays no part: what of the gradient lies along m goes.
+    held = (half + means * by_squares) * precision
+    # Only the direction of m counts, so the gradient is at right angles to m: what lies along m is taken off.
     along = (means * held).sum(dim=1, keepdim=True) * inverse_lengths * inverse_lengths
     by_means.copy_(held - means * along)
 
 
 def distributions_backward_in_place(
-    by_precision: Float[Tensor, "c D"],
-    by_scaled: Float[Tensor, "c D"],
-    weights: Float[Tensor, "c 1"],
-    means: Float[Tensor, "c D"],
-    log_variances: Float[Tensor, "c D"],
-    precision: Float[Tensor, "c D"],
-    inverse_lengths: Float[Tensor, "c 1"],
-    by_means: Float[Tensor, "c D"],
-    by_log_variances: Float[Tensor, "c D"],
+    by_precision: Tensor,
+    by_scaled: Tensor,
+    by_squares: Tensor,
+    rows: Distributions,
+    by_means: Tensor,
+    by_log_variances: Tensor,
 ) -> None:
-    """As `distributions_backward`; overwrites `by_precision` and `by_scaled` too."""
-    half = by_scaled.addcmul_(means, weights)
+    """Do what `distributions_backward` does; overwrites `by_precision` and `by_scaled` too."""
+    means, log_variances, precision, inverse_lengths = rows
+    half = by_scaled.addcmul_(means, by_squares)
     by_log = by_precision.addcmul_(means, half).mul_(precision).neg_()
-    # The one pass that masks: hardtanh's, whose bounds are exclusive where the clip's are not.
+    # The only operation that masks in one pass is hardtanh's, whose bounds are exclusive where the clip's are
+    # not.
     below, above = _around(0.0, MAX_LOG_VARIANCE, by_log.dtype)
     same = by_log_variances.dtype == by_log.dtype
     into = by_log_variances if same else by_log
     torch.ops.aten.hardtanh_backward.grad_input(by_log, log_variances, below, above, grad_input=into)
     if not same:
         by_log_variances.copy_(into)
-    held = half.addcmul_(means, weights).mul_(precision)
+    held = half.addcmul_(means, by_squares).mul_(precision)
     along = torch.mul(means, held, out=by_precision).sum(dim=1, keepdim=True)
     along.mul_(inverse_lengths).mul_(inverse_lengths)
     torch.addcmul(held, means, along, value=-1.0, out=by_means)
@@ -337,7 +312,7 @@ def distributions_backward_in_place(
 
 @functools.cache
 def _around(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
-    """The numbers next to an interval, outside of it."""
+    """Return the numbers next to an interval, outside of it."""
     ends = torch.tensor([low, high], dtype=dtype)
     below, above = torch.nextafter(ends, torch.tensor([-torch.inf, torch.inf], dtype=dtype)).tolist()
     return below, above

@@ -1,7 +1,7 @@
 """The class head with the classes spread over ranks: each keeps the parameters of its own.
 
-Every rank scores the whole batch against its classes. What the ranks tell each other of the scores is small:
-two numbers a sample, and the columns of the classes in the batch.
+Every rank scores the whole batch against its own classes. Of the scores, the ranks exchange little: two
+numbers a sample, and the columns of the classes in the batch.
 
 Sizes: N samples in the batch of all ranks, C classes, E of them in the batch, R ranks.
 """
@@ -9,7 +9,6 @@ Sizes: N samples in the batch of all ranks, C classes, E of them in the batch, R
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,8 +18,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tuplet.losses.many_classes.head import class_head
-from tuplet.losses.many_classes.memory import ReusedMemory
-from tuplet.losses.many_classes.scores import ClassScores
+from tuplet.losses.many_classes.scores import ClassScores, Inputs
 
 INITIAL_BLOCK = 1024
 """Classes whose first values come from one seed, so that they are the same for any number of ranks."""
@@ -48,7 +46,7 @@ class ClassShard:
 
     @classmethod
     def of_group(cls, num_classes: int, group: dist.ProcessGroup | None = None) -> ClassShard:
-        """This process's share of the classes; all of them where torch.distributed does not run."""
+        """Return this process's share of the classes; all of them where torch.distributed does not run."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls(num_classes)
         return cls(num_classes, dist.get_rank(group), dist.get_world_size(group), group)
@@ -64,48 +62,40 @@ class ClassShard:
         return min(math.ceil(self.num_classes / self.num_ranks), self.num_classes - self.first)
 
     def keeps(self, classes: Int[Tensor, " E"]) -> Tensor:
-        """Which of the classes this rank keeps."""
+        """Return a mask of the classes that this rank keeps."""
         return (classes >= self.first) & (classes < self.first + self.num_kept)
 
     def local(self, classes: Int[Tensor, " E"]) -> Tensor:
-        """Rows of the parameters of those of the classes that this rank keeps."""
+        """Return the rows, in this rank's parameters, of those classes that it keeps."""
         return classes[self.keeps(classes)] - self.first
 
 
 def sharded_class_head(
-    shard: ClassShard,
-    kind: ClassScores,
-    samples: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    classes: Int[Tensor, " E"],
-    *,
-    summed: Int[Tensor, " S"] | None = None,
-    sparse: bool = False,
-    memory: ReusedMemory | None = None,
+    shard: ClassShard, kind: ClassScores, inputs: Inputs, classes: Int[Tensor, " E"], **options: Any
 ) -> tuple[Float[Tensor, "N E"], Float[Tensor, " N"]]:
-    """What `class_head` returns for the classes of all ranks, the same on each.
+    """Compute what `class_head` does for the classes of all ranks, the same on each.
 
     The gradient by the samples is that of all classes, on every rank; the gradient by the parameters is that
-    of the rank's own rows. Nothing is averaged.
+    of the rank's own rows. Neither is averaged.
 
     Args:
         shard: the classes of this rank.
         kind: how a sample is scored against a class.
-        samples: the same on every rank.
-        parameters: rows of this rank's classes, the widest tensor first.
+        inputs: samples, the same on every rank, and the parameters of this rank's classes, the widest first.
         classes: those of all ranks whose scores are returned, ascending; the same on every rank.
-        summed: rows of the parameters that are in the sum, ascending; all of them if not given.
-        sparse: as for `class_head`.
-        memory: as for `class_head`.
+        options: as for `class_head`; `summed` has rows of this rank's parameters.
     """
-    samples = [_sum_gradients(sample, shard) for sample in samples]
+    samples = [_sum_gradients(sample, shard) for sample in inputs.samples]
     kept = shard.keeps(classes)
     own, log_partition = class_head(
-        kind, samples, parameters, classes[kept] - shard.first, summed=summed, sparse=sparse, memory=memory
+        kind, Inputs(samples, inputs.rows), classes[kept] - shard.first, **options
     )
+    # log sum_r exp(L_r) = h + log sum_r exp(L_r - h) for any h; the largest keeps every exponential in (0,
+    # 1]. h drops out of the gradient, which is why it may be a constant.
     highest = log_partition.detach().clone()
     if shard.num_ranks > 1:
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=shard.group)
+    # A column comes from the one rank that keeps its class; the others add zeros. One sum carries both.
     columns = own.new_zeros(len(own), len(classes)).index_copy(1, kept.nonzero()[:, 0], own)
     weights = torch.exp(log_partition - highest)
     totals = _sum_values(torch.cat([columns, weights[:, None]], dim=1), shard)
@@ -115,7 +105,7 @@ def sharded_class_head(
 def gather_batch(
     embeddings: Float[Tensor, "n D"], labels: Int[Tensor, " n"], group: dist.ProcessGroup | None = None
 ) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"]]:
-    """The batch of all ranks, rank by rank, on each of them.
+    """Return the batch of all ranks, rank by rank, on each of them.
 
     Every rank must compute the same loss of it. A rank's embeddings then receive R times their gradient,
     which DistributedDataParallel divides by R again as it averages.
@@ -136,11 +126,14 @@ def gather_batch(
 def initialise_rows(
     shard: ClassShard, means: Tensor, log_variances: Tensor, weights: Tensor, biases: Tensor
 ) -> None:
-    """Nothing; fills this rank's rows as HISTLoss starts them, from the seed of torch and their class alone.
+    """Fill this rank's rows as HISTLoss starts them, from the seed of torch and their class alone.
+
+    Blocks of classes have a seed each, so that a loss starts the same on any number of ranks, though no rank
+    draws the values of another.
 
     Args:
         shard: the classes of this rank.
-        means: He-normal over all C classes, fan-out.
+        means: He-normal, fan-out: the variance is 2 over C, all classes counted and not this rank's.
         log_variances: likewise.
         weights: as torch.nn.Linear starts them.
         biases: likewise.
@@ -165,12 +158,12 @@ def initialise_rows(
 
 
 def _sum_values(values: Tensor, shard: ClassShard) -> Tensor:
-    """The sum over ranks, whose gradient is each rank's own, since every rank computes the same loss."""
+    """Sum over ranks; the gradient is each rank's own, since every rank computes the same loss of the sum."""
     return values if shard.num_ranks == 1 else _SumValues.apply(values, shard.group)
 
 
 def _sum_gradients(values: Tensor, shard: ClassShard) -> Tensor:
-    """The values; their gradients are summed over ranks, each of which has seen its own classes only."""
+    """Return the values; their gradients are summed over ranks, as each has seen its own classes only."""
     return values if shard.num_ranks == 1 else _SumGradients.apply(values, shard.group)
 
 
@@ -209,6 +202,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # The gradient is the same on every rank, so its sum over them need not be asked for.
+        # Every rank has the same gradient, so that R times it is their sum, without communication.
         start = dist.get_rank(ctx.group) * ctx.rows
         return gradient[start : start + ctx.rows] * dist.get_world_size(ctx.group), None
