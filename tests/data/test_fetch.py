@@ -15,7 +15,7 @@ import pytest
 
 import tuplet.data.fetch
 from tuplet.data.fetch import Archive, fetch
-from tuplet.errors import InputError
+from tuplet.errors import DataError
 
 NOISE = np.random.default_rng(0).bytes(300_000)
 
@@ -106,6 +106,12 @@ def served(server: Server, content: bytes, name: str = "birds.tgz") -> Archive:
     return Archive(f"{server.url}/files/{name}", hashlib.md5(content).hexdigest(), "birds")
 
 
+def refused(archive: Archive, to: Path) -> DataError:
+    with pytest.raises(DataError) as error:
+        fetch(archive, to)
+    return error.value
+
+
 BIRDS = {"birds/images/a b.jpg": NOISE, "birds/._x": b"", "beside.txt": b"left out"}
 
 
@@ -137,10 +143,7 @@ def test_a_cut_connection_is_gone_on_with(server: Server, tmp_path: Path) -> Non
 def test_what_an_earlier_call_left_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     archive = served(server, tar_of(BIRDS))
     server.cut_after = [5000] + [0] * 10
-    with pytest.raises(
-        InputError, match=r"cannot get http.*; 5,000 bytes of it are in .*/birds.tgz.part, and the"
-    ):
-        fetch(archive, tmp_path)
+    assert "5,000 bytes" in str(refused(archive, tmp_path).wanted)
     assert [entry.name for entry in tmp_path.iterdir()] == ["birds.tgz.part"]
     assert len(server.asked) == 6
     server.cut_after = []
@@ -162,8 +165,7 @@ def test_a_server_that_never_comes_further(server: Server, tmp_path: Path) -> No
     archive = served(server, tar_of(BIRDS))
     server.ranges = False
     server.cut_after = [70_000, 20_000, 30_000, 70_000, 60_000, 50_000, 70_000, 70_000]
-    with pytest.raises(InputError, match=r"cannot get .* the same command goes on from there"):
-        fetch(archive, tmp_path)
+    assert refused(archive, tmp_path).subject == archive.url
     assert len(server.asked) == 6
 
 
@@ -186,17 +188,10 @@ def test_an_archive_got_by_hand(server: Server, tmp_path: Path) -> None:
 def test_a_wrong_checksum(server: Server, tmp_path: Path) -> None:
     archive = served(server, tar_of(BIRDS))
     server.content = server.content[:-1] + b"?"
-    message = (
-        r"what http.*/birds.tgz sent \([\d,]+ bytes\) has md5 \w{32}; want \w{32}; it was damaged on its way"
-    )
-    with pytest.raises(InputError, match=message):
-        fetch(archive, tmp_path)
+    assert archive.md5 in str(refused(archive, tmp_path).wanted)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "birds.tgz").write_bytes(b"by hand")
-    with pytest.raises(
-        InputError, match=r"birds.tgz \(7 bytes\) has md5 .*; it is not whole or another file: rem"
-    ):
-        fetch(archive, tmp_path)
+    assert archive.md5 in str(refused(archive, tmp_path).wanted)
     assert (tmp_path / "birds.tgz").exists()  # the user's own file is theirs to remove
 
 
@@ -220,26 +215,23 @@ def test_a_wrong_checksum(server: Server, tmp_path: Path) -> None:
 )
 def test_a_member_that_leaves_the_folder(server: Server, tmp_path: Path, content: bytes) -> None:
     archive = served(server, content)
-    with pytest.raises(
-        InputError, match=r"has a member '.*' that is a link or leads out of the folder; nothing"
-    ):
-        fetch(archive, tmp_path / "data")
+    assert "a member" in str(refused(archive, tmp_path / "data").given)
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
     assert [entry.name for entry in (tmp_path / "data").iterdir()] == ["birds.tgz"]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "fact"),
     [
-        (tar_of({"cars/a": b"1"}), r"holds cars and no folder birds; want the official archive"),
-        (tar_of(BIRDS)[:-20_000], r"cannot be unpacked \(.*\); want a whole .zip or .tgz"),
-        (b"<html>sign in</html>", r"cannot be unpacked \(.*\); want a whole .zip or .tgz"),
+        (tar_of({"cars/a": b"1"}), "holds cars"),
+        (tar_of(BIRDS)[:-20_000], "unpacked"),
+        (b"<html>sign in</html>", "unpacked"),
     ],
     ids=["another", "cut off", "a page"],
 )
-def test_no_such_archive(server: Server, tmp_path: Path, content: bytes, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        fetch(served(server, content), tmp_path)
+def test_no_such_archive(server: Server, tmp_path: Path, content: bytes, fact: str) -> None:
+    error = refused(served(server, content), tmp_path)
+    assert (fact in str(error.given), error.subject) == (True, str(tmp_path / "birds.tgz"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["birds.tgz"]
 
 
@@ -254,17 +246,11 @@ def test_a_stopped_unpacking_is_begun_anew(server: Server, tmp_path: Path) -> No
 def test_a_server_that_does_not_have_it(server: Server, tmp_path: Path) -> None:
     archive = served(server, b"")
     server.status = 404
-    with pytest.raises(
-        InputError, match=r"birds.tgz answers 404 Not Found; or put birds.tgz \(md5 .*by hand"
-    ):
-        fetch(archive, tmp_path)
+    assert refused(archive, tmp_path).given == "answers 404 Not Found"
     assert len(server.asked) == 1
 
 
 def test_a_server_that_cannot_be_reached(tmp_path: Path, server: Server) -> None:
     archive = Archive("http://127.0.0.1:9/birds.tgz", "0" * 32, "birds")
-    with pytest.raises(
-        InputError, match=r"cannot get http.*9/birds.tgz: .*refused; want a network that reaches it, or put"
-    ):
-        fetch(archive, tmp_path)
+    assert "refused" in str(refused(archive, tmp_path).given)
     assert list(tmp_path.iterdir()) == []

@@ -55,24 +55,25 @@ def cub(root: Path) -> Path:
 
 
 def sop(root: Path) -> Path:
+    """The lists alone: 120,053 files take long to make."""
     folder = root / "Stanford_Online_Products"
+    folder.mkdir()
     kinds = ("bicycle", "cabinet", "chair", "coffee_maker", "fan", "kettle")
     kinds += ("lamp", "mug", "sofa", "stapler", "table", "toaster")
     image, label = count(1), count(1)
     for name, (images, classes) in {"train": (59551, 11318), "test": (60502, 11316)}.items():
-        lines, files = ["image_id class_id super_class_id path"], []
+        lines = ["image_id class_id super_class_id path"]
         for at, size in enumerate(sizes(images, classes)):
             kind, number = at * len(kinds) // classes, next(label)
             for shot in range(size):
-                files.append(f"{kinds[kind]}_final/{110000000000 + number}_{shot}.JPG")
-                lines.append(f"{next(image)} {number} {kind + 1} {files[-1]}")
-        touch(folder, files)
+                path = f"{kinds[kind]}_final/{110000000000 + number}_{shot}.JPG"
+                lines.append(f"{next(image)} {number} {kind + 1} {path}")
         (folder / f"Ebay_{name}.txt").write_bytes(("\r\n".join(lines) + "\r\n").encode())
-    touch(folder, ["._Ebay_train.txt", "bicycle_final/._110000000001_0.JPG"])
     return folder
 
 
 def inshop(root: Path) -> Path:
+    """The list, and of its 52,712 images only the first."""
     folder = root / "In-shop Clothes Retrieval Benchmark"
     rows = []
     for part, first, images, classes in (
@@ -84,8 +85,8 @@ def inshop(root: Path) -> Path:
             kind = "MEN/Denim" if item % 2 else "WOMEN/Blouses_Shirts"
             for shot in range(size):
                 rows.append((f"img/{kind}/id_{item:08d}/{part}_{shot}_1_front.jpg", f"id_{item:08d}", part))
-    touch(folder / "Img", [path for path, _, _ in rows])
     rows.sort(key=lambda row: row[0])
+    touch(folder / "Img", [rows[0][0]])
     lines = [f"{len(rows)}", "image_name item_id evaluation_status"]
     lines += [f"{path:<70} {item} {part:<10}" for path, item, part in rows]
     (folder / "Eval").mkdir()

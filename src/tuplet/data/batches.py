@@ -1,4 +1,4 @@
-"""Batches: which images make up each, and the torch datasets that decode them."""
+"""Batches: which images make up each batch of an epoch, and the torch datasets that decode them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tuplet.config import DataConfig
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.transforms import Transform
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError, unusable
 
 
 class Draw(NamedTuple):
@@ -32,7 +32,10 @@ class Draw(NamedTuple):
 def batches(
     config: DataConfig, labels: Int64[np.ndarray, " N"], *, seed: int, epoch: int
 ) -> list[list[Draw]]:
-    """All batches of one epoch, over all ranks, by the sampler that the config names.
+    """Draw all batches of one epoch, over all ranks, by the sampler that the config names.
+
+    The draws are a pure function of the arguments, the same on every machine: a resumed run, or one with
+    another number of workers, sees the same batches.
 
     Args:
         config: `sampler`, `batch_size` and `images_per_class` are read.
@@ -40,24 +43,21 @@ def batches(
         seed: of the run, >= 0.
         epoch: number of the epoch, >= 0.
 
-    Returns: batches of `config.batch_size` draws; the same for the same arguments on every machine.
+    Returns: batches of `config.batch_size` draws.
 
     Raises:
-        InputError: too few images or classes for one batch.
+        DataError: too few images or classes for one batch.
     """
-    if config.sampler == "per-class":
-        return per_class_batches(
-            labels,
-            batch_size=config.batch_size,
-            images_per_class=config.images_per_class,
-            seed=seed,
-            epoch=epoch,
-        )
-    return random_batches(len(labels), batch_size=config.batch_size, seed=seed, epoch=epoch)
+    if config.sampler == "random":
+        return random_batches(len(labels), batch_size=config.batch_size, seed=seed, epoch=epoch)
+    size, images_per_class = config.batch_size, config.images_per_class
+    return per_class_batches(
+        labels, batch_size=size, images_per_class=images_per_class, seed=seed, epoch=epoch
+    )
 
 
 def random_batches(num_images: int, *, batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
-    """Every image once, shuffled; what is left beyond whole batches is dropped.
+    """Draw every image once, shuffled; drop what is left beyond whole batches.
 
     Args:
         num_images: size of the table, N.
@@ -68,7 +68,7 @@ def random_batches(num_images: int, *, batch_size: int, seed: int, epoch: int) -
     Returns: N // batch_size batches of distinct images.
 
     Raises:
-        InputError: N < batch_size.
+        DataError: N < batch_size.
     """
     _require_one_batch(num_images, batch_size)
     order, seeds = _streams(seed, epoch)
@@ -80,7 +80,7 @@ def random_batches(num_images: int, *, batch_size: int, seed: int, epoch: int) -
 def per_class_batches(
     labels: Int64[np.ndarray, " N"], *, batch_size: int, images_per_class: int, seed: int, epoch: int
 ) -> list[list[Draw]]:
-    """Batches of P = batch_size / images_per_class classes, with as many images of each.
+    """Draw batches of P = batch_size / images_per_class classes, with as many images of each.
 
     The classes are taken in a shuffled order, P at a time, and shuffled anew when fewer than P are left, so
     that all come up about equally often however many images they have. A class's images are drawn without
@@ -96,17 +96,23 @@ def per_class_batches(
     Returns: N // batch_size batches; the images of a class stand side by side.
 
     Raises:
-        InputError: N < batch_size, fewer than P classes, or P is no whole number.
+        DataError: N < batch_size, or fewer than P classes.
+        SettingsError: P is no whole number.
     """
     _require_one_batch(len(labels), batch_size)
     classes_per_batch, rest = divmod(batch_size, images_per_class)
     if rest:
-        raise InputError(f"data.images_per_class is {images_per_class}; want a divisor of {batch_size}")
+        raise SettingsError(
+            f"data.images_per_class is {images_per_class}; want a divisor of {batch_size}",
+            subject="data.images_per_class",
+            given=images_per_class,
+        )
     by_class = np.split(np.argsort(labels, kind="stable"), np.flatnonzero(np.diff(np.sort(labels))) + 1)
     if len(by_class) < classes_per_batch:
-        raise InputError(
-            f"{len(by_class)} training classes; want {classes_per_batch} for a batch of {batch_size} images,"
-            f" {images_per_class} of each class: lower data.batch_size or raise data.images_per_class"
+        raise unusable(
+            f"{len(by_class)} training classes",
+            f"are too few for a batch of {batch_size} images, {images_per_class} of each class",
+            f"{classes_per_batch}: lower data.batch_size or raise data.images_per_class",
         )
     order, seeds = _streams(seed, epoch)
     rows: list[np.ndarray] = []
@@ -114,13 +120,13 @@ def per_class_batches(
     for _ in range(len(labels) // batch_size):
         if len(waiting) < classes_per_batch:
             waiting = np.argsort(order.random_raw(len(by_class)), kind="stable").tolist()
-        chosen, waiting = waiting[:classes_per_batch], waiting[classes_per_batch:]
-        rows += [_sample(by_class[label], images_per_class, order) for label in chosen]
+        drawn, waiting = waiting[:classes_per_batch], waiting[classes_per_batch:]
+        rows += [_sample(by_class[label], images_per_class, order) for label in drawn]
     return _as_batches(np.concatenate(rows), batch_size, seeds)
 
 
 def rank_slice(batch: Sequence[Draw], rank: int, world_size: int) -> list[Draw]:
-    """The draws of one rank: every `world_size`-th, so that all ranks together hold the global batch.
+    """Return the draws of one rank: every `world_size`-th, so that all ranks together hold the global batch.
 
     Args:
         batch: draws of one batch over all ranks.
@@ -132,14 +138,15 @@ def rank_slice(batch: Sequence[Draw], rank: int, world_size: int) -> list[Draw]:
 
 def _require_one_batch(num_images: int, batch_size: int) -> None:
     if num_images < batch_size:
-        raise InputError(
-            f"{num_images} training images; want at least data.batch_size = {batch_size}, for an incomplete"
-            " batch is dropped: add images or lower data.batch_size"
+        raise unusable(
+            f"{num_images} training images",
+            "make no batch, for an incomplete one is dropped",
+            f"at least data.batch_size = {batch_size}: add images or lower data.batch_size",
         )
 
 
 def _streams(seed: int, epoch: int) -> tuple[np.random.PCG64, np.random.PCG64]:
-    """Two streams of random numbers: which images come, and the seeds of their augmentation."""
+    """Return two streams of random numbers: which images come, and the seeds of their augmentation."""
     order, seeds = np.random.SeedSequence([seed, epoch]).spawn(2)
     return np.random.PCG64(order), np.random.PCG64(seeds)
 
@@ -152,6 +159,7 @@ def _sample(rows: np.ndarray, count: int, stream: np.random.PCG64) -> np.ndarray
 
 
 def _as_batches(rows: np.ndarray, batch_size: int, stream: np.random.PCG64) -> list[list[Draw]]:
+    # torch's generator takes seeds below 2^63: one bit is dropped.
     seeds = (stream.random_raw(len(rows)) >> np.uint64(1)).tolist()
     draws = [Draw(index, seed) for index, seed in zip(rows.tolist(), seeds, strict=True)]
     return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
@@ -171,6 +179,7 @@ class TransformedImages(Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         index, seed = draw
         image = self._table.image(index)
+        # torchvision draws from the global generator: seed it for this one image, then put it back.
         generator = torch.default_generator
         state = generator.get_state()
         generator.manual_seed(seed)
@@ -199,18 +208,18 @@ class EvaluationImages(Dataset[tuple[Tensor, int, int]]):
 
 
 def prepare_worker(_: int) -> None:
-    """Nothing; Ctrl-C then ends only the main process, which ends its workers, and no worker prints of it.
+    """Leave Ctrl-C to the main process, which ends its workers, so that no worker prints a traceback.
 
     Args:
-        _: number of the worker, as torch's DataLoader hands it to its `worker_init_fn`.
+        _: number of the worker, as torch's DataLoader passes it to its `worker_init_fn`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _say_all_but_lost_connections
+    sys.excepthook = _print_all_but_lost_connections
 
 
-def _say_all_but_lost_connections(
+def _print_all_but_lost_connections(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    # A main process that was interrupted in taking a batch leaves the thread that handed it over alone.
+    # A main process that was interrupted while taking a batch leaves the thread that sent it alone.
     if not issubclass(kind, ConnectionError):
         sys.__excepthook__(kind, error, traceback)

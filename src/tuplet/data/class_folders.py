@@ -5,34 +5,26 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from tuplet.data.decoding import UnreadableImageError, decode_image, image_extensions
-from tuplet.data.image_tables import ClassPaths, FileImages, Progress, file_images
-from tuplet.data.splits import Split, halves, split_of_classes
-from tuplet.errors import InputError, counted
+from tuplet.data.decoding import image_extensions
+from tuplet.data.image_tables import FileImages
+from tuplet.data.splits import ClassPaths, ReadSettings, Split, file_images, readable, split_of_classes
+from tuplet.errors import DataError, counted, unusable
 
-_LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
+LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
+"""The parts that a user may split images into."""
+
+_NO_IMAGES = "holds no images that can be read"
 _WANTED = (
-    "want root/train/<class>/* and root/test/<class>/*, or train, query and gallery, or root/<class>/* to be"
+    "root/train/<class>/* and root/test/<class>/*, or train, query and gallery, or root/<class>/* to be"
     " split by class"
 )
 
 
-def load_folder(
-    root: Path,
-    *,
-    train_fraction: float = 0.5,
-    split_seed: int | None = None,
-    on_bad_image: Literal["stop", "skip"] = "stop",
-    min_side: int | None = None,
-    num_workers: int = 0,
-    progress: Progress | None = None,
-) -> Split:
-    """The split that lies in a folder: root/train/<class>/* and root/test/<class>/*, or root/<class>/*.
+def load_folder(root: Path, settings: ReadSettings | None = None) -> Split:
+    """Read the split in a folder: root/train/<class>/* and root/test/<class>/*, or root/<class>/*.
 
     Or root/train, root/query and root/gallery: then the test images are queries that search the gallery.
 
@@ -41,84 +33,56 @@ def load_folder(
 
     Args:
         root: the folder.
-        train_fraction: share of the classes of root/<class>/* that trains, in (0, 1).
-        split_seed: None: the first classes by name train; a number >= 0: a random share.
-        on_bad_image: stop: nothing is decoded now, and an unreadable image raises when it is asked for.
-            skip: all are decoded once now, and the unreadable ones left out and listed.
-        min_side: see `decode_image`.
-        num_workers: threads that decode for `skip`, >= 0; 0 decodes in this one.
-        progress: wraps the numbers of the images decoded for `skip`.
+        settings: how to read the images, and how to split the classes of root/<class>/*.
 
     Returns: classes and images by name; without empty classes.
 
     Raises:
-        InputError: no such layout, fewer than two training classes, a class both trained and tested, no test
-            class with two images, or no query with an image of its class in the gallery.
+        DataError: no such layout, or what `split_of_classes` raises.
     """
-    notes: list[str] = []
-    sides = _layout(Path(root), notes)
-    scanned = [class_images(side, notes) for side in sides]
-    skipped: list[str] = []
-    if on_bad_image == "skip":
-        scanned = [without_unreadable(classes, skipped, num_workers, progress) for classes in scanned]
-    if not any(scanned):
-        raise InputError(f"{root} holds no images that can be read; {_WANTED}")
-    if len(scanned) == 1:
-        parts = halves(tuple(scanned[0]), train_fraction=train_fraction, seed=split_seed)
-        scanned = [{name: scanned[0][name] for name in part} for part in parts]
-    return split_of_classes(root, scanned, min_side=min_side, skipped=skipped, notes=notes)
+    settings, notes = settings or ReadSettings(), list[str]()
+    parts = [class_images(side, notes) for side in _layout(root, notes)]
+    parts, skipped = readable(parts, settings)
+    if not any(parts):
+        raise unusable(root, _NO_IMAGES, _WANTED)
+    return split_of_classes(root, parts, settings, skipped=skipped, notes=notes)
 
 
-def load_images(
-    folder: Path,
-    *,
-    on_bad_image: Literal["stop", "skip"] = "stop",
-    min_side: int | None = None,
-    num_workers: int = 0,
-    progress: Progress | None = None,
-) -> tuple[FileImages, tuple[str, ...]]:
-    """All images of folder/<class>/*, and what a user should know of them, a line each.
+def load_images(folder: Path, settings: ReadSettings | None = None) -> tuple[FileImages, tuple[str, ...]]:
+    """Read all images of folder/<class>/*, and return them with notes of what a user should know of them.
 
     Args:
         folder: holds a folder a class.
-        on_bad_image: as in `load_folder`; how many were skipped is among the lines.
-        min_side: see `decode_image`.
-        num_workers: as in `load_folder`.
-        progress: as in `load_folder`.
+        settings: how to read the images; how many were skipped is among the notes.
 
     Raises:
-        InputError: no such folder, no images, or one that holds train or test folders itself.
+        DataError: no such folder, no images, or one that holds train or test folders itself.
     """
-    wanted = "want a folder of class folders, FOLDER/<class>/*"
+    settings, notes = settings or ReadSettings(), list[str]()
+    wanted = "a folder of class folders, FOLDER/<class>/*"
     if not folder.is_dir():
-        raise InputError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}; {wanted}")
+        raise unusable(folder, "is a file" if folder.exists() else "does not exist", wanted)
     sides = _sides(folder)
     if sides:
-        raise InputError(
-            f"{folder} holds {' and '.join(sides)}, which would be taken for classes; want one of them, such"
-            f" as {folder / sides[min(1, len(sides) - 1)]}"
+        raise unusable(
+            folder,
+            f"holds {' and '.join(sides)}, which would be taken for classes",
+            f"one of them, such as {folder / sides[min(1, len(sides) - 1)]}",
         )
-    notes: list[str] = []
-    skipped: list[str] = []
-    classes = class_images(folder, notes)
-    if on_bad_image == "skip":
-        classes = without_unreadable(classes, skipped, num_workers, progress)
+    (classes,), skipped = readable([class_images(folder, notes)], settings)
     if not classes:
-        raise InputError(f"{folder} holds no images that can be read; {wanted}")
+        raise unusable(folder, _NO_IMAGES, wanted)
     if skipped:
         notes.append(f"{counted(len(skipped), 'image')} cannot be read, left out; the first: {skipped[0]}")
-    return file_images(classes, min_side), tuple(notes)
+    return file_images(classes, settings.min_side), tuple(notes)
 
 
 def _layout(root: Path, notes: list[str]) -> list[Path]:
-    """The folders that hold class folders: train and test, or the root alone."""
-    if not root.exists():
-        raise InputError(f"data.root {root} does not exist; {_WANTED}")
-    if not root.is_dir():
-        raise InputError(f"data.root {root} is a file; {_WANTED}")
+    """Return the folders that hold class folders: those of a split, or the root alone."""
+    require_folder(root, _WANTED)
     folders, files = entries(root)
     names = {Path(folder).name: Path(folder) for folder in folders}
-    for layout in _LAYOUTS:
+    for layout in LAYOUTS:
         if names.keys() >= set(layout):
             others = sorted(names.keys() - set(layout))
             if others:
@@ -127,24 +91,35 @@ def _layout(root: Path, notes: list[str]) -> list[Path]:
             return [names[side] for side in layout]
     present = _sides(root)
     if present:
-        layout = next(layout for layout in _LAYOUTS if present[-1] in layout)
+        layout = next(layout for layout in LAYOUTS if present[-1] in layout)
         absent = next(side for side in reversed(layout) if side not in names)
-        raise InputError(f"{root} has a folder {present[-1]} but none called {absent}; {_WANTED}")
+        raise unusable(root, f"has a folder {present[-1]} but none called {absent}", _WANTED)
     if not folders:
         found = "its images right inside" if any(map(is_image, files)) else "no folders inside"
-        raise InputError(f"data.root {root} has {found}; {_WANTED}")
+        raise root_error(root, f"has {found}", _WANTED)
     return [root]
 
 
 def _sides(root: Path) -> list[str]:
-    """Folders that are called like a side of a split and hold folders of classes, by layout."""
+    """Return the folders that are called like a side of a split and hold folders of classes, by layout."""
     # A folder of this name with images right in it is a class, of vehicles for example.
-    names = dict.fromkeys(side for layout in _LAYOUTS for side in layout)
+    names = dict.fromkeys(side for layout in LAYOUTS for side in layout)
     return [name for name in names if (root / name).is_dir() and entries(root / name)[0]]
 
 
+def require_folder(root: Path, wanted: str) -> None:
+    """Raise DataError unless the root of the data is a folder."""
+    if not root.is_dir():
+        raise root_error(root, "is a file" if root.exists() else "does not exist", wanted)
+
+
+def root_error(root: Path, problem: str, wanted: str) -> DataError:
+    """Return the error that data.root is not what is wanted."""
+    return DataError(f"data.root {root} {problem}; want {wanted}", subject="data.root", given=root)
+
+
 def class_images(side: Path, notes: list[str]) -> ClassPaths:
-    """The images of each class folder below `side`, but of those without any.
+    """Return the images of each class folder below `side`, without the folders that have none.
 
     Args:
         side: folder of class folders, each of which may hold images at any depth; links are followed.
@@ -172,12 +147,12 @@ def class_images(side: Path, notes: list[str]) -> ClassPaths:
 
 
 def files_below(folder: str, seen: set[str], unlisted: dict[str, str] | None = None) -> list[str]:
-    """All files at any depth.
+    """Return all files at any depth.
 
     Args:
         folder: where.
         seen: the folders already entered, which ends loops of links; those that are entered are added.
-        unlisted: folders that cannot be listed are added, with the reason; None: they raise InputError.
+        unlisted: folders that cannot be listed are added, with the reason; None: they raise DataError.
     """
     real = os.path.realpath(folder)
     if real in seen:
@@ -194,11 +169,45 @@ def files_below(folder: str, seen: set[str], unlisted: dict[str, str] | None = N
 
 
 def entries(folder: Path) -> tuple[list[str], list[str]]:
-    """(folders, files) right inside, sorted, without hidden ones; a broken link counts as a file."""
+    """Return (folders, files) right inside, sorted, without hidden ones; a broken link counts as a file."""
     try:
         return _scanned(folder)
     except OSError as error:
         raise _not_listed(folder, error) from error
+
+
+def require_files(parts: Sequence[ClassPaths], title: str, source: Path, wanted: str) -> None:
+    """Raise DataError where listed images are not on disk; each folder is listed once and no file is opened.
+
+    Args:
+        parts: the images, by part and class.
+        title: what they are the images of.
+        source: the file or folder that lists them.
+        wanted: what to do, for the message.
+    """
+    paths = [path for part in parts for images in part.values() for path in images]
+    names: dict[str, frozenset[str]] = {}
+    absent = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in names:
+            try:
+                names[folder] = frozenset(os.listdir(folder or os.curdir))  # noqa: PTH208
+            except (FileNotFoundError, NotADirectoryError):
+                names[folder] = frozenset()
+            except OSError as error:
+                raise _not_listed(folder, error) from error
+        if name not in names[folder]:
+            absent.append(path)
+    if absent:
+        first = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        images = f"{len(absent):,} of the {counted(len(paths), 'image')} of {title}"
+        raise DataError(f"{images} are not on disk: {first}; want {wanted}", subject=source, given=absent)
+
+
+def is_image(file: str) -> bool:
+    """Return whether a file is called like an image that can be decoded."""
+    return Path(file).suffix.lower() in image_extensions()
 
 
 def _scanned(folder: Path) -> tuple[list[str], list[str]]:
@@ -209,8 +218,8 @@ def _scanned(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(files)
 
 
-def _not_listed(folder: str | Path, error: OSError) -> InputError:
-    return InputError(f"cannot list {folder}: {error.strerror}; want a folder to read")
+def _not_listed(folder: str | Path, error: OSError) -> DataError:
+    return unusable(folder, f"cannot be listed ({error.strerror})", "a folder to read")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -225,62 +234,3 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_symlink() or entry.is_file()
     except OSError:
         return True
-
-
-def is_image(file: str) -> bool:
-    """Whether a file is called like an image that can be decoded."""
-    return Path(file).suffix.lower() in image_extensions()
-
-
-def without_unreadable(
-    classes: ClassPaths, skipped: list[str], num_workers: int, progress: Progress | None
-) -> ClassPaths:
-    """The images that can be decoded; all are decoded once to see.
-
-    Args:
-        classes: as `class_images` found them.
-        skipped: the others are added to it, as "path: reason".
-        num_workers: threads that decode, >= 0; 0 decodes in this one.
-        progress: wraps the numbers of the images.
-    """
-    paths = [path for images in classes.values() for path in images]
-    rows = range(len(paths)) if progress is None else progress(range(len(paths)))
-    # Threads, for Pillow's decoders release the interpreter's lock, and none need be sent anything.
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        reasons = [reason for _, reason in zip(rows, pool.map(_unreadable, paths), strict=True)]
-    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
-    skipped += [f"{path}: {reason}" for path, reason in bad.items()]
-    kept = {name: [path for path in images if path not in bad] for name, images in classes.items()}
-    return {name: images for name, images in kept.items() if images}
-
-
-def _unreadable(path: str) -> str:
-    """Why an image cannot be decoded; empty where it can."""
-    try:
-        decode_image(Path(path))
-    except UnreadableImageError as error:
-        return error.reason
-    return ""
-
-
-def absent_files(paths: Iterable[str]) -> list[str]:
-    """Those of the paths that are not on disk; each folder is read once and no file is looked at."""
-    names: dict[str, frozenset[str]] = {}
-    absent = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in names:
-            names[folder] = _names(folder)
-        if name not in names[folder]:
-            absent.append(path)
-    return absent
-
-
-def _names(folder: str) -> frozenset[str]:
-    try:
-        with os.scandir(folder or os.curdir) as found:
-            return frozenset(entry.name for entry in found)
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
-    except OSError as error:
-        raise InputError(f"cannot list {folder}: {error.strerror}; want a folder to read") from error

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError, one_line
 
 # Formats of pixels only: Pillow also opens EPS, for which it starts Ghostscript on whatever the file holds.
 _FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
@@ -35,11 +35,11 @@ _filters_lock = threading.Lock()
 
 
 @final
-class UnreadableImageError(InputError):
+class UnreadableImageError(DataError):
     """A file that should be an image and cannot be decoded.
 
     Attributes:
-        path: the file; None where a DataLoader's worker met it, which hands on only the message.
+        path: the file; None where a DataLoader's worker met it, which sends only the message.
         reason: what is wrong with it; empty likewise.
     """
 
@@ -47,18 +47,19 @@ class UnreadableImageError(InputError):
 
     def __init__(self, message: str, path: Path | None = None, reason: str = "") -> None:
         # DataLoader rebuilds a worker's exception from its whole traceback, whose last line is the message.
-        super().__init__(message.strip().split("\n")[-1].removeprefix(f"{__name__}.UnreadableImageError: "))
+        line = message.strip().split("\n")[-1].removeprefix(f"{__name__}.UnreadableImageError: ")
+        super().__init__(line, subject=path or "")
         self.path, self.reason = path, reason
 
 
 @cache
 def image_extensions() -> frozenset[str]:
-    """Ends of the names of files that `decode_image` reads, lower case, with the dot."""
+    """Return the ends of the names of files that `decode_image` reads, lower case, with the dot."""
     return frozenset(end for end, kind in Image.registered_extensions().items() if kind in _FORMATS)
 
 
 def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[Tensor, "3 H W"]:
-    """RGB pixels of an image file, or of its bytes, upright as its EXIF orientation says.
+    """Decode an image file, or its bytes, to RGB pixels, upright as its EXIF orientation says.
 
     Transparency is laid over white. 16 bits become 8 by scaling. Float pixels count from 0 to 1 or, where
     they exceed 1, from 0 to 255; numbers beyond that (and beyond 16 bits for whole numbers) are stretched
@@ -92,16 +93,16 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
         path = None if isinstance(source, bytes) else source
         raise UnreadableImageError(
             f"cannot read image {path or 'in memory'}: {reason}; want a whole JPEG, PNG or other image file."
-            " Mend or remove it, or leave such files out with data.on_bad_image=skip",
+            " Replace or remove it, or leave such files out with data.on_bad_image=skip",
             path,
             reason,
         ) from error
-    # To crop and resize pixels as they lie is quicker than to sort all of them first.
+    # Cropping and resizing pixels as they lie is faster than sorting all of them first.
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def open_image(source: Path | bytes | BinaryIO) -> Image.Image:
-    """An image of a format that `decode_image` reads, of which nothing is decoded yet.
+    """Open an image of a format that `decode_image` reads, without decoding it yet.
 
     Args:
         source: an image file, what is in one, or one that is open and stays so.
@@ -115,7 +116,7 @@ def open_image(source: Path | bytes | BinaryIO) -> Image.Image:
 
 
 def choose_scale(image: Image.Image, min_side: int | None) -> None:
-    """Nothing; a JPEG then has the size that `decode_image` decodes it at.
+    """Have a JPEG decoded at the size that `decode_image` wants it at.
 
     Args:
         image: as `open_image` returns it.
@@ -140,7 +141,7 @@ def _own_filters() -> Iterator[None]:
 
 
 def _require_size(image: Image.Image) -> None:
-    """Pillow warns of what a file says of itself; what matters is how much will be decoded of it."""
+    # Pillow warns of the size that a file claims; what matters is how much of it will be decoded.
     most, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
     if most is not None and pixels > most:
         raise Image.DecompressionBombError(
@@ -186,4 +187,4 @@ def _reason(error: Exception, source: Path | bytes) -> str:
             return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "its content is no image of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error, None) or type(error).__name__

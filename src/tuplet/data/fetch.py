@@ -1,4 +1,4 @@
-"""An archive from the network into a folder: goes on where it was cut off, is checked, and unpacks safely."""
+"""Fetch an archive from the network into a folder: resume, check and unpack it safely."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError, one_line, unusable
 
 Bar: TypeAlias = Callable[[str, int, int | None], None]
-"""Shows how far something has come: what it is, how much of it is done, and how much there is, if known."""
+"""Shows progress: what is being done, how much of it is done, and how much there is, if known."""
 
 _BLOCK = 1 << 20
 _SECONDS = 60.0
@@ -49,19 +49,19 @@ class Archive:
 
 
 def fetch(archive: Archive, to: Path, bar: Bar | None = None) -> Path:
-    """The archive's folder, below `to`, whole.
+    """Download an archive and unpack its folder below `to`; return the folder.
 
-    Where the folder is there, nothing is done. An archive that lies in `to` already is used, and one that was
-    partly downloaded is gone on with. The archive is removed once it is unpacked.
+    Where the folder is there, nothing is done. An archive that lies in `to` already is used, and a partial
+    download is resumed. The archive is removed once it is unpacked.
 
     Args:
         archive: what to fetch.
         to: folder that it goes to; it is made if need be.
-        bar: is told how far it has come.
+        bar: called with the progress.
 
     Raises:
-        InputError: the server cannot be reached, does not have it, or sent something else, or the archive
-            cannot be unpacked safely; a later call goes on.
+        DataError: the server cannot be reached, does not have it, or sent something else, or the archive
+            cannot be unpacked safely; a later call resumes.
     """
     final = to / archive.folder
     if final.exists():
@@ -82,7 +82,8 @@ def fetch(archive: Archive, to: Path, bar: Bar | None = None) -> Path:
 
 
 def _download(archive: Archive, part: Path, bar: Bar) -> None:
-    """Nothing; `part` then holds the whole file, gone on with from what it held before."""
+    """Download the whole file to `part`, resuming from what is there."""
+    # Some servers send the file from its start again: only what exceeds every earlier try is progress.
     furthest, useless = _size(part), 0
     while True:
         try:
@@ -90,24 +91,22 @@ def _download(archive: Archive, part: Path, bar: Bar) -> None:
                 return
             reason = "the connection was cut"
         except urllib.error.HTTPError as error:
-            raise InputError(
-                f"{archive.url} answers {error.code} {error.reason}; {_by_hand(archive, part)}"
-            ) from None
+            problem = f"answers {error.code} {error.reason}"
+            raise unusable(archive.url, problem, f"a server that has it, {_by_hand(archive, part)}") from None
         except (OSError, http.client.HTTPException) as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+            reason = one_line(getattr(error, "reason", error), None) or type(error).__name__
         useless = 0 if _size(part) > furthest else useless + 1
         furthest = max(furthest, _size(part))
         if useless == _TRIES or not _size(part):
-            have = f"{_size(part):,} bytes of it are in {part}, and the same command goes on from there"
-            raise InputError(
-                f"cannot get {archive.url}: {reason}; "
-                + (have if _size(part) else f"want a network that reaches it, {_by_hand(archive, part)}")
-            )
+            wanted = f"a network that reaches it, {_by_hand(archive, part)}"
+            if _size(part):
+                wanted = f"the same command again: {_size(part):,} bytes are in {part}, and it resumes there"
+            raise unusable(archive.url, f"cannot be downloaded ({reason})", wanted)
         time.sleep(_PAUSE * useless)
 
 
 def _request(archive: Archive, part: Path, bar: Bar) -> bool:
-    """Whether the whole file is in `part` after one request for what it lacks."""
+    """Return whether the whole file is in `part` after one request for what it lacks."""
     start = _size(part)
     request = urllib.request.Request(archive.url, headers={"User-Agent": "tuplet"})
     if start:
@@ -115,19 +114,19 @@ def _request(archive: Archive, part: Path, bar: Bar) -> bool:
     try:
         answer = urllib.request.urlopen(request, timeout=_SECONDS)
     except urllib.error.HTTPError as error:
+        error.close()
         if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return True  # nothing is left to send: the checksum will tell whether it is whole
         raise
     with answer:
-        goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT
-        if goes_on and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise InputError(
-                f"{archive.url} sent another part of the file than was asked for; remove {part} to begin anew"
-            )
-        done = start if goes_on else 0
+        is_rest = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        if is_rest and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            problem = "sent another part of the file than was asked for"
+            raise unusable(archive.url, problem, f"{part} removed, to start again")
+        done = start if is_rest else 0
         length = answer.headers.get("Content-Length")
         whole = None if length is None else done + int(length)
-        with part.open("ab" if goes_on else "wb") as stream:
+        with part.open("ab" if is_rest else "wb") as stream:
             while block := answer.read(_BLOCK):
                 stream.write(block)
                 done += len(block)
@@ -144,7 +143,7 @@ def _by_hand(archive: Archive, part: Path) -> str:
 
 
 def _require_checksum(file: Path, archive: Archive, bar: Bar) -> None:
-    """Nothing; raises InputError, and removes a file downloaded here, where it is not the one published."""
+    """Raise DataError, and remove a file downloaded here, where it is not the one published."""
     digest, whole = hashlib.md5(usedforsecurity=False), _size(file)
     with file.open("rb") as stream:
         for block in iter(lambda: stream.read(_BLOCK), b""):
@@ -155,16 +154,15 @@ def _require_checksum(file: Path, archive: Archive, bar: Bar) -> None:
     if file.suffix == ".part":
         file.unlink()
         what = f"what {archive.url} sent ({whole:,} bytes)"
-        mend = (
-            "it was damaged on its way or is another file by now, and is removed: give the same command again"
-        )
+        remedy = "it was damaged on its way or has been replaced, and is removed: give the same command again"
     else:
-        what, mend = f"{file} ({whole:,} bytes)", "it is not whole or another file: remove it"
-    raise InputError(f"{what} has md5 {digest.hexdigest()}; want {archive.md5}; {mend}")
+        what, remedy = f"{file} ({whole:,} bytes)", "it is not whole or another file: remove it"
+    raise unusable(what, f"has md5 {digest.hexdigest()}", f"{archive.md5}; {remedy}")
 
 
 def _unpack(file: Path, folder: str, final: Path, bar: Bar) -> None:
-    """Nothing; `final` then is the folder of this name in the archive."""
+    """Unpack the folder of this name in the archive to `final`."""
+    # Under another name until it is whole: `final` is never half a data set.
     partial = final.with_name(f"{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -175,13 +173,11 @@ def _unpack(file: Path, folder: str, final: Path, bar: Bar) -> None:
             _untar(file, partial, bar)
         if not (partial / folder).is_dir():
             held = ", ".join(sorted(entry.name for entry in partial.iterdir())[:5]) or "nothing"
-            raise InputError(f"{file} holds {held} and no folder {folder}; want the official archive")
+            raise unusable(file, f"holds {held} and no folder {folder}", "the official archive")
         (partial / folder).replace(final)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{file} cannot be unpacked ({said}); want a whole .zip or .tgz: remove it"
-        ) from None
+        reason = one_line(error, None) or type(error).__name__
+        raise unusable(file, f"cannot be unpacked ({reason})", "a whole .zip or .tgz: remove it") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -200,26 +196,15 @@ def _unzip(file: Path, folder: Path, bar: Bar) -> None:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         for member in members:
-            _require_inside(file, member)
+            paths = PurePosixPath(member.filename), PureWindowsPath(member.filename)
+            leaves = any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
+            if leaves or stat.S_ISLNK(member.external_attr >> 16):
+                raise _leaves(file, member.filename)
         for count, member in enumerate(members, 1):
             archive.extract(member, folder)
             bar(f"unpacking {file.name}", count, len(members))
 
 
-def _require_inside(file: Path, member: zipfile.ZipInfo) -> None:
-    """Nothing; raises InputError where a member is a link or would lie outside the folder."""
-    paths: Iterable[PurePosixPath | PureWindowsPath] = (
-        PurePosixPath(member.filename),
-        PureWindowsPath(member.filename),
-    )
-    if any(path.is_absolute() or path.drive or ".." in path.parts for path in paths) or stat.S_ISLNK(
-        member.external_attr >> 16
-    ):
-        raise _leaves(file, member.filename)
-
-
-def _leaves(file: Path, member: str) -> InputError:
-    return InputError(
-        f"{file} has a member {member!r} that is a link or leads out of the folder; nothing of it is kept:"
-        " remove the archive, it is not the official one"
-    )
+def _leaves(file: Path, member: str) -> DataError:
+    problem = f"has a member {member!r} that is a link or leads out of the folder"
+    return unusable(file, problem, "the official archive: remove this one, of which nothing is kept")

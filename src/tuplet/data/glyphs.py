@@ -1,4 +1,4 @@
-"""Generated characters of an unknown alphabet, as many classes as wanted, with nothing to download or store.
+"""Generated characters of an unknown alphabet: any number of classes, nothing to download or store.
 
 A class is a program of two to five strokes, an instance one drawing of it by an unsteady hand. Both follow
 from numbers alone. Only IEEE-exact operations are used (+, -, *, /, sqrt, comparisons; no sine, no matrix
@@ -19,7 +19,7 @@ from tuplet.config import DataConfig
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.splits import Split
 from tuplet.data.transforms import short_side
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 
 GLYPH_SEED = 0
 """Alphabet of `load_glyphs`: one for all runs, so that their seeds see the same data."""
@@ -36,7 +36,7 @@ _Stroke: TypeAlias = list[_Curve]
 
 
 def glyph(class_index: int, instance: int, *, seed: int, image_size: int = 64) -> UInt8[np.ndarray, "H W"]:
-    """One drawing of one character: dark ink on light paper, grey, bit for bit the same on every machine.
+    """Draw one character once: dark ink on light paper, grey, bit for bit the same on every machine.
 
     Args:
         class_index: which character, in 0..2^32-1; classes 3k, 3k+1 and 3k+2 resemble each other.
@@ -45,13 +45,19 @@ def glyph(class_index: int, instance: int, *, seed: int, image_size: int = 64) -
         image_size: side of the image, pixels, >= 8.
 
     Raises:
-        InputError: a number outside its range.
+        SettingsError: a number outside its range.
     """
     for name, value in (("class_index", class_index), ("instance", instance), ("seed", seed)):
         if not 0 <= value < 2**32:
-            raise InputError(f"{name} of a glyph is {value}; want a number in 0..2^32-1")
+            raise SettingsError(
+                f"{name} of a glyph is {value}; want a number in 0..2^32-1", subject=name, given=value
+            )
     if image_size < 8:
-        raise InputError(f"image_size of a glyph is {image_size}; want 8 pixels or more")
+        raise SettingsError(
+            f"image_size of a glyph is {image_size}; want 8 pixels or more",
+            subject="image_size",
+            given=image_size,
+        )
     curves = _program(class_index, seed)
     bits = _bits((_INSTANCE, seed, class_index, instance))
     curves = _by_hand(curves, bits, image_size)
@@ -77,19 +83,19 @@ class GlyphImages(ImageTable):
         self._seed, self._image_size = seed, image_size
 
     def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
-        """One drawing, the grey in all three channels."""
+        """Draw one image, the grey in all three channels."""
         label, instance = divmod(index, self._images_per_class)
         pixels = glyph(self._first_class + label, instance, seed=self._seed, image_size=self._image_size)
         return torch.from_numpy(pixels).repeat(3, 1, 1)
 
     def name(self, index: int) -> str:
-        """The numbers that the drawing is made from."""
+        """Return the numbers that the drawing is made from."""
         label, instance = divmod(index, self._images_per_class)
         return f"glyph-{self._first_class + label}/{instance} (alphabet {self._seed})"
 
 
 def load_glyphs(config: DataConfig) -> Split:
-    """Characters to train on, and the ones that follow them in the alphabet to query.
+    """Return characters to train on, and the ones that follow them in the alphabet to query.
 
     Args:
         config: `glyph_train_classes`, `glyph_test_classes` and `glyphs_per_class` say how many; the side of
@@ -114,12 +120,12 @@ def _bits(entropy: tuple[int, ...]) -> np.random.PCG64:
 
 
 def _uniform(bits: np.random.PCG64, count: int) -> Float64[np.ndarray, " K"]:
-    """Numbers in [0, 1), multiples of 2^-53."""
+    """Draw numbers in [0, 1), multiples of 2^-53."""
     return np.asarray((bits.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def _program(class_index: int, seed: int) -> Float64[np.ndarray, "S 4 2"]:
-    """Curves of a character, their box centred, its longer side 1.
+    """Return the curves of a character, their box centred, its longer side 1.
 
     The first of a family is made of strokes of its own; the second is the first with a mark above or below,
     the third the first with another last stroke.
@@ -140,7 +146,7 @@ def _program(class_index: int, seed: int) -> Float64[np.ndarray, "S 4 2"]:
 
 
 def _stroke(before: list[_Stroke], numbers: Iterator[float]) -> _Stroke:
-    """A line, a bow, a hook, a wave, a loop or a ring; mostly begun where another stroke passes."""
+    """Draw a line, a bow, a hook, a wave, a loop or a ring; mostly begun where another stroke passes."""
     kind, joined, where = next(numbers), next(numbers), next(numbers)
     start = _anchor(next(numbers), next(numbers))
     if before and joined < 0.75:
@@ -164,12 +170,12 @@ def _stroke(before: list[_Stroke], numbers: Iterator[float]) -> _Stroke:
         return [(start, over[1], over[2], start)]
     centre = (0.6 * start[0] + 0.4 * end[0], 0.6 * start[1] + 0.4 * end[1])
     other = (2 * centre[0] - start[0], 2 * centre[1] - start[1])
-    # A bulge of 2/3 of the diameter makes two cubic curves a circle but for 2 %.
+    # A bulge of 2/3 of the diameter makes two cubic curves a circle to within 2 %.
     return [_bent(start, other, 2 / 3, 2 / 3, 0.0), _bent(other, start, 2 / 3, 2 / 3, 0.0)]
 
 
 def _mark(numbers: Iterator[float]) -> _Stroke:
-    """A dot or a dash above or below the other strokes."""
+    """Draw a dot or a dash above or below the other strokes."""
     x = -0.5 + next(numbers)
     y = -1.4 if next(numbers) < 0.6 else 1.4
     half = 0.0 if next(numbers) < 0.5 else 0.35
@@ -186,7 +192,7 @@ def _middle(curve: _Curve) -> _Point:
 
 
 def _bent(start: _Point, end: _Point, first: float, second: float, along: float = 1 / 3) -> _Curve:
-    """A curve whose inner control points stand off the chord, by so many times its length."""
+    """Return a curve whose inner control points stand off the chord, by so many times its length."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     inner = (start[0] + along * dx - first * dy, start[1] + along * dy + first * dx)
     outer = (end[0] - along * dx - second * dy, end[1] - along * dy + second * dx)
@@ -196,7 +202,7 @@ def _bent(start: _Point, end: _Point, first: float, second: float, along: float 
 def _by_hand(
     curves: Float64[np.ndarray, "S 4 2"], bits: np.random.PCG64, image_size: int
 ) -> Float64[np.ndarray, "S 4 2"]:
-    """The curves in pixels, by an unsteady hand: control points shaken, the whole turned, leant and moved."""
+    """Return the curves in pixels: control points shaken, the whole turned, sheared, scaled and moved."""
     shaken = curves + _JITTER * (2.0 * _uniform(bits, curves.size).reshape(curves.shape) - 1.0)
     turn, lean, wide, tall, right, down = (2.0 * _uniform(bits, 6) - 1.0).tolist()
     half_tangent = 0.13 * turn  # of half the angle: at most 15 degrees
@@ -211,7 +217,7 @@ def _by_hand(
 def _pressure(
     num_curves: int, num_samples: int, radius: float, tilt: float, bits: np.random.PCG64
 ) -> Float64[np.ndarray, "S K"]:
-    """Radius of the pen along each curve, pixels: swelling or thinning from its start to its end."""
+    """Return the radius of the pen along each curve, pixels: growing or shrinking from start to end."""
     along = np.arange(num_samples) / (num_samples - 1) - 0.5
     heavier = 0.9 + 0.2 * _uniform(bits, num_curves)
     return np.asarray(np.maximum(radius * heavier[:, None] * (1.0 + tilt * along), 0.55))
@@ -220,7 +226,7 @@ def _pressure(
 def _rasterize(
     curves: Float64[np.ndarray, "S 4 2"], radii: Float64[np.ndarray, "S K"], image_size: int
 ) -> Float64[np.ndarray, "H W"]:
-    """Share of each pixel under ink, 0..1: the union of discs set along the curves."""
+    """Return the share of each pixel under ink, 0..1: the union of discs set along the curves."""
     t = np.arange(radii.shape[1]) / (radii.shape[1] - 1)
     u = 1.0 - t
     weights = [u * u * u, 3.0 * u * u * t, 3.0 * u * t * t, t * t * t]
@@ -229,7 +235,7 @@ def _rasterize(
     )
     points = ((start + inner) + (outer + end)).reshape(-1, 2)
     reach = int(radii.max()) + 2
-    # Each disc touches only the pixels around it; the margin takes what falls off the paper.
+    # Each disc touches only the pixels around it; the margin catches what falls off the paper.
     margin = reach + 1
     points = np.clip(points, -1.0, image_size + 1.0)
     corners = np.floor(points).astype(np.int64) - reach
@@ -247,7 +253,7 @@ def _rasterize(
 
 
 def _grain(bits: np.random.PCG64, image_size: int) -> Float64[np.ndarray, "H W"]:
-    """Noise of the paper, in [0, 1), a byte a pixel."""
+    """Draw the noise of the paper, in [0, 1), a byte a pixel."""
     count = image_size * image_size
     raw = bits.random_raw(-(-count // 8)).astype("<u8").view(np.uint8)[:count]
     return np.asarray(raw.reshape(image_size, image_size) / 256.0)

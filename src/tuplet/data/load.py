@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,31 +13,41 @@ from tuplet.data.class_folders import load_folder
 from tuplet.data.csv_tables import load_table
 from tuplet.data.glyphs import load_glyphs
 from tuplet.data.image_tables import InMemoryImages, NoisyLabels, Progress, QuarterTurns, long_tail
-from tuplet.data.splits import Split, hold_out
+from tuplet.data.splits import ReadSettings, Split, hold_out
 from tuplet.data.transforms import short_side
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 from tuplet.progress import track
 from tuplet.recipes.catalogue import loss_notes
 
+_BENCHMARK_ROOT = (
+    "the folder that the benchmark was unpacked in, which tuplet data fetch gets or says how to get"
+)
+_ROOTS = {
+    "folder": "a folder of images, or data.source=glyphs",
+    "table": "a .csv or .parquet file of paths and labels",
+    "torchvision": "the folder that torchvision downloaded to",
+}
+
 
 def load(config: DataConfig, *, num_workers: int = 0, progress: Progress | None = None) -> Split:
-    """The training and test images that a config names.
+    """Read the training and test images that a config names, the same for every seed of a run.
 
     Args:
         config: `source` and its fields, and `cache`: memory decodes every image now.
         num_workers: threads that decode now, where there is something to decode, >= 0.
         progress: wraps the numbers of the images decoded now, once a table and pass.
 
-    Returns: the same split for every seed of a run.
-
     Raises:
-        InputError: no root, but for source=glyphs; no dataset for source=torchvision; or what `load_folder`,
-            `load_benchmark`, `load_torchvision`, `load_table` and `InMemoryImages` raise.
+        SettingsError: no root, but for source=glyphs; no dataset for source=torchvision.
+        DataError: what `load_folder`, `load_benchmark`, `load_torchvision`, `load_table` and
+            `InMemoryImages` raise.
     """
     if config.source == "glyphs":
         split = load_glyphs(config)
     elif config.root is None:
-        raise InputError(f"data.root is not given; want {_ROOTS.get(config.source, _ROOTS['folder'])}")
+        raise SettingsError(
+            f"data.root is not given; want {_ROOTS.get(config.source, _BENCHMARK_ROOT)}", subject="data.root"
+        )
     else:
         split = _load_files(config, config.root, num_workers, progress)
     if config.cache == "none":
@@ -48,73 +57,55 @@ def load(config: DataConfig, *, num_workers: int = 0, progress: Progress | None 
     return replace(split, train=keep(split.train), test=keep(split.test), gallery=gallery)
 
 
-_ROOTS = {
-    "folder": "a folder of images, or data.source=glyphs",
-    "table": "a .csv or .parquet file of paths and labels",
-    **dict.fromkeys(
-        ("cub", "cars", "sop", "inshop"),
-        "the folder that the benchmark was unpacked in, which tuplet data fetch gets or says how to get",
-    ),
-    "torchvision": "the folder that torchvision downloaded to",
-}
-
-
 def _load_files(config: DataConfig, root: Path, num_workers: int, progress: Progress | None) -> Split:
-    """The split of a source that lies on disk."""
-    if config.source == "torchvision":
-        if config.dataset is None:
-            raise InputError(
-                "data.dataset is not given; want a class of torchvision.datasets, such as Flowers102"
-            )
-        from tuplet.data.torchvision_sets import load_torchvision
-
-        return load_torchvision(
-            config.dataset,
-            root,
-            train_fraction=config.train_fraction,
-            split_seed=config.split_seed,
-            on_bad_image=config.on_bad_image,
-            num_workers=num_workers,
-            progress=progress,
-        )
-    read: Callable[..., Split]
-    if config.source in ("folder", "table"):
-        kind = load_folder if config.source == "folder" else load_table
-        read = partial(kind, train_fraction=config.train_fraction, split_seed=config.split_seed)
-    else:
-        from tuplet.data.published_sets import load_benchmark
-
-        read = partial(load_benchmark, config.source)
-    return read(
-        root,
+    """Read the split of a source that lies on disk."""
+    settings = ReadSettings(
+        train_fraction=config.train_fraction,
+        split_seed=config.split_seed,
         on_bad_image=config.on_bad_image,
         min_side=short_side(config),
         num_workers=num_workers,
         progress=progress,
     )
+    if config.source == "folder":
+        return load_folder(root, settings)
+    if config.source == "table":
+        return load_table(root, settings)
+    if config.source != "torchvision":
+        from tuplet.data.published_sets import load_benchmark
+
+        return load_benchmark(config.source, root, settings)
+    if config.dataset is None:
+        raise SettingsError(
+            "data.dataset is not given; want a class of torchvision.datasets, such as Flowers102",
+            subject="data.dataset",
+        )
+    from tuplet.data.torchvision_sets import load_torchvision
+
+    return load_torchvision(config.dataset, root, settings)
 
 
 def load_split(config: RunConfig) -> Split:
-    """The images to train on and those to be measured on: test images, or validation classes held out.
+    """Read the images to train on and those to be measured on: test images, or validation classes held out.
 
     Raises:
-        InputError: (a ValueError) images that are missing, unreadable, or too few.
+        InputError: images that are missing, unreadable, or too few.
     """
     return split_of(load_data(config), config)
 
 
 def load_data(config: RunConfig) -> Split:
-    """All training and test images that a config names.
+    """Read all training and test images that a run's config names, and show the progress.
 
     Raises:
-        InputError: (a ValueError) images that are missing or unreadable.
+        InputError: images that are missing or unreadable.
     """
     workers = config.compute.num_workers
     return load(config.data, num_workers=workers, progress=lambda rows: track(rows, "reading"))
 
 
 def split_of(images: Split, config: RunConfig) -> Split:
-    """What a run trains on and is measured on, of all images.
+    """Return what a run trains on and is measured on, out of all images.
 
     Args:
         images: of the config's data, as `load_data` gives them.
@@ -123,7 +114,7 @@ def split_of(images: Split, config: RunConfig) -> Split:
             mislabelled, and never any other; with `data.quarter_turns`, training images are turned too.
 
     Raises:
-        InputError: (a ValueError) too few training classes for the folds.
+        DataError: too few training classes for the folds.
     """
     if config.evaluation.split == "validation":
         evaluation = config.evaluation
@@ -139,7 +130,7 @@ def split_of(images: Split, config: RunConfig) -> Split:
 
 
 def _made_harder(images: Split, config: RunConfig) -> Split:
-    """The same with fewer training images, then wrong labels, as the config says; and notes of oddities."""
+    """Drop training images, then make labels wrong, as the config says; and add notes of oddities."""
     data, train_part, notes = config.data, images.train, [*images.notes, *loss_notes(config)]
     if data.imbalance > 1:
         seed = config.seed if data.imbalance_seed is None else data.imbalance_seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,38 +12,56 @@ import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
 from tuplet.data.label_files import Labels, numbered
-from tuplet.errors import InputError
+from tuplet.errors import DataError, MissingExtraError, one_line
+
+
+def read_columns(file: Path, choose: Callable[[Any], list[str]]) -> Any:
+    """Read some columns of a Parquet file, as a pyarrow.Table.
+
+    Args:
+        file: an existing file.
+        choose: returns the names of the columns to read, given the pyarrow.Schema of all.
+
+    Raises:
+        DataError: no Parquet; or what `choose` raises.
+        MissingExtraError: pyarrow is not installed.
+    """
+    arrow, parquet = pyarrow_modules()
+    try:
+        with parquet.ParquetFile(file) as opened:
+            return opened.read(columns=choose(opened.schema_arrow))
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"cannot be read as Parquet ({one_line(error)}); want a whole .parquet file", subject=file
+        ) from None
 
 
 def read_parquet(
     file: Path, labels: Labels | None
 ) -> tuple[Float[np.ndarray, "N D"], Labels, tuple[str, ...] | None]:
-    """The embeddings, labels and paths in a file's columns (see `read_embeddings`).
+    """Read the embeddings, labels and paths in a file's columns (see `read_embeddings`).
 
     Args:
         file: an existing file.
         labels: what to return as labels; None: the column `label`, which must be there then.
 
     Raises:
-        InputError: no Parquet, a column that is missing (those that are there are named), lists of several
-            lengths, or an empty cell (names the first such row); or pyarrow is not installed.
+        DataError: no Parquet, a column that is missing (those that are there are named), lists of several
+            lengths, or an empty cell (names the first such row).
+        MissingExtraError: pyarrow is not installed.
     """
-    arrow, parquet = pyarrow_modules()
-    try:
-        with parquet.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
-            dimensions = _dimensions(arrow, schema)
-            if labels is None and "label" not in schema.names:
-                raise InputError(
-                    f"has no column label, but {_listed(schema.names)}; want one, or --labels FILE"
-                )
-            others = [name for name in ("label", "path") if name in schema.names]
-            table = opened.read(columns=[*dimensions, *others])
-    except (arrow.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"cannot be read as Parquet ({said[:200]}); want a whole .parquet file") from None
+    arrow, _ = pyarrow_modules()
+    dimensions: list[str] = []
+
+    def choose(schema: Any) -> list[str]:
+        dimensions.extend(_dimensions(arrow, schema))
+        if labels is None and "label" not in schema.names:
+            raise DataError(f"has no column label, but {_listed(schema.names)}; want one, or --labels FILE")
+        return [*dimensions, *(name for name in ("label", "path") if name in schema.names)]
+
+    table = read_columns(file, choose)
     if table.num_rows == 0:
-        raise InputError("has no rows; want one an item")
+        raise DataError("has no rows; want one an item")
     columns = [_full(table[name], name) for name in dimensions]
     embeddings = (
         _matrix(columns[0])
@@ -52,7 +70,7 @@ def read_parquet(
     )
     if labels is None:
         labels = numbered(_labels(arrow, _full(table["label"], "label")))
-    paths = tuple(map(str, table["path"].to_pylist())) if "path" in schema.names else None
+    paths = tuple(map(str, table["path"].to_pylist())) if "path" in table.column_names else None
     return embeddings, labels, paths
 
 
@@ -63,7 +81,7 @@ def write_parquet(
     class_names: Sequence[str] | None,
     paths: Sequence[str] | None,
 ) -> None:
-    """Nothing; the stream then holds the columns `embedding`, `label` and, where there are any, `path`.
+    """Write the columns `embedding`, `label` and, where there are any, `path`.
 
     Args:
         stream: written to, not closed.
@@ -73,7 +91,7 @@ def write_parquet(
         paths: of the items, or None.
 
     Raises:
-        InputError: pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
     arrow, parquet = pyarrow_modules()
     flat = arrow.array(np.ascontiguousarray(embeddings).reshape(-1))
@@ -89,25 +107,23 @@ def write_parquet(
 
 
 def pyarrow_modules() -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet; an InputError where they are not installed."""
+    """Return the modules pyarrow and pyarrow.parquet, if they are installed."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(
-            "Parquet files need pyarrow, which is not installed; want it: pip install 'tuplet[tables]'"
-        ) from None
+        raise MissingExtraError("pyarrow", "tables", purpose="a Parquet file") from None
     return pyarrow, pyarrow.parquet
 
 
 def _dimensions(arrow: Any, schema: Any) -> list[str]:
-    """The column `embedding`, or the numeric columns that are called by one prefix and a number, in order."""
+    """Return `embedding`, or the numeric columns that are called by one prefix and a number, in order."""
     if "embedding" in schema.names:
         kind = schema.field("embedding").type
         lists = arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list
         if any(is_kind(kind) for is_kind in lists) and arrow.types.is_floating(kind.value_type):
             return ["embedding"]
-        raise InputError(f"its column embedding holds {kind}; want lists of float16, float32 or float64")
+        raise DataError(f"its column embedding holds {kind}; want lists of float16, float32 or float64")
     groups: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for field in schema:
         numbered = re.fullmatch(r"(.*?)(\d+)", field.name)
@@ -115,23 +131,23 @@ def _dimensions(arrow: Any, schema: Any) -> list[str]:
             groups[numbered[1]][int(numbered[2])] = field.name
     wanted = "want a column embedding of lists, or one of floats for each dimension, such as e0, e1, e2"
     if len(groups) != 1:
-        raise InputError(f"has no column embedding, but {_listed(schema.names)}; {wanted}")
+        raise DataError(f"has no column embedding, but {_listed(schema.names)}; {wanted}")
     ((prefix, columns),) = groups.items()
     numbers = sorted(columns)
     gaps = [number for number in range(numbers[0], numbers[-1]) if number not in columns]
     if gaps or numbers[0] > 1:
         missing = gaps[0] if gaps else 0
-        raise InputError(
+        raise DataError(
             f"has columns {prefix}{numbers[0]} to {prefix}{numbers[-1]} without {prefix}{missing}; {wanted}"
         )
     return [columns[number] for number in numbers]
 
 
 def _full(column: Any, name: str) -> Any:
-    """One array of a column without empty cells."""
+    """Return a column without empty cells as one array."""
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise InputError(f"column {name} is empty in row {row}; want a value in every row: drop such rows")
+        raise DataError(f"column {name} is empty in row {row}; want a value in every row: drop such rows")
     return column.combine_chunks()
 
 
@@ -142,14 +158,14 @@ def _matrix(lists: Any) -> Float[np.ndarray, "N D"]:
     uneven = np.flatnonzero(lengths != lengths[0])
     if uneven.size:
         row = int(uneven[0])
-        raise InputError(
+        raise DataError(
             f"the embedding in row {row} has {lengths[row]} numbers and that in row 0 {lengths[0]}; want one"
             " length"
         )
     values = lists.flatten()
     if values.null_count:
         place = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
-        raise InputError(f"the embedding in row {place // int(lengths[0])} lacks a number; want {lengths[0]}")
+        raise DataError(f"the embedding in row {place // int(lengths[0])} lacks a number; want {lengths[0]}")
     matrix: Float[np.ndarray, "N D"] = values.to_numpy(zero_copy_only=False).reshape(len(lists), -1)
     return matrix
 
@@ -164,7 +180,7 @@ def _labels(arrow: Any, column: Any) -> Shaped[np.ndarray, " N"]:
     if not (
         arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_string_view(kind)
     ):
-        raise InputError(f"its column label holds {kind}; want integers or strings")
+        raise DataError(f"its column label holds {kind}; want integers or strings")
     return np.array(column.to_pylist(), dtype=np.str_)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from tuplet.data.class_folders import class_images, entries
-from tuplet.data.image_tables import ClassPaths
-from tuplet.errors import DataError, one_line
+from tuplet.data.class_folders import class_images, entries, require_folder, root_error
+from tuplet.data.splits import ClassPaths
+from tuplet.errors import one_line, unusable
 
+_AS_DOWNLOADED = "the file as it was downloaded"
 _Image = tuple[int, str, str]
 """(number of the class, name of the class, path) of one image."""
 
@@ -37,7 +38,7 @@ class Listing:
 # CUB-200-2011
 
 _CUB_CLASSES = 200
-_CUB_WANTED = "want the folder CUB_200_2011, the one that it lies in, or its folder images alone"
+_CUB_WANTED = "the folder CUB_200_2011, the one that it lies in, or its folder images alone"
 
 
 def read_cub(root: Path) -> Listing:
@@ -68,7 +69,7 @@ def read_cub(root: Path) -> Listing:
 
 def _cub_class_folders(root: Path) -> Path | None:
     """Return the folder that holds the class folders, where there is one."""
-    _require_folder(root, _CUB_WANTED)
+    require_folder(root, _CUB_WANTED)
     for folder in (root, *map(Path, entries(root)[0])):
         for images in (folder, folder / "images"):
             if images.is_dir() and any(_cub_number(Path(inner).name) for inner in entries(images)[0]):
@@ -87,20 +88,11 @@ def _cub_list(folder: Path) -> list[_Image]:
         name = path.partition("/")[0]
         number = _cub_number(name)
         if not number or "/" not in path:
-            raise DataError(
-                f"{file}, line {at} has {path!r}; want 001.CLASS/NAME.jpg, of a class in 1..{_CUB_CLASSES}",
-                subject=file,
-                given=path,
-            )
+            raise unusable(file, f"has {path!r} in line {at}", "001.CLASS/NAME.jpg, of a class in 1..200")
         if classes and classes.get(image) != number:
             said = f"says {classes[image]}" if image in classes else "has no line of it"
-            raise DataError(
-                f"{file}, line {at} puts image {image} into class {number}, while {labels} {said}; want both"
-                " files of one whole download",
-                subject=file,
-                given=number,
-                wanted=classes.get(image),
-            )
+            problem = f"puts image {image} into class {number} in line {at}, while {labels} {said}"
+            raise unusable(file, problem, "both files of one whole download")
         rows.append((number, name, str(folder / "images") + "/" + path))
     return rows
 
@@ -118,7 +110,7 @@ _CARS_CLASSES = 196
 _CARS_ALL, _CARS_NAMES = "cars_annos.mat", "cars_meta.mat"
 _CARS_TRAIN, _CARS_TEST = "cars_train_annos.mat", "cars_test_annos_withlabels.mat"
 _CARS_WANTED = (
-    f"want the folder of car_ims and {_CARS_ALL}, or of cars_train, cars_test and devkit, or the one that it"
+    f"the folder of car_ims and {_CARS_ALL}, or of cars_train, cars_test and devkit, or the one that it"
     " lies in"
 )
 
@@ -155,18 +147,13 @@ def _cars_file(folder: Path, name: str) -> Path:
     """Return a list of the later layout."""
     file = _in_devkit(folder, name)
     if file is None and (folder / _CARS_ALL).is_file():
-        raise DataError(
-            f"{folder} has {_CARS_ALL}, whose images lie in a folder car_ims, but no such folder; want"
-            f" car_ims.tgz unpacked there, or, for cars_train and cars_test, {_CARS_TRAIN} and {_CARS_TEST}",
-            subject=folder,
-            wanted="car_ims",
+        raise unusable(
+            folder,
+            f"has {_CARS_ALL}, whose images lie in a folder car_ims, but no such folder",
+            f"car_ims.tgz unpacked there, or, for cars_train and cars_test, {_CARS_TRAIN} and {_CARS_TEST}",
         )
     if file is None:
-        raise DataError(
-            f"{folder} has no {name}, nor has its folder devkit; {_CARS_WANTED}, with {name}",
-            subject=folder,
-            wanted=name,
-        )
+        raise unusable(folder, f"has no {name}, nor has its folder devkit", f"{_CARS_WANTED}, with {name}")
     return file
 
 
@@ -185,26 +172,16 @@ def _cars_rows(file: Path, field: str, above: Path) -> list[tuple[int, str]]:
     found: Any = _mat_contents(file).get("annotations")
     fields = () if found is None else found.dtype.names or ()
     if field not in fields:
-        raise DataError(
-            f"{file} has no field annotations.{field}; want the file as it was downloaded",
-            subject=file,
-            wanted=field,
-        )
+        raise unusable(file, f"has no field annotations.{field}", _AS_DOWNLOADED)
     if "class" not in fields:
-        raise DataError(
-            f"{file} says no class of its images; want the file with labels, {_CARS_TEST}, under that name",
-            subject=file,
-            wanted="class",
+        raise unusable(
+            file, "says no class of its images", f"the file with labels, {_CARS_TEST}, under that name"
         )
     rows = []
     for record in np.atleast_1d(found):
         number, path = int(record["class"]), str(record[field])
         if not 1 <= number <= _CARS_CLASSES:
-            raise DataError(
-                f"{file} has {path} in class {number}; want classes 1..{_CARS_CLASSES}",
-                subject=file,
-                given=number,
-            )
+            raise unusable(file, f"has {path} in class {number}", f"classes 1..{_CARS_CLASSES}")
         rows.append((number, f"{above}/{path}"))
     return rows
 
@@ -214,9 +191,7 @@ def _cars_names(file: Path) -> list[str]:
     found = _mat_contents(file).get("class_names") if file.is_file() else None
     names = [""] * _CARS_CLASSES if found is None else [str(name) for name in np.atleast_1d(found)]
     if len(names) != _CARS_CLASSES:
-        raise DataError(
-            f"{file} names {len(names)} classes; want {_CARS_CLASSES}", subject=file, given=len(names)
-        )
+        raise unusable(file, f"names {len(names)} classes", f"{_CARS_CLASSES}")
     return names
 
 
@@ -224,9 +199,7 @@ def _mat_contents(file: Path) -> dict[str, Any]:
     try:
         contents: dict[str, Any] = scipy.io.loadmat(file, squeeze_me=True)
     except Exception as error:  # broken bytes make SciPy raise nearly anything
-        raise DataError(
-            f"cannot read {file} ({one_line(error)}); want the file as it was downloaded", subject=file
-        ) from None
+        raise unusable(file, f"cannot be read ({one_line(error)})", _AS_DOWNLOADED) from None
     return contents
 
 
@@ -234,7 +207,7 @@ def _mat_contents(file: Path) -> dict[str, Any]:
 
 _SOP_LISTS = ("Ebay_train.txt", "Ebay_test.txt")
 _SOP_HEADING = "image_id class_id super_class_id path"
-_SOP_WANTED = "want the folder Stanford_Online_Products or the one that it lies in"
+_SOP_WANTED = "the folder Stanford_Online_Products or the one that it lies in"
 
 
 def read_sop(root: Path) -> Listing:
@@ -257,20 +230,11 @@ def read_sop(root: Path) -> Listing:
 def _sop_list(folder: Path, name: str) -> ClassPaths:
     file = folder / name
     if not file.is_file():
-        raise DataError(
-            f"{folder} has no {name}; {_SOP_WANTED}, with both {' and '.join(_SOP_LISTS)}",
-            subject=folder,
-            wanted=name,
-        )
+        raise unusable(folder, f"has no {name}", f"{_SOP_WANTED}, with both {' and '.join(_SOP_LISTS)}")
     rows = _rows(file, 4, _SOP_HEADING)
     first = " ".join(rows[0][1]) if rows else ""
     if first != _SOP_HEADING:
-        raise DataError(
-            f"{file} begins with {first!r}; want the line {_SOP_HEADING!r} first, as downloaded",
-            subject=file,
-            given=first,
-            wanted=_SOP_HEADING,
-        )
+        raise unusable(file, f"begins with {first!r}", f"the line {_SOP_HEADING!r} first, as downloaded")
     images = []
     for at, (_, label, _, path) in rows[1:]:
         number = _whole_number(label, file, at, "class_id")
@@ -283,7 +247,7 @@ def _sop_list(folder: Path, name: str) -> ClassPaths:
 _INSHOP_LISTS = ("Eval/list_eval_partition.txt", "list_eval_partition.txt")
 _INSHOP_HEADING = "image_name item_id evaluation_status"
 _INSHOP_PARTS = ("train", "query", "gallery")
-_INSHOP_WANTED = "want the folder that holds Eval/list_eval_partition.txt and img, or the one that it lies in"
+_INSHOP_WANTED = "the folder that holds Eval/list_eval_partition.txt and img, or the one that it lies in"
 
 
 def read_inshop(root: Path) -> Listing:
@@ -310,12 +274,8 @@ def read_inshop(root: Path) -> Listing:
     images: dict[str, list[_Image]] = {part: [] for part in _INSHOP_PARTS}
     for at, fields in rows[2:]:
         if len(fields) != 3 or fields[2] not in images or not fields[0].startswith("img/"):
-            raise DataError(
-                f"{file}, line {at} is {' '.join(fields)!r}; want 'img/PATH.jpg ITEM PART', with train, query"
-                " or gallery as its PART",
-                subject=file,
-                given=fields,
-            )
+            wanted = "'img/PATH.jpg ITEM PART', with train, query or gallery as its PART"
+            raise unusable(file, f"has {' '.join(fields)!r} in line {at}", wanted)
         path, item, part = fields
         images[part].append((0, item, f"{above}/{path.removeprefix('img/')}"))
     return Listing(file, {part: _by_class(images[part]) for part in _INSHOP_PARTS})
@@ -326,11 +286,10 @@ def _above_clothes(folder: Path) -> Path:
     for images in (folder / "Img" / "img", folder / "img", folder / "Img", folder):
         if (images / "WOMEN").is_dir() or (images / "MEN").is_dir():
             return images
-    raise DataError(
-        f"{folder} holds the list but no images, neither in Img/img nor in img; want img.zip unpacked there,"
-        " so that there is img/WOMEN",
-        subject=folder,
-        wanted="img/WOMEN",
+    raise unusable(
+        folder,
+        "holds the list but no images, neither in Img/img nor in img",
+        "img.zip unpacked there, so that there is img/WOMEN",
     )
 
 
@@ -339,20 +298,10 @@ def _require_head(file: Path, rows: list[list[str]]) -> None:
     heading = _INSHOP_HEADING.split()
     if len(rows) < 2 or not (len(rows[0]) == 1 and rows[0][0].isdecimal()) or rows[1] != heading:
         begins = " / ".join(" ".join(row) for row in rows[:2])
-        raise DataError(
-            f"{file} begins with {begins!r}; want a number of images, then {_INSHOP_HEADING!r}",
-            subject=file,
-            given=begins,
-            wanted=_INSHOP_HEADING,
-        )
+        raise unusable(file, f"begins with {begins!r}", f"a number of images, then {_INSHOP_HEADING!r}")
     said, found = int(rows[0][0]), len(rows) - 2
     if said != found:
-        raise DataError(
-            f"{file} says that it lists {said:,} images and lists {found:,}; want the whole file",
-            subject=file,
-            given=found,
-            wanted=said,
-        )
+        raise unusable(file, f"says that it lists {said:,} images and lists {found:,}", "the whole file")
 
 
 # What the readers share
@@ -376,20 +325,12 @@ def _by_class(images: Iterable[_Image]) -> ClassPaths:
 
 def _folder_holding(root: Path, names: Sequence[str], wanted: str) -> Path:
     """Return the folder that holds one of these names: the root, or else a folder right below it."""
-    _require_folder(root, wanted)
+    require_folder(root, wanted)
     for folder in (root, *map(Path, entries(root)[0])):
         if any((folder / name).exists() for name in names):
             return folder
     found = f"neither {', '.join(names[:-1])} nor {names[-1]}" if len(names) > 1 else f"no {names[0]}"
-    raise DataError(
-        f"data.root {root} holds {found}, nor does a folder in it; {wanted}", subject=root, wanted=names
-    )
-
-
-def _require_folder(root: Path, wanted: str) -> None:
-    if not root.is_dir():
-        problem = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"data.root {root} {problem}; {wanted}", subject="data.root", given=root)
+    raise root_error(root, f"holds {found}, nor does a folder in it", wanted)
 
 
 def _rows(file: Path, num_fields: int, example: str) -> list[tuple[int, list[str]]]:
@@ -404,21 +345,16 @@ def _rows(file: Path, num_fields: int, example: str) -> list[tuple[int, list[str
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise DataError(
-            f"cannot read {file}: {reason}; want the file as it was downloaded", subject=file
-        ) from None
+        raise unusable(file, f"cannot be read ({reason})", _AS_DOWNLOADED) from None
     rows = [(at, line.strip().split(None, num_fields - 1)) for at, line in enumerate(lines, 1)]
     rows = [row for row in rows if row[1]]
     for at, fields in rows:
         if len(fields) < num_fields:
-            given = lines[at - 1].strip()
-            raise DataError(f"{file}, line {at} is {given!r}; want {example!r}", subject=file, given=given)
+            raise unusable(file, f"has {lines[at - 1].strip()!r} in line {at}", repr(example))
     return rows
 
 
 def _whole_number(text: str, file: Path, at: int, what: str) -> int:
     if not (text.isdecimal() and int(text) >= 1):
-        raise DataError(
-            f"{file}, line {at} has {what} {text!r}; want a number, 1 or more", subject=file, given=text
-        )
+        raise unusable(file, f"has {what} {text!r} in line {at}", "a number, 1 or more")
     return int(text)

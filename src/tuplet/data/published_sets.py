@@ -1,18 +1,16 @@
-"""The benchmarks of the literature as they are downloaded, each checked against its published counts."""
+"""The benchmarks of the literature: where to get them, and a check of their published counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from tuplet.data.class_folders import absent_files, without_unreadable
+from tuplet.data.class_folders import require_files
 from tuplet.data.fetch import Archive
-from tuplet.data.image_tables import Progress
 from tuplet.data.published_layouts import Listing, read_cars, read_cub, read_inshop, read_sop
-from tuplet.data.splits import Split, split_of_classes
-from tuplet.errors import InputError, counted
+from tuplet.data.splits import ReadSettings, Split, readable, split_of_classes
+from tuplet.errors import counted, unusable
 
 
 @dataclass(frozen=True)
@@ -91,53 +89,38 @@ BENCHMARKS = {
 In-Shop: its list_eval_partition.txt, as Liu et al., CVPR 2016, and later papers state them."""
 
 
-def load_benchmark(
-    source: str,
-    root: Path,
-    *,
-    on_bad_image: Literal["stop", "skip"] = "stop",
-    min_side: int | None = None,
-    num_workers: int = 0,
-    progress: Progress | None = None,
-) -> Split:
-    """The split that the literature uses of one benchmark, complete by its published counts.
+def load_benchmark(source: str, root: Path, settings: ReadSettings | None = None) -> Split:
+    """Read the split that the literature uses of one benchmark, complete by its published counts.
 
     Args:
         source: a name in `BENCHMARKS`.
         root: the folder it was unpacked in, or the one above.
-        on_bad_image: stop: nothing is decoded now. skip: all images are decoded once, and the unreadable ones
-            left out and listed; files that are missing are an error even so.
-        min_side: see `decode_image`.
-        num_workers: threads that decode for `skip`, >= 0; 0 decodes in this one.
-        progress: wraps the numbers of the images decoded for `skip`.
+        settings: how to read the images; with `skip`, files that are missing are an error even so.
 
     Returns: classes in the order of their published numbers.
 
     Raises:
-        InputError: there is no such data set in the folder, or it is not whole: other counts, or listed files
+        DataError: there is no such data set in the folder, or it is not whole: other counts, or listed files
             that are not on disk.
     """
-    benchmark = BENCHMARKS[source]
+    settings, benchmark = settings or ReadSettings(), BENCHMARKS[source]
     listing = benchmark.read(root)
     _require_counts(source, benchmark, listing)
-    _require_files(source, benchmark, listing)
-    skipped: list[str] = []
     parts = list(listing.parts.values())
-    if on_bad_image == "skip":
-        parts = [without_unreadable(part, skipped, num_workers, progress) for part in parts]
-    return split_of_classes(root, parts, min_side=min_side, skipped=skipped, notes=listing.notes)
+    require_files(parts, benchmark.title, listing.source, _remedy(source, benchmark))
+    parts, skipped = readable(parts, settings)
+    return split_of_classes(root, parts, settings, skipped=skipped, notes=listing.notes)
 
 
 def _require_counts(source: str, benchmark: Benchmark, listing: Listing) -> None:
     found = {part: (sum(map(len, classes.values())), len(classes)) for part, classes in listing.parts.items()}
-    wrong = [part for part in found if found[part] != benchmark.counts[part]]
-    if not wrong:
-        return
-    said = "; ".join(
+    wrong = [
         f"{part}: {_counts(found[part])}, where {benchmark.title} has {_counts(benchmark.counts[part])}"
-        for part in wrong
-    )
-    raise InputError(f"{listing.source} has {said}; {_remedy(source, benchmark)}")
+        for part in found
+        if found[part] != benchmark.counts[part]
+    ]
+    if wrong:
+        raise unusable(listing.source, f"has {'; '.join(wrong)}", _remedy(source, benchmark))
 
 
 def _counts(images_and_classes: tuple[int, int]) -> str:
@@ -145,21 +128,10 @@ def _counts(images_and_classes: tuple[int, int]) -> str:
     return f"{counted(images, 'image')} of {counted(classes, 'class')}"
 
 
-def _require_files(source: str, benchmark: Benchmark, listing: Listing) -> None:
-    paths = [path for part in listing.parts.values() for images in part.values() for path in images]
-    absent = absent_files(paths)
-    if absent:
-        first = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-        raise InputError(
-            f"{len(absent):,} of the {counted(len(paths), 'image')} of {benchmark.title} are not on disk:"
-            f" {first}; {_remedy(source, benchmark)}"
-        )
-
-
 def _remedy(source: str, benchmark: Benchmark) -> str:
     if benchmark.archive is None:
-        return f"want all of it, from {benchmark.page}: tuplet data fetch {source} says how"
+        return f"all of it, from {benchmark.page}: tuplet data fetch {source} says how"
     return (
-        f"want all of it: unpack {benchmark.archive.name} again, or remove the folder and get it by tuplet"
+        f"all of it: unpack {benchmark.archive.name} again, or remove the folder and get it by tuplet"
         f" data fetch {source} (from {benchmark.page})"
     )

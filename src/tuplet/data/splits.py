@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from tuplet.data.image_tables import ClassPaths, FileImages, ImageTable, QuarterTurns, Subset, file_images
-from tuplet.errors import InputError, counted
+from tuplet.data.decoding import UnreadableImageError, decode_image
+from tuplet.data.image_tables import FileImages, ImageTable, Progress, QuarterTurns, Subset, in_threads
+from tuplet.errors import DataError, SettingsError, counted, unusable
+
+ClassPaths: TypeAlias = dict[str, list[str]]
+"""Paths of the images of each class, both by name."""
 
 
 @dataclass(frozen=True)
@@ -34,101 +39,168 @@ class Split:
     def __post_init__(self) -> None:
         shared = sorted(set(self.train.class_names) & set(self.test.class_names))
         if shared:
-            raise InputError(
+            raise DataError(
                 f"{counted(len(shared), 'class')} {'stands' if len(shared) == 1 else 'stand'} in both splits,"
                 f" such as {', '.join(shared[:3])}; want none, for the test asks about classes never seen:"
-                " move them, or put all class folders side by side in one folder to have them split by class"
+                " move them, or put all class folders side by side in one folder to have them split by class",
+                subject="train and test classes",
+                given=shared,
             )
         if self.gallery is not None and self.gallery.class_names != self.test.class_names:
-            raise InputError(
+            raise DataError(
                 f"the gallery numbers {self.gallery.num_classes} classes and the queries"
-                f" {self.test.num_classes}; want the same class names in both, images or not"
+                f" {self.test.num_classes}; want the same class names in both, images or not",
+                subject="gallery classes",
+                given=self.gallery.num_classes,
+                wanted=self.test.num_classes,
             )
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How images on disk are read, and how their classes are split where no split is given.
+
+    Attributes:
+        train_fraction: share of the classes that trains, in (0, 1).
+        split_seed: None: the first classes train, in their order; a number >= 0: a random share.
+        on_bad_image: stop: nothing is decoded now, and an unreadable image raises when it is asked for.
+            skip: all are decoded once now, and the unreadable ones left out and listed.
+        min_side: see `decode_image`.
+        num_workers: threads that decode for `skip`, >= 0; 0 decodes in this one.
+        progress: wraps the numbers of the images that are opened now.
+    """
+
+    train_fraction: float = 0.5
+    split_seed: int | None = None
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    min_side: int | None = None
+    num_workers: int = 0
+    progress: Progress | None = None
+
+
+def readable(parts: Sequence[ClassPaths], settings: ReadSettings) -> tuple[list[ClassPaths], list[str]]:
+    """Leave out the images that cannot be decoded, if the settings say `skip`.
+
+    Returns: the parts without them and without classes that have no others; "path: reason" of each.
+    """
+    if settings.on_bad_image == "stop":
+        return list(parts), []
+    kept, skipped = list[ClassPaths](), list[str]()
+    for part in parts:
+        paths = [path for images in part.values() for path in images]
+
+        def unreadable(row: int, paths: list[str] = paths) -> str:
+            try:
+                decode_image(Path(paths[row]))
+            except UnreadableImageError as error:
+                return error.reason
+            return ""
+
+        reasons = in_threads(unreadable, len(paths), settings.num_workers, settings.progress)
+        bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+        skipped += [f"{path}: {reason}" for path, reason in bad.items()]
+        left = {name: [path for path in images if path not in bad] for name, images in part.items()}
+        kept.append({name: images for name, images in left.items() if images})
+    return kept, skipped
+
+
+def file_images(classes: ClassPaths, min_side: int | None) -> FileImages:
+    """Return all images of these classes, class by class, labelled in their order.
+
+    Args:
+        classes: paths of the images of each class.
+        min_side: see `decode_image`.
+    """
+    sizes = [len(images) for images in classes.values()]
+    labels = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    paths = [path for images in classes.values() for path in images]
+    return FileImages(paths, labels, tuple(classes), min_side=min_side)
 
 
 def split_of_classes(
     source: Path,
     parts: Sequence[ClassPaths],
+    settings: ReadSettings,
     *,
-    min_side: int | None = None,
     skipped: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Split:
-    """The split that these classes make, with notes of what is odd about it.
+    """Return the split that these classes make, with notes of what is odd about it.
 
     Args:
         source: where they were found, for messages.
-        parts: training and test classes, or training, query and gallery classes; in the order of the labels.
-        min_side: see `decode_image`.
+        parts: training and test classes, or training, query and gallery classes; or all classes, which are
+            then split in two. The labels follow their order.
+        settings: `train_fraction`, `split_seed` and `min_side` are read.
         skipped: images left out, as "path: reason".
         notes: what is known already, a line each.
 
     Raises:
-        InputError: fewer than two training classes, a class both trained and tested, no test class with two
+        DataError: fewer than two training classes, a class both trained and tested, no test class with two
             images, or no query with an image of its class in the gallery.
     """
+    if len(parts) == 1:
+        sides = halves(tuple(parts[0]), train_fraction=settings.train_fraction, seed=settings.split_seed)
+        parts = [{name: parts[0][name] for name in side} for side in sides]
     train, test, *gallery = parts
     _require_enough(source, train, test, *gallery)
-    more = _notes(train, test, *gallery)
-    queries, *searched = _tables([test, *gallery], min_side)
-    return Split(file_images(train, min_side), queries, tuple(skipped), (*notes, *more), *searched)
+    # Queries and gallery number their classes alike, including those without images in one of them.
+    names = sorted(test.keys() | gallery[0].keys()) if gallery else list(test)
+    queries, *searched = (
+        file_images({name: part.get(name, []) for name in names}, settings.min_side)
+        for part in (test, *gallery)
+    )
+    notes = (*notes, *_notes(train, test, *gallery))
+    return Split(file_images(train, settings.min_side), queries, tuple(skipped), notes, *searched)
 
 
 def _require_enough(
     source: Path, train: ClassPaths, test: ClassPaths, gallery: ClassPaths | None = None
 ) -> None:
     if len(train) < 2:
-        raise InputError(
-            f"{counted(len(train), 'training class')} with images in {source}; want 2 or more, for the loss"
-            " tells classes apart: add classes or raise data.train_fraction"
+        raise unusable(
+            source,
+            f"has {counted(len(train), 'training class')} with images",
+            "2 or more, for the loss tells classes apart: add classes or raise data.train_fraction",
         )
-    if gallery is not None:
-        if not test.keys() & gallery.keys():
-            raise InputError(
-                f"none of the {len(test)} query classes of {source} is among the {len(gallery)} of the"
-                " gallery; want one that is, for a query looks for images of its class there"
-            )
-    elif not any(len(images) > 1 for images in test.values()):
-        raise InputError(
-            f"none of the {len(test)} test classes of {source} has two images; want one that has, for a query"
-            " looks for another image of its class"
+    if gallery is None and not any(len(images) > 1 for images in test.values()):
+        raise unusable(
+            source,
+            f"has {counted(len(test), 'test class')}, none with two images",
+            "one that has, for a query looks for another image of its class",
+        )
+    if gallery is not None and not test.keys() & gallery.keys():
+        raise unusable(
+            source,
+            f"has {counted(len(test), 'query class')}, none among the {len(gallery)} of the gallery",
+            "one that is, for a query looks for images of its class there",
         )
 
 
 def _notes(train: ClassPaths, test: ClassPaths, gallery: ClassPaths | None = None) -> list[str]:
-    notes: list[str] = []
-    lonely = sum(len(images) == 1 for images in train.values())
-    if lonely:
-        notes.append(
-            f"{counted(lonely, 'training class')} with one image: nothing shows what varies within it"
-        )
-    if gallery is not None:
-        missing = len(test.keys() - gallery.keys())
-        if missing:
-            notes.append(
-                f"{counted(missing, 'query class')} without an image in the gallery: left out of Recall"
-            )
-        return notes
-    single = sum(len(images) == 1 for images in test.values())
-    if single:
-        notes.append(
-            f"{counted(single, 'test class')} with one image: no query can find it, left out of Recall"
-        )
-    if len(test) == 1:
+    def single(classes: ClassPaths) -> int:
+        return sum(len(images) == 1 for images in classes.values())
+
+    missing = 0 if gallery is None else len(test.keys() - gallery.keys())
+    counts = [
+        (single(train), "training class", "with one image: nothing shows what varies within it"),
+        (missing, "query class", "without an image in the gallery: left out of Recall"),
+        (
+            single(test) if gallery is None else 0,
+            "test class",
+            "with one image: no query can find it, left out of Recall",
+        ),
+    ]
+    notes = [f"{counted(count, noun)} {what}" for count, noun, what in counts if count]
+    if gallery is None and len(test) == 1:
         notes.append("there is one test class: every neighbour is right, and every measure perfect")
     return notes
-
-
-def _tables(parts: Sequence[ClassPaths], min_side: int | None) -> list[FileImages]:
-    """Tables that number their classes alike, those without images in one of them included."""
-    names = sorted({name for part in parts for name in part}) if len(parts) > 1 else list(parts[0])
-    return [file_images({name: part.get(name, []) for name in names}, min_side) for part in parts]
 
 
 def halves(
     class_names: Sequence[str], *, train_fraction: float, seed: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The classes to train on and the classes to query, each in the order given.
+    """Divide classes into those to train on and those to query, each in the order given.
 
     Args:
         class_names: C unique names, in the order that decides which come first.
@@ -138,27 +210,29 @@ def halves(
     Returns: (train names, test names).
 
     Raises:
-        InputError: C < 2, or a fraction outside (0, 1).
+        DataError: C < 2.
+        SettingsError: a fraction outside (0, 1).
     """
     num_classes = len(class_names)
     if num_classes < 2:
-        raise InputError(
-            f"there {'is 1 class' if num_classes == 1 else 'are no classes'} to split; want 2 or more: each"
-            " needs a folder of its own"
-        )
+        classes = "is 1 class" if num_classes == 1 else "are no classes"
+        wanted = "want 2 or more: each needs a folder of its own"
+        raise DataError(f"there {classes} to split; {wanted}", subject="classes", given=num_classes)
     if not 0 < train_fraction < 1:
-        raise InputError(f"data.train_fraction is {train_fraction}; want a share in (0, 1)")
-    num_train = min(max(_rounded(num_classes * train_fraction), 1), num_classes - 1)
+        raise SettingsError(
+            f"data.train_fraction is {train_fraction}; want a share in (0, 1)",
+            subject="data.train_fraction",
+            given=train_fraction,
+        )
+    num_train = min(max(int(num_classes * train_fraction + 0.5), 1), num_classes - 1)
     ranks = np.arange(num_classes) if seed is None else _shuffled(num_classes, seed)
-    trains = ranks < num_train
-    return (
-        tuple(name for name, train in zip(class_names, trains, strict=True) if train),
-        tuple(name for name, train in zip(class_names, trains, strict=True) if not train),
-    )
+    train = [name for name, rank in zip(class_names, ranks, strict=True) if rank < num_train]
+    test = [name for name, rank in zip(class_names, ranks, strict=True) if rank >= num_train]
+    return tuple(train), tuple(test)
 
 
 def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tuple[ImageTable, ImageTable]:
-    """A training table without one fold of its classes, and those classes for validation.
+    """Take one fold of its classes out of a training table, for validation.
 
     Args:
         table: the training images.
@@ -169,13 +243,14 @@ def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tupl
     Returns: (training table, validation table), which share no class.
 
     Raises:
-        InputError: fewer than two classes with images for each fold.
+        DataError: fewer than two classes with images for each fold.
     """
     present = np.unique(table.labels)
     if len(present) < 2 * num_folds:
-        raise InputError(
-            f"{len(present)} training classes; want {2 * num_folds} or more, 2 for each of"
-            f" evaluation.validation_folds = {num_folds}: add classes or lower it"
+        raise unusable(
+            f"{len(present)} training classes",
+            f"are too few for evaluation.validation_folds = {num_folds}",
+            f"{2 * num_folds} or more, 2 for each fold: add classes or lower it",
         )
     part_of_rank = np.arange(len(present)) * num_folds // len(present)
     held = np.isin(table.labels, present[part_of_rank[_shuffled(len(present), seed)] == fold])
@@ -183,7 +258,7 @@ def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tupl
 
 
 def describe(split: Split, *, measured: str = "test") -> str:
-    """The counts of a split as a few aligned lines: images, classes, images a class, skipped, notes.
+    """Return the counts of a split as a few aligned lines: images, classes, images a class, skipped, notes.
 
     Training images are counted as they lie on disk; that they are turned by quarters is a note.
 
@@ -210,12 +285,8 @@ def describe(split: Split, *, measured: str = "test") -> str:
     return "\n".join(lines + [f"note: {note}" for note in notes])
 
 
-def _rounded(count: float) -> int:
-    return int(count + 0.5)
-
-
 def _shuffled(count: int, seed: int) -> np.ndarray:
-    """Rank of each of `count` things in a random order."""
+    """Return the rank of each of `count` things in a random order."""
     # Sorted raw numbers and no Generator.permutation, whose algorithm NumPy may change between versions.
     raw = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
     return np.argsort(np.argsort(raw, kind="stable"), kind="stable")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -17,38 +16,38 @@ from PIL import Image
 from torch import Tensor
 
 from tuplet.data.decoding import UnreadableImageError
-from tuplet.data.image_tables import ImageTable, Progress, Subset
-from tuplet.data.splits import Split, halves
-from tuplet.errors import InputError
+from tuplet.data.image_tables import ImageTable, Progress, Subset, in_threads
+from tuplet.data.splits import ReadSettings, Split, halves
+from tuplet.errors import DataError, SettingsError, one_line, unusable
+
+
+def _each(argument: str, *values: str) -> list[dict[str, object]]:
+    return [{argument: value} for value in values]
+
 
 _PARTS: Mapping[str, Sequence[Mapping[str, object]]] = {
+    "CLEVRClassification": _each("split", "train", "val"),
     "CelebA": [{"split": "all", "target_type": "identity"}],
-    "Country211": [{"split": part} for part in ("train", "valid", "test")],
+    "Country211": _each("split", "train", "valid", "test"),
+    "DTD": _each("split", "train", "val", "test"),
     "EMNIST": [{"split": "balanced", "train": True}, {"split": "balanced", "train": False}],
-    "FER2013": [{"split": "train"}],  # its test part is published without labels
-    "FGVCAircraft": [{"split": part} for part in ("trainval", "test")],
-    "INaturalist": [{"version": "2021_train"}, {"version": "2021_valid"}],
-    "LFWPeople": [{"split": "10fold"}],
-    "OxfordIIITPet": [{"split": part} for part in ("trainval", "test")],
-    "Places365": [{"split": part} for part in ("train-standard", "val")],
-    "QMNIST": [{"what": part} for part in ("train", "test")],
-    "STL10": [{"split": part} for part in ("train", "test")],
-    "SVHN": [{"split": part} for part in ("train", "test")],
+    "FER2013": _each("split", "train"),  # its test part is published without labels
+    "FGVCAircraft": _each("split", "trainval", "test"),
+    "Flowers102": _each("split", "train", "val", "test"),
+    "INaturalist": _each("version", "2021_train", "2021_valid"),
+    "ImageNet": _each("split", "train", "val"),
+    "Imagenette": _each("split", "train", "val"),
+    "LFWPeople": _each("split", "10fold"),
+    "OxfordIIITPet": _each("split", "trainval", "test"),
+    "PCAM": _each("split", "train", "val", "test"),
+    "Places365": _each("split", "train-standard", "val"),
+    "QMNIST": _each("what", "train", "test"),
+    "RenderedSST2": _each("split", "train", "val", "test"),
 }
 """Arguments of each part of a data set, where they are not those that `_arguments` guesses."""
 
 _UNORDERED = ("Omniglot",)
 """Data sets whose classes torchvision numbers as the disk happens to list their folders."""
-
-_SPLITS = {
-    "DTD": ("train", "val", "test"),
-    "Flowers102": ("train", "val", "test"),
-    "ImageNet": ("train", "val"),
-    "Imagenette": ("train", "val"),
-    "CLEVRClassification": ("train", "val"),
-    "PCAM": ("train", "val", "test"),
-    "RenderedSST2": ("train", "val", "test"),
-}
 
 
 @final
@@ -60,7 +59,7 @@ class TorchvisionImages(ImageTable):
     """
 
     def __init__(self, dataset: str, root: Path, progress: Progress | None = None) -> None:
-        """The images that lie in `root`, where torchvision downloads them to.
+        """Open the images that lie in `root`, where torchvision downloads them to.
 
         Args:
             dataset: a class of torchvision.datasets, in capital or small letters.
@@ -68,7 +67,7 @@ class TorchvisionImages(ImageTable):
             progress: wraps the numbers of the images where each has to be opened for its label.
 
         Raises:
-            InputError: no such data set, none with one label an image, or it is not in `root`.
+            DataError: no such data set, none with one label an image, or it is not in `root`.
         """
         self.dataset = _known(dataset)
         kinds = _arguments(self.dataset)
@@ -85,7 +84,7 @@ class TorchvisionImages(ImageTable):
         super().__init__(np.concatenate(labels), tuple(numbers))
 
     def image(self, index: int) -> UInt8[Tensor, "3 H W"]:
-        """RGB pixels of one image; raises UnreadableImageError where torchvision cannot decode it."""
+        """Decode one image; raise UnreadableImageError where torchvision cannot decode it."""
         _, part, row = self._place(index)
         try:
             with part[row][0] as image:
@@ -93,7 +92,7 @@ class TorchvisionImages(ImageTable):
         except MemoryError:
             raise
         except Exception as error:  # corrupt bytes make Pillow raise nearly anything
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error, None) or type(error).__name__
             raise UnreadableImageError(
                 f"cannot read image {self.name(index)}: {reason}; want it whole: download the data set again,"
                 " or leave such images out with data.on_bad_image=skip",
@@ -103,9 +102,17 @@ class TorchvisionImages(ImageTable):
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def name(self, index: int) -> str:
-        """Data set, part and row of one image."""
+        """Return the data set, part and row of one image."""
         title, _, row = self._place(index)
         return "/".join(filter(None, (self.dataset, title, str(row))))
+
+    def problem(self, index: int) -> str:
+        """Return why one image cannot be decoded; empty where it can."""
+        try:
+            self.image(index)
+        except UnreadableImageError as error:
+            return error.reason
+        return ""
 
     def _place(self, index: int) -> tuple[str, Any, int]:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -113,63 +120,33 @@ class TorchvisionImages(ImageTable):
         return title, part, index - int(self._starts[number])
 
 
-def load_torchvision(
-    dataset: str,
-    root: Path,
-    *,
-    train_fraction: float = 0.5,
-    split_seed: int | None = None,
-    on_bad_image: Literal["stop", "skip"] = "stop",
-    num_workers: int = 0,
-    progress: Progress | None = None,
-) -> Split:
-    """A data set of torchvision, split by class: its own parts, which share their classes, are joined first.
+def load_torchvision(dataset: str, root: Path, settings: ReadSettings | None = None) -> Split:
+    """Read a data set of torchvision and split it by class; its own parts, which share classes, are joined.
 
     Args:
         dataset: a class of torchvision.datasets whose images have one label each, such as Flowers102.
         root: where torchvision downloaded it to; nothing is downloaded now.
-        train_fraction: share of the classes that trains, in (0, 1).
-        split_seed: None: the first classes train, in torchvision's order; a number >= 0: a random share.
-        on_bad_image: stop: no image is decoded now. skip: all are decoded once, and the unreadable ones left
-            out and listed.
-        num_workers: threads that decode for `skip`, >= 0; 0 decodes in this one.
-        progress: wraps the numbers of images that are opened now.
+        settings: how to read the images and split the classes, which are in torchvision's order.
 
     Raises:
         InputError: what `TorchvisionImages` and `halves` raise.
     """
-    images = TorchvisionImages(dataset, root, progress)
+    settings = settings or ReadSettings()
+    images = TorchvisionImages(dataset, root, settings.progress)
     rows, skipped = np.arange(len(images)), list[str]()
-    if on_bad_image == "skip":
-        rows = _readable(images, skipped, num_workers, progress)
+    if settings.on_bad_image == "skip":
+        reasons = list(in_threads(images.problem, len(images), settings.num_workers, settings.progress))
+        skipped = [f"{images.name(row)}: {reason}" for row, reason in enumerate(reasons) if reason]
+        rows = np.flatnonzero([not reason for reason in reasons])
     present = {images.class_names[label]: label for label in np.unique(images.labels[rows])}
-    first, _ = halves(tuple(present), train_fraction=train_fraction, seed=split_seed)
+    first, _ = halves(tuple(present), train_fraction=settings.train_fraction, seed=settings.split_seed)
     trains = np.isin(images.labels[rows], [present[name] for name in first])
     return Split(Subset(images, rows[trains]), Subset(images, rows[~trains]), tuple(skipped))
 
 
-def _readable(
-    images: TorchvisionImages, skipped: list[str], num_workers: int, progress: Progress | None
-) -> Int64[np.ndarray, " M"]:
-    """Rows of the images that can be decoded; the others are added to `skipped`."""
-
-    def reason(row: int) -> str:
-        try:
-            images.image(row)
-        except UnreadableImageError as error:
-            return error.reason
-        return ""
-
-    rows: Iterable[int] = range(len(images)) if progress is None else progress(range(len(images)))
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        reasons = [said for _, said in zip(rows, pool.map(reason, range(len(images))), strict=True)]
-    skipped += [f"{images.name(row)}: {said}" for row, said in enumerate(reasons) if said]
-    return np.flatnonzero([not said for said in reasons]).astype(np.int64)
-
-
 @cache
 def _datasets() -> dict[str, Callable[..., Any]]:
-    """The classes of torchvision.datasets by name."""
+    """Return the classes of torchvision.datasets by name."""
     from torchvision import datasets
 
     found = {name: getattr(datasets, name) for name in datasets.__all__}
@@ -182,14 +159,17 @@ def _known(dataset: str) -> str:
         return names[dataset.lower()]
     near = [names[one] for one in difflib.get_close_matches(dataset.lower(), names, n=3)]
     meant = f", perhaps {' or '.join(near)}" if near else ""
-    raise InputError(
+    raise SettingsError(
         f"torchvision.datasets has no {dataset!r}; want one of its classes with a label an image, such as"
-        f" Flowers102, Food101 or FGVCAircraft{meant}"
+        f" Flowers102, Food101 or FGVCAircraft{meant}",
+        subject="data.dataset",
+        given=dataset,
+        wanted=near,
     )
 
 
 def _arguments(dataset: str) -> list[dict[str, object]]:
-    """What makes each part of a data set."""
+    """Return the arguments that open each part of a data set."""
     if dataset in _PARTS:
         return [dict(part) for part in _PARTS[dataset]]
     parameters = inspect.signature(_datasets()[dataset]).parameters
@@ -197,12 +177,12 @@ def _arguments(dataset: str) -> list[dict[str, object]]:
         if name in parameters:
             return [{name: True}, {name: False}]
     if "split" in parameters:
-        return [{"split": part} for part in _SPLITS.get(dataset, ("train", "test"))]
+        return _each("split", "train", "test")
     return [{}]
 
 
 def _title(arguments: Mapping[str, object]) -> str:
-    """What a part is called."""
+    """Return the name of a part."""
     chosen = [arguments[name] for name in ("split", "what", "version") if name in arguments]
     for name, others in (("train", "test"), ("background", "evaluation")):
         if name in arguments:
@@ -213,43 +193,39 @@ def _title(arguments: Mapping[str, object]) -> str:
 def _opened(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
     parameters = inspect.signature(_datasets()[dataset]).parameters
     if "root" not in parameters:
-        raise unlabelled(dataset, "it is not read from a folder")
+        raise _unlabelled(dataset, "it is not read from a folder")
     if "download" in parameters:
         arguments = {**arguments, "download": False}
     try:
         return _datasets()[dataset](str(root), **arguments)
     except TypeError as error:
-        raise unlabelled(dataset, str(error)) from None
+        raise _unlabelled(dataset, str(error)) from None
     except ImportError as error:
-        raise InputError(
-            f"torchvision's {dataset} needs a package more: {error}; want it installed"
-        ) from None
+        problem = f"needs another package ({error})"
+        raise unusable(f"torchvision's {dataset}", problem, "it installed") from None
     except Exception as error:  # each data set complains in its own way
         download = {**arguments, "download": True} if "download" in parameters else arguments
         call = ", ".join([repr(str(root)), *(f"{name}={value!r}" for name, value in download.items())])
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
+        said = one_line(error) or type(error).__name__
+        raise DataError(
             f"torchvision cannot read {dataset} ({_title(arguments) or 'all'}) in {root} ({said}); want it"
-            f" there as this call downloads or reads it: torchvision.datasets.{dataset}({call})"
+            f" there as this call downloads or reads it: torchvision.datasets.{dataset}({call})",
+            subject=root,
+            given=arguments,
+            wanted=dataset,
         ) from None
 
 
+# fmt: off
 _LABELS = (
-    "targets",
-    "_labels",
-    "labels",
-    "identity",
-    "y",
-    "_samples",
-    "samples",
-    "_flat_character_images",
-    "index",
+    "targets", "_labels", "labels", "identity", "y", "_samples", "samples", "_flat_character_images", "index",
 )
+# fmt: on
 _NAMES = ("classes", "categories", "_characters", "all_categories")
 
 
 def labels_of(dataset: str, part: Any, progress: Progress | None) -> Int64[np.ndarray, " N"]:
-    """The label of each image: from an attribute, where one agrees with what is handed out, or one by one.
+    """Return the label of each image: from an attribute that agrees with the items, or item by item.
 
     Args:
         dataset: what the data set is called, for messages.
@@ -257,7 +233,7 @@ def labels_of(dataset: str, part: Any, progress: Progress | None) -> Int64[np.nd
         progress: wraps the numbers of the images where each has to be opened.
 
     Raises:
-        InputError: its images have not one label each, or cannot be read.
+        DataError: its images have not one label each, or cannot be read.
     """
     size = _size(dataset, part)
     handed = _some_labels(dataset, part, sorted({0, size // 2, size - 1}))
@@ -275,12 +251,12 @@ def _size(dataset: str, part: Any) -> int:
     except (TypeError, NotImplementedError):
         size = 0
     if size == 0:
-        raise unlabelled(dataset, "it has no images that can be counted")
+        raise _unlabelled(dataset, "it has no images that can be counted")
     return size
 
 
 def _some_labels(dataset: str, part: Any, rows: Sequence[int]) -> dict[int, int]:
-    """The labels handed out with those of the images that can be opened, at least one."""
+    """Return the labels in the items of those images that can be opened, at least one."""
     handed, said = {}, ""
     for row in rows:
         try:
@@ -288,7 +264,7 @@ def _some_labels(dataset: str, part: Any, rows: Sequence[int]) -> dict[int, int]
         except UnreadableImageError as error:
             said = said or str(error)
     if not handed:
-        raise InputError(said)
+        raise DataError(said, subject=dataset)
     return handed
 
 
@@ -296,7 +272,7 @@ def _label(dataset: str, part: Any, row: int) -> int:
     try:
         item = part[row]
     except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
+        said = one_line(error) or type(error).__name__
         raise UnreadableImageError(
             f"torchvision cannot read image {row} of {dataset} ({said}); want it whole: download it again"
         ) from None
@@ -307,14 +283,14 @@ def _label(dataset: str, part: Any, row: int) -> int:
     label = pair[1].item() if isinstance(pair[1], Tensor) and pair[1].numel() == 1 else pair[1]
     if not isinstance(pair[0], Image.Image) or not isinstance(label, int | np.integer):
         kinds = ", ".join(type(one).__name__ for one in (item if isinstance(item, tuple) else (item,)))
-        raise unlabelled(dataset, f"what it hands out is {kinds}, not an image and a number")
+        raise _unlabelled(dataset, f"what it hands out is {kinds}, not an image and a number")
     if label < 0:
-        raise unlabelled(dataset, f"image {row} has the label {label}")
+        raise _unlabelled(dataset, f"image {row} has the label {label}")
     return int(label)
 
 
 def _integers(values: Any, size: int) -> Int64[np.ndarray, " N"] | None:
-    """An attribute as labels; None where it is something else."""
+    """Return an attribute as labels; None where it is something else."""
     if values is None or not isinstance(values, Sequence | np.ndarray | Tensor) or len(values) != size:
         return None
     if isinstance(values[0], tuple | list):
@@ -329,7 +305,7 @@ def _integers(values: Any, size: int) -> Int64[np.ndarray, " N"] | None:
 
 
 def names_of(part: Any, labels: Int64[np.ndarray, " N"]) -> list[str]:
-    """The name of each label in 0..C-1, or its number where the data set does not name them.
+    """Return the name of each label in 0..C-1, or its number where the data set does not name them.
 
     Args:
         part: an object of torchvision's class.
@@ -343,14 +319,7 @@ def names_of(part: Any, labels: Int64[np.ndarray, " N"]) -> list[str]:
     return [str(label) for label in range(count)]
 
 
-def unlabelled(dataset: str, why: str) -> InputError:
-    """The error that a data set has no class labels.
-
-    Args:
-        dataset: what it is called.
-        why: what it has instead.
-    """
-    return InputError(
-        f"torchvision's {dataset} cannot be used, for {why}; want one whose images have one label each, such"
-        " as Flowers102, Food101 or FGVCAircraft"
-    )
+def _unlabelled(dataset: str, why: str) -> DataError:
+    """Return the error that a data set has no class labels, but something else."""
+    wanted = "one whose images have one label each, such as Flowers102, Food101 or FGVCAircraft"
+    return unusable(f"torchvision's {dataset}", f"cannot be used, for {why}", wanted)

@@ -27,7 +27,7 @@ _MAX_SHEAR_DEGREES = 10.0
 
 
 def train_transform(config: DataConfig) -> Transform:
-    """What training does to an image, drawn from torch's global generator (see `TransformedImages`).
+    """Return the random transform of training, which draws from torch's global generator.
 
     Args:
         config: `augmentation` crop-flip cuts a random window (8 to 100 % of the area, aspect 3:4 to 4:3) and
@@ -46,12 +46,12 @@ def train_transform(config: DataConfig) -> Transform:
 
 
 def eval_transform(config: DataConfig) -> Transform:
-    """What evaluation does to an image, without chance.
+    """Return the transform of evaluation, without chance.
 
     Args:
         config: with `augmentation` crop-flip, meant for photographs, the short side becomes `resized_to` and
             the centre is cut out. With affine and none the whole image becomes the square, for a character
-            must not lose its ends; `resize` plays no part.
+            must not lose its ends; `resize` is not used.
 
     Returns: uint8 `[3, H, W]` -> uint8 `[3, image_size, image_size]`; picklable.
     """
@@ -64,7 +64,7 @@ def eval_transform(config: DataConfig) -> Transform:
 
 
 def short_side(config: DataConfig) -> int:
-    """Pixels of the short side beyond which an image has nothing to give to these transforms."""
+    """Return the pixels of the short side beyond which an image gains these transforms nothing."""
     return config.resized_to if config.augmentation == "crop-flip" else config.image_size
 
 
@@ -72,7 +72,7 @@ def short_side(config: DataConfig) -> int:
 class RandomAffineOnPaper:
     """Augmentation of a character: the image as a square, then turned, shifted, scaled and sheared.
 
-    What comes in from outside has the colour of the paper, which is the median of the image's border: dark
+    What enters from outside has the colour of the paper, which is the median of the image's border: dark
     ink on light paper and light ink on dark paper both work. Angles are within 15 degrees, shifts within 10 %
     of the side, scales within 15 %, the horizontal shear within 10 degrees, each uniform.
     """
@@ -82,7 +82,7 @@ class RandomAffineOnPaper:
         self._image_size = image_size
 
     def __call__(self, pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 S S"]:
-        """A square, differently moved at every call; draws from torch's global generator."""
+        """Return a square, moved differently at every call; draw from torch's global generator."""
         if pixels.shape[1:] != (self._image_size, self._image_size):
             pixels = self._resize(pixels)
         border = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1]], dim=1)
@@ -94,6 +94,7 @@ class RandomAffineOnPaper:
 
 
 def _random_inverse() -> Float[Tensor, "1 2 3"]:
+    """Draw the inverse of a motion: where each pixel of the result is taken from, as affine_grid wants it."""
     turn, shear, scale, right, down = torch.rand(5).mul_(2).sub_(1).tolist()
     angle = math.radians(_MAX_DEGREES * turn)
     lean = math.tan(math.radians(_MAX_SHEAR_DEGREES * shear))

@@ -196,7 +196,7 @@ def _read_npz(file: Path, labels: Labels | None) -> LabelledEmbeddings:
     except InputError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(array_problem(error)) from None
+        raise InputError(array_problem(error, file)) from None
     return LabelledEmbeddings(
         embeddings, numbers, names, class_names if labels is None and read is None else read
     )

@@ -328,16 +328,17 @@ def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
         InputError: images that cannot be used, or none of a class that is in the gallery.
     """
     from tuplet.data.class_folders import load_images
+    from tuplet.data.splits import ReadSettings
     from tuplet.data.transforms import short_side
     from tuplet.progress import track
 
-    load = partial(
-        load_images,
+    settings = ReadSettings(
         on_bad_image=config.data.on_bad_image,
         min_side=short_side(config.data),
         num_workers=config.compute.num_workers,
         progress=lambda rows: track(rows, "reading"),
     )
+    load = partial(load_images, settings=settings)
     gallery = None if chosen.gallery_images is None else load(chosen.gallery_images)
     loaded = {str(folder): load(folder) for folder in chosen.images}
     searched = None if gallery is None else gallery[0]

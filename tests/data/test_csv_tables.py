@@ -11,9 +11,10 @@ from tuplet.config import DataConfig
 from tuplet.data.csv_tables import load_table
 from tuplet.data.image_tables import FileImages
 from tuplet.data.load import load
-from tuplet.data.splits import Split
-from tuplet.errors import InputError
+from tuplet.data.splits import ReadSettings, Split
+from tuplet.errors import DataError, InputError
 
+SKIP = ReadSettings(on_bad_image="skip")
 ROWS = [(f"{label} s/{n}.png", label) for label in ("oak", "elm", "ash", "yew") for n in (2, 1)]
 
 
@@ -46,8 +47,8 @@ def test_csv_split_by_class(tmp_path: Path) -> None:
     assert classes_of(split) == (("ash", "elm"), ("oak", "yew"))
     assert paths_of(split.train) == ["ash s/2.png", "ash s/1.png", "elm s/2.png", "elm s/1.png"]
     assert split.train.image(0).shape == (3, 5, 6)
-    assert classes_of(load_table(file, train_fraction=0.7)) == (("ash", "elm", "oak"), ("yew",))
-    assert len({load_table(file, split_seed=seed).train.class_names for seed in range(9)}) > 1
+    assert classes_of(load_table(file, ReadSettings(train_fraction=0.7))) == (("ash", "elm", "oak"), ("yew",))
+    assert len({load_table(file, ReadSettings(split_seed=seed)).train.class_names for seed in range(9)}) > 1
 
 
 def test_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
@@ -110,10 +111,9 @@ def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
     put(tmp_path, ROWS)
     file = tmp_path / "t.csv"
     file.write_text(listed(*ROWS, ("oak s/3.png", "oak"), ("gone/4.png", "elm"), heading="path,label"))
-    with pytest.raises(
-        InputError, match=r"^2 of the 10 images of .*t.csv are not on disk: .*4.png, .*oak s/3.png; w"
-    ):
+    with pytest.raises(DataError) as error:
         load_table(file)
+    assert error.value.given == [str(tmp_path / "gone/4.png"), str(tmp_path / "oak s/3.png")]
     (tmp_path / "elm s" / "1.png").write_bytes(b"no image")
     split = load(DataConfig(source="table", root=file, on_bad_image="skip"))
     reasons = {Path(line.partition(": ")[0]).name: line.partition(": ")[2] for line in split.skipped}
@@ -121,64 +121,50 @@ def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
     assert reasons == dict.fromkeys(("3.png", "4.png"), "there is no such file")
     assert len(split.train) + len(split.test) == 7
     file.write_text(listed(("gone.png", "elm"), heading="path,label"))
-    with pytest.raises(
-        InputError, match=r"^no image of .*t.csv can be read, the first: .*gone.png: there is no"
-    ):
-        load_table(file, on_bad_image="skip")
+    assert "there is no such file" in str(refused(file, SKIP).given)
+
+
+def refused(file: Path, settings: ReadSettings | None = None) -> DataError:
+    with pytest.raises(DataError) as error:
+        load_table(file, settings)
+    assert error.value.subject == str(file)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+    return error.value
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "fact"),
     [
-        ("", "has the columns none at all; want columns path and label"),
-        (
-            "file,label\na.png,x\n",
-            "t.csv: has the columns 'file', 'label'; want columns path and label, and split",
-        ),
-        ("path,label\n", "has no rows; want one an image"),
-        ("path,label\na.png,x\n\nb.png\n", "row 2 has no label; want one in every row"),
-        ("path,label\n,x\n", "row 1 has no path"),
-        ("path,label,split\na.png,x,\n", "row 1 has no split"),
-        (
-            "path,label,split\na.png,x,train\nb.png,x,val\n",
-            "row 2 has the split 'val'; want train and test, or",
-        ),
-        (
-            "path,label,split\na.png,x,train\nb.png,x,query\n",
-            "its splits are query, train; want train and test",
-        ),
-        ("path,label\na.png,x\nb.png,x\n./a.png,y\n", r"rows 1 and 3 both list ./a.png; want an image once"),
-        (
-            "path,label,split\na.png,x,train\nb.png,y,train\nc.png,y,test\n",
-            "train shares 1 class with another part, such as y; want none",
-        ),
+        ("", "the columns none at all"),
+        ("file,label\na.png,x\n", "the columns 'file', 'label'"),
+        ("path,label\n", "no rows"),
+        ("path,label\na.png,x\n\nb.png\n", "no label in row 2"),
+        ("path,label\n,x\n", "no path in row 1"),
+        ("path,label,split\na.png,x,\n", "no split in row 1"),
+        ("path,label,split\na.png,x,train\nb.png,x,val\n", "the split 'val' in row 2"),
+        ("path,label,split\na.png,x,train\nb.png,x,query\n", "the splits query, train"),
+        ("path,label\na.png,x\nb.png,x\n./a.png,y\n", "./a.png both in row 1 and in row 3"),
+        ("path,label,split\na.png,x,train\nb.png,y,train\nc.png,y,test\n", "1 class both in train and"),
         (
             "path,label,split\na.png,x,train\nb.png,y,train\nc.png,z,query\nd.png,x,gallery\n",
-            "train shares 1 class with another part, such as x",
+            "another part, such as x",
         ),
+        ("path,label\n\udcff,x\n", "read as text"),
     ],
 )
-def test_malformed(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        load_table(tmp_path / "t.csv")
-    assert str(tmp_path / "t.csv") in str(error.value)
-    assert "\n" not in str(error.value)
+def test_malformed(tmp_path: Path, text: str, fact: str) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode(errors="surrogateescape"))
+    assert fact in str(refused(tmp_path / "t.csv"))
 
 
 def test_no_table(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data.root is not given; want a .csv or .parquet file"):
-        load(DataConfig(source="table"))
-    with pytest.raises(InputError, match=r"is no table by its name; want a .csv or .parquet file"):
-        load_table(tmp_path)
-    with pytest.raises(InputError, match=r"t.csv: there is no such file"):
-        load_table(tmp_path / "t.csv")
+    for config in (DataConfig(source="table"), DataConfig(source="table", root=tmp_path)):
+        with pytest.raises(InputError) as error:
+            load(config)
+        assert error.value.subject == "data.root"
+    refused(tmp_path / "t.csv")
     (tmp_path / "t.parquet").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"t.parquet: cannot be read as Parquet \(.*\); want a whole"):
-        load_table(tmp_path / "t.parquet")
-    (tmp_path / "t.csv").write_bytes(b"path,label\n\xff,x\n")
-    with pytest.raises(InputError, match=r"t.csv: cannot be read as text .*; want UTF-8"):
-        load_table(tmp_path / "t.csv")
+    refused(tmp_path / "t.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"path": ["a", None], "label": [1, 2]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"t.parquet: row 2 has no path"):
-        load_table(tmp_path / "t.parquet")
+    assert refused(tmp_path / "t.parquet").given == "has no path in row 2"

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from PIL import Image
 from tuplet.config import DataConfig
 from tuplet.data.class_folders import load_folder, load_images
 from tuplet.data.decoding import UnreadableImageError
-from tuplet.data.image_tables import FileImages, InMemoryImages
+from tuplet.data.image_tables import ImageTable, InMemoryImages
 from tuplet.data.load import load
-from tuplet.errors import InputError
+from tuplet.data.splits import ReadSettings
+from tuplet.errors import DataError
 
+SKIP = ReadSettings(on_bad_image="skip")
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
@@ -34,8 +37,16 @@ def two_sides(root: Path) -> Path:
     )
 
 
-def names_of(table: FileImages) -> list[str]:
-    return [Path(path).name for path in table.paths]
+def names_of(table: ImageTable) -> list[str]:
+    return [Path(table.name(row)).name for row in range(len(table))]
+
+
+def refused(load: Callable[[Path], object], folder: Path) -> DataError:
+    with pytest.raises(DataError) as error:
+        load(folder)
+    assert "; want " in str(error.value)
+    assert "\n" not in str(error.value)
+    return error.value
 
 
 def test_given_split(tmp_path: Path) -> None:
@@ -52,10 +63,10 @@ def test_split_by_class(tmp_path: Path) -> None:
     put(tmp_path, *(f"{name}/{n}.png" for name in "dbac" for n in "12"))
     split = load_folder(tmp_path)
     assert (split.train.class_names, split.test.class_names) == (("a", "b"), ("c", "d"))
-    split = load_folder(tmp_path, train_fraction=0.7)
+    split = load_folder(tmp_path, ReadSettings(train_fraction=0.7))
     assert (split.train.class_names, split.test.class_names) == (("a", "b", "c"), ("d",))
     assert "one test class" in split.notes[0]
-    drawn = {load_folder(tmp_path, split_seed=seed).train.class_names for seed in range(9)}
+    drawn = {load_folder(tmp_path, ReadSettings(split_seed=seed)).train.class_names for seed in range(9)}
     assert len(drawn) > 1
 
 
@@ -84,24 +95,42 @@ def test_queries_and_gallery(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "reason"),
+    ("names", "subject", "fact"),
     [
-        (("train/a/1.png", "query/b/1.png"), "has a folder query but none called gallery"),
-        (("train/a/1.png", "gallery/b/1.png"), "has a folder gallery but none called query"),
-        (("query/a/1.png", "gallery/a/1.png"), "has a folder gallery but none called train"),
+        ("", "data.root", None),
+        ("a.txt", "data.root", None),
+        ("1.png 2.png", "data.root", None),
+        ("train/a/1.png train/b/1.png", "", "none called test"),
+        ("test/a/1.png", "", "none called train"),
+        ("train/a/1.png query/b/1.png", "", "none called gallery"),
+        ("train/a/1.png gallery/b/1.png", "", "none called query"),
+        ("query/a/1.png gallery/a/1.png", "", "none called train"),
+        ("a/1.txt b/2.txt", "", "no images"),
+        ("a/1.png a/2.png", "classes", 1),
+        ("a/1.png a/2.png b/1.png b/2.png", "", "1 training class "),
+        ("train/a/1.png test/b/1.png test/b/2.png", "", "1 training class "),
+        ("train/a.png test/b/1.png test/b/2.png", "", "0 training classes"),
+        ("train/a/1.png train/b/1.png test/c/1.png test/d/1.png", "", "2 test classes"),
+        ("train/a/1.png train/b/1.png test/c.png", "", "0 test classes"),
+        ("train/a/1.png train/b/1.png test/b/1.png test/b/2.png", "train and test classes", ["b"]),
+        ("train/a/1.png train/b/1.png query/c/1.png gallery/d/1.png", "", "1 query class"),
         (
-            ("train/a/1.png", "train/b/1.png", "query/c/1.png", "gallery/d/1.png"),
-            "none of the 1 query classes of .* is among the 1 of the gallery",
-        ),
-        (
-            ("train/a/1.png", "train/b/1.png", "query/c/1.png", "gallery/c/1.png", "gallery/b/1.png"),
-            "1 class stands in both splits, such as b",
+            "train/a/1.png train/b/1.png query/c/1.png gallery/c/1.png gallery/b/1.png",
+            "train and test classes",
+            ["b"],
         ),
     ],
 )
-def test_malformed_queries_and_gallery(tmp_path: Path, names: tuple[str, ...], reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
-        load_folder(put(tmp_path, *names))
+def test_malformed(tmp_path: Path, names: str, subject: str, fact: object) -> None:
+    error = refused(load_folder, put(tmp_path, *names.split()))
+    assert error.subject == subject or (error.subject, subject) == (str(tmp_path), "")
+    assert error.given == (fact or tmp_path) or str(fact) in str(error.given)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    for root in (tmp_path / "none", tmp_path / "a.png"):
+        assert refused(load_folder, root).given == root
 
 
 def test_all_images_of_a_folder(tmp_path: Path) -> None:
@@ -112,24 +141,20 @@ def test_all_images_of_a_folder(tmp_path: Path) -> None:
     assert names_of(table) == ["3.png", "1.png", "2.png"]
     assert len(notes) == 1
     put(root, "b/9.JPG").joinpath("b/9.JPG").write_bytes(b"no image")
-    table, notes = load_images(root, on_bad_image="skip")
+    table, notes = load_images(root, SKIP)
     assert len(table) == 3
     assert notes[-1].startswith("1 image cannot be read, left out; the first: ")
-    with pytest.raises(InputError, match=r"holds train and test, .* such as .*test$"):
-        load_images(two_sides(tmp_path / "two"))
-    with pytest.raises(InputError, match="does not exist; want a folder of class folders"):
-        load_images(tmp_path / "none")
-    with pytest.raises(InputError, match="is a file"):
-        load_images(root / "b" / "1.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no images"):
-        load_images(tmp_path / "empty")
+    two = two_sides(tmp_path / "two")
+    for folder in (two, tmp_path / "none", root / "b" / "1.png", tmp_path / "empty"):
+        error = refused(load_images, folder)
+        assert error.subject == str(folder)
+    assert refused(load_images, two).wanted == f"one of them, such as {two / 'test'}"
 
 
 def test_images_at_any_depth_in_order(tmp_path: Path) -> None:
     put(two_sides(tmp_path), "train/train-a/z/y/3.png", "train/train-a/z/0.JPG")
     train = load_folder(tmp_path).train
-    assert isinstance(train, FileImages)
     assert names_of(train) == ["1.png", "2.png", "0.JPG", "3.png", "1.png", "2.png"]
 
 
@@ -167,47 +192,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load_folder(tmp_path).test.class_names == ("ship", "train")
 
 
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        ((), "no folders inside"),
-        (("a.txt",), "no folders inside"),
-        (("1.png", "2.png"), "images right inside"),
-        (("train/a/1.png", "train/b/1.png"), "folder train but none called test"),
-        (("test/a/1.png",), "folder test but none called train"),
-        (("a/1.txt", "b/2.txt"), "no images"),
-        (("a/1.png", "a/2.png"), "is 1 class to split"),
-        (("a/1.png", "a/2.png", "b/1.png", "b/2.png"), "1 training class "),
-        (("train/a/1.png", "test/b/1.png", "test/b/2.png"), "1 training class "),
-        (("train/a.png", "test/b/1.png", "test/b/2.png"), "0 training classes"),
-        (("train/a/1.png", "train/b/1.png", "test/c/1.png", "test/d/1.png"), "two images"),
-        (("train/a/1.png", "train/b/1.png", "test/c.png"), "two images"),
-        (("train/a/1.png", "train/b/1.png", "test/b/1.png", "test/b/2.png"), "in both splits"),
-    ],
-)
-def test_malformed(tmp_path: Path, names: tuple[str, ...], reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as caught:
-        load_folder(put(tmp_path, *names))
-    assert "want" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_root_and_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        load_folder(tmp_path / "none")
-    put(tmp_path, "a.png")
-    with pytest.raises(InputError, match="is a file"):
-        load_folder(tmp_path / "a.png")
-
-
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list every folder")
 def test_forbidden_folder(tmp_path: Path) -> None:
     two_sides(tmp_path)
     forbidden = tmp_path / "train" / "train-a"
     forbidden.chmod(0)
     try:
-        with pytest.raises(InputError, match="cannot list"):
-            load_folder(tmp_path)
+        assert refused(load_folder, tmp_path).subject == str(forbidden)
     finally:
         forbidden.chmod(0o700)
 
@@ -224,7 +215,6 @@ def test_links(tmp_path: Path) -> None:
     put(root, "train/train-a/z/3.png")
     (inside / "gone.png").symlink_to(tmp_path / "nowhere.png")
     split = load_folder(root)
-    assert isinstance(split.train, FileImages)
     assert split.train.class_names == ("linked", "train-a", "train-b")
     assert names_of(split.train) == [
         "7.png",
@@ -236,8 +226,9 @@ def test_links(tmp_path: Path) -> None:
         "1.png",
         "2.png",
     ]
-    with pytest.raises(UnreadableImageError, match="no such file"):
+    with pytest.raises(UnreadableImageError) as error:
         split.train.image(4)
+    assert error.value.path == inside / "gone.png"
 
 
 def broken(root: Path) -> Path:
@@ -248,8 +239,9 @@ def broken(root: Path) -> Path:
 def test_stop_reads_nothing_before(tmp_path: Path) -> None:
     split = load_folder(broken(tmp_path))
     assert split.test.labels.tolist() == [0, 0, 1, 1, 1]
-    with pytest.raises(UnreadableImageError, match=r"0\.jpg"):
+    with pytest.raises(UnreadableImageError) as error:
         split.test.image(2)
+    assert error.value.path == tmp_path / "test" / "test-b" / "0.jpg"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -261,7 +253,7 @@ def test_skip_leaves_out_and_lists(tmp_path: Path, num_workers: int) -> None:
             seen.append(row)
             yield row
 
-    split = load_folder(broken(tmp_path), on_bad_image="skip", num_workers=num_workers, progress=progress)
+    split = load_folder(broken(tmp_path), replace(SKIP, num_workers=num_workers, progress=progress))
     assert seen == [*range(5), *range(5)]
     assert split.train.class_names == ("train-a", "train-b")
     assert split.test.labels.tolist() == [0, 0, 1, 1]
@@ -272,61 +264,7 @@ def test_skip_leaves_out_and_lists(tmp_path: Path, num_workers: int) -> None:
 
 def test_skip_until_nothing_is_left(tmp_path: Path) -> None:
     put(tmp_path, "a/1.jpg", "b/2.jpg")
-    with pytest.raises(InputError, match="no images that can be read"):
-        load_folder(tmp_path, on_bad_image="skip")
-
-
-def test_load_wants_a_root() -> None:
-    with pytest.raises(InputError, match=r"data\.root is not given"):
-        load(DataConfig())
-
-
-@pytest.mark.parametrize(("augmentation", "side"), [("crop-flip", 20), ("affine", 16)])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_cache(tmp_path: Path, augmentation: str, side: int, num_workers: int) -> None:
-    two_sides(tmp_path)
-    put(tmp_path, "test/test-b/0.png", size=(50, 100))
-    config = DataConfig(root=tmp_path, image_size=16, resize=20, augmentation=augmentation, cache="memory")  # type: ignore[arg-type]
-    split = load(config, num_workers=num_workers)
-    table = split.test
-    assert isinstance(table, InMemoryImages)
-    assert [tuple(table.image(row).shape) for row in range(len(table))] == [
-        (3, 3, 4),
-        (3, 3, 4),
-        (3, 2 * side, side),
-        (3, 3, 4),
-        (3, 3, 4),
-    ]
-    files = load_folder(tmp_path).test
-    for row in (0, 1, 3, 4):
-        assert (table.image(row) == files.image(row)).all()
-        assert table.name(row) == files.name(row)
-    assert table.class_names == files.class_names
-    (tmp_path / "test" / "test-a" / "1.png").unlink()
-    assert table.image(0).shape == (3, 3, 4)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_cache_meets_a_bad_image(tmp_path: Path, num_workers: int) -> None:
-    config = DataConfig(root=broken(tmp_path), cache="memory")
-    with pytest.raises(UnreadableImageError, match=r"x\.jpg"):
-        load(config, num_workers=num_workers)
-
-
-def test_cache_of_glyphs() -> None:
-    config = DataConfig(
-        source="glyphs",
-        glyph_train_classes=2,
-        glyph_test_classes=2,
-        glyphs_per_class=2,
-        image_size=16,
-        augmentation="none",
-    )
-    kept = load(DataConfig(**{**vars(config), "cache": "memory"}))
-    drawn = load(config)
-    for row in range(4):
-        assert (kept.train.image(row) == drawn.train.image(row)).all()
-        assert kept.train.name(row) == drawn.train.name(row)
+    assert refused(lambda root: load_folder(root, SKIP), tmp_path).subject == str(tmp_path)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the development data, ../shared/data, are not here")
@@ -344,9 +282,6 @@ def test_development_data(name: str, counts: tuple[int, int, int, int]) -> None:
 
 
 def test_a_training_class_of_one_image_is_noted(tmp_path: Path) -> None:
-    for folder, count in (("train/a", 1), ("train/b", 3), ("test/c", 2)):
-        (tmp_path / folder).mkdir(parents=True)
-        for number in range(count):
-            Image.new("L", (8, 8)).save(tmp_path / folder / f"{number}.png")
-    split = load_folder(tmp_path, train_fraction=0.5, split_seed=None, on_bad_image="stop")
+    put(tmp_path, "train/a/1.png", *(f"{folder}/{n}.png" for folder in ("train/b", "test/c") for n in "12"))
+    split = load_folder(tmp_path)
     assert split.notes[0] == "1 training class with one image: nothing shows what varies within it"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tuplet.data.decoding import UnreadableImageError, decode_image, image_extensions
-from tuplet.errors import InputError
+from tuplet.errors import DataError
 
 COLOURS = np.array(
     [
@@ -39,17 +39,21 @@ def grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(values[:, :, None], 3, axis=2)
 
 
+def unreadable(source: Path | bytes) -> UnreadableImageError:
+    with pytest.raises(UnreadableImageError) as error:
+        decode_image(source)
+    assert "\n" not in str(error.value)
+    return error.value
+
+
 def saved(folder: Path, image: Image.Image, name: str = "a.png", **options: object) -> Path:
     path = folder / name
     image.save(path, **options)
     return path
 
 
-def test_rgb_as_it_is(tmp_path: Path) -> None:
+def test_rgb_as_it_is_and_grey_in_three_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels_of(saved(tmp_path, Image.fromarray(COLOURS))), COLOURS)
-
-
-def test_grey_in_three_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels_of(saved(tmp_path, Image.fromarray(GREYS))), grey(GREYS))
 
 
@@ -125,8 +129,7 @@ def test_whole_numbers_beyond_sixteen_bits_are_stretched(tmp_path: Path) -> None
 
 def test_not_finite_is_unreadable(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)), "a.tif")
-    with pytest.raises(UnreadableImageError, match="not finite"):
-        decode_image(path)
+    assert "not finite" in unreadable(path).reason
 
 
 def test_cmyk_jpeg_is_not_a_negative(tmp_path: Path) -> None:
@@ -182,18 +185,14 @@ def test_draft_and_orientation_together(tmp_path: Path) -> None:
     assert decode_image(path, min_side=50).shape == (3, 200, 100)
 
 
-def jpeg_bytes() -> bytes:
+def noise(kind: str) -> bytes:
     buffer = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(buffer, "JPEG")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
 
 
-def png_bytes() -> bytes:
-    buffer = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(buffer, "PNG")
-    return buffer.getvalue()
+JPEG, PNG = noise("JPEG"), noise("PNG")
 
 
 @pytest.mark.parametrize(
@@ -202,37 +201,33 @@ def png_bytes() -> bytes:
         (b"", "empty"),
         (b"just some text\n", "no image of a known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of a known format"),
-        (jpeg_bytes()[:700], "truncated"),
-        (jpeg_bytes()[:20], "cannot read"),
-        (png_bytes()[: len(png_bytes()) // 2], "truncated"),
-        (png_bytes()[:100] + b"\0" * 50 + png_bytes()[150:], "cannot read"),
-        (png_bytes()[:20] + b"\0" * 9 + png_bytes()[29:], "cannot read"),
+        (JPEG[:700], "truncated"),
+        (JPEG[:20], "cannot read"),
+        (PNG[: len(PNG) // 2], "truncated"),
+        (PNG[:100] + b"\0" * 50 + PNG[150:], "cannot read"),
+        (PNG[:20] + b"\0" * 9 + PNG[29:], "cannot read"),
     ],
 )
 def test_unreadable_content(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
-    with pytest.raises(UnreadableImageError, match=reason) as caught:
-        decode_image(path)
-    assert isinstance(caught.value, InputError)
-    assert caught.value.path == path
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    error = unreadable(path)
+    assert isinstance(error, DataError)
+    assert (error.path, error.subject) == (path, str(path))
+    assert reason in str(error)
+    assert error.reason in str(error)
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImageError, match="no such file"):
-        decode_image(tmp_path / "none.png")
-    with pytest.raises(UnreadableImageError, match="is a folder"):
-        decode_image(tmp_path)
+    reasons = [unreadable(path).reason for path in (tmp_path / "none.png", tmp_path)]
+    assert reasons == ["there is no such file", "it is a folder"]
 
 
 @pytest.mark.parametrize("limit", [10, 60])  # beyond 2 x the limit Pillow raises itself
 def test_decompression_bomb(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, Image.new("RGB", (10, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(UnreadableImageError, match="bomb"):
-        decode_image(path)
+    assert "bomb" in unreadable(path).reason
 
 
 def test_the_limit_is_on_what_is_decoded_not_on_what_is_there(
@@ -244,10 +239,9 @@ def test_the_limit_is_on_what_is_decoded_not_on_what_is_there(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     assert decode_image(tmp_path / "large.jpg", min_side=10).shape == (3, 25, 30)
     for file in ("large.jpg", "large.png"):
-        with pytest.raises(UnreadableImageError, match="has 12,000 pixels, and 10,000 is the most to decode"):
-            decode_image(tmp_path / file)
+        assert "12,000 pixels" in unreadable(tmp_path / file).reason
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
-    with pytest.raises(UnreadableImageError, match="bomb"):
+    with pytest.raises(UnreadableImageError):
         decode_image(tmp_path / "large.jpg", min_side=10)
 
 
@@ -271,5 +265,4 @@ def test_bytes_in_place_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3)).save(file)
     assert torch.equal(decode_image(file.read_bytes()), decode_image(file))
-    with pytest.raises(UnreadableImageError, match="cannot read image in memory: its content is no image"):
-        decode_image(b"")
+    assert unreadable(b"").path is None
