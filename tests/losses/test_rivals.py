@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from tuplet.config import LossName
+from tuplet.config.loss import RIVALS
 from tuplet.errors import InputError, SettingsError
-from tuplet.losses.rivals import PUBLISHED, RivalLoss, centre_distance
+from tuplet.losses.rivals import RivalLoss, centre_distance
 
 NAMES = [name for name in get_args(LossName) if name != "hist"]
 LABELS = np.array([0, 0, 0, 2, 2, 1, 1, 4])
@@ -207,4 +208,4 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_rival_has_published_settings() -> None:
-    assert list(PUBLISHED) == NAMES
+    assert list(RIVALS) == NAMES

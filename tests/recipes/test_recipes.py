@@ -10,7 +10,7 @@ import pytest
 from tuplet.cli.console import recipe_lines, train_usage
 from tuplet.cli.main import main
 from tuplet.config import LossName, RunConfig
-from tuplet.config.loss import SETTINGS_OF_RIVALS
+from tuplet.config.loss import RIVALS
 from tuplet.config.overrides import override, to_dict
 from tuplet.data.load import load_split
 from tuplet.errors import InputError
@@ -156,10 +156,10 @@ def test_another_loss_changes_only_what_it_needs(name: LossName) -> None:
     assert with_loss(changed, "hist").loss == run.loss
 
 
-@pytest.mark.parametrize("name", [name for name in get_args(LossName) if SETTINGS_OF_RIVALS[name]])
+@pytest.mark.parametrize("name", list(RIVALS))
 def test_settings_of_one_rival_do_not_reach_another(name: LossName) -> None:
     run = with_loss(recipe("cub-resnet50"), name)
-    run = override(run, {f"loss.{setting}": 2 for setting in SETTINGS_OF_RIVALS[name]})
+    run = override(run, {f"loss.{setting}": 2 for setting in RIVALS[name]})
     for other in get_args(LossName):
         loss = with_loss(run, other).loss
         assert (loss.margin, loss.scale, loss.positive_scale, loss.num_centers) == (None,) * 4

@@ -28,8 +28,7 @@ def create_backbone(name: str, *, pretrained: bool, weights: str | os.PathLike[s
         name: any timm model name, bn_inception or tuplet_convnet.
         pretrained: start from pretrained weights: those in `weights`, or else the model's own.
         weights: a .safetensors or .pth file, loaded strictly.
-    Raises:
-        ModelError: (a ValueError) an unknown name, weights that do not fit, or that cannot be fetched.
+    Raises: ModelError: (a ValueError) an unknown name, weights that do not fit, or that cannot be fetched.
     """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3]

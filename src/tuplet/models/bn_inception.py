@@ -69,15 +69,16 @@ BLOCKS = (
 class BNInception(TimmNetwork):
     """The network of Ioffe and Szegedy as it was trained in Caffe.
 
-    It takes RGB, as every model here does, and reverses the channels itself: the published weights expect BGR.
+    It takes RGB, as every model here does, and reverses the channels itself: the published weights expect
+    BGR.
 
     Args:
         in_chans: channels of the input, 3 for RGB.
         num_classes: outputs of a classifier, 0 for none.
         global_pool: "avg" or "" for none.
     References:
-        Ioffe and Szegedy, "Batch Normalization", ICML 2015; the names, and what differs from the paper (pooling
-        that rounds up, biases before the norms), are those of bn_inception-52deb4733.pth.
+        Ioffe and Szegedy, "Batch Normalization", ICML 2015; the names, and what differs from the paper
+        (pooling that rounds up, biases before the norms), are those of bn_inception-52deb4733.pth.
     """
 
     classifier = "last_linear"

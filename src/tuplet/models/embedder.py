@@ -91,11 +91,11 @@ class Embedder(
         freeze_batch_norm: "statistics" keeps the running statistics of the backbone's BatchNorms fixed and
             lets their affine weights learn, as the authors' code does; "full" fixes those too.
     Raises:
-        ModelError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not fit
+        ModelError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not
+        fit
             (the keys are named), or pretrained weights that cannot be fetched.
         SettingsError: a pooling, a freeze or an embedding_dim that does not exist.
-    References:
-        Lim et al., CVPR 2022, for pooling, layer and norm.
+    References: Lim et al., CVPR 2022, for pooling, layer and norm.
     Example:
         >>> network = Embedder("tuplet_convnet", 64, pretrained=False).eval()
         >>> network(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape
@@ -123,7 +123,8 @@ class Embedder(
             require(value in choices, name, value, f"one of {', '.join(choices)}")
         embedding_dim = whole_number("embedding_dim", embedding_dim)
         if isinstance(self._hub_mixin_config, dict):
-            # What the hub's mixin recorded of the call is what it saves, and JSON takes Python's numbers only.
+            # What the hub's mixin recorded of the call is what it saves, and JSON takes Python's numbers
+            # only.
             self._hub_mixin_config["embedding_dim"] = embedding_dim
         self.freeze_batch_norm = freeze_batch_norm
         self.backbone = create_backbone(backbone, pretrained=pretrained, weights=weights)
@@ -152,10 +153,8 @@ class Embedder(
 
         Args:
             pixels: RGB, 0..255, of a size that the backbone takes.
-        Returns:
-            rows of mean 0 and variance 1 (LayerNorm), not of length one; compare them by cosine.
-        Raises:
-            DataError: (a ValueError) no tensor, or pixels of another type or shape.
+        Returns: rows of mean 0 and variance 1 (LayerNorm), not of length one; compare them by cosine.
+        Raises: DataError: (a ValueError) no tensor, or pixels of another type or shape.
         """
         embeddings: Tensor = self.norm(self.embedding(self.pooled(pixels)))
         return embeddings
@@ -193,8 +192,7 @@ class Embedder(
         Args:
             lr_backbone: learning rate of the backbone and of a learnt pooling, >= 0.
             lr_embedding: learning rate of the embedding layer, >= 0.
-        Returns:
-            two dictionaries with "name", "params" and "lr", as torch optimizers take them.
+        Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
         """
         backbone = [*self.backbone.parameters(), *self.pool.parameters()]
         return [

@@ -19,8 +19,7 @@ def load_weights(model: Any, path: Path) -> None:
         model: as timm makes it, with its `pretrained_cfg`.
         path: a .safetensors or .pth file with a tensor for each key of the model, and no other. Leading axes
             of one are removed where the model has none.
-    Raises:
-        ModelError: no such file, no weights in it, or weights of another network (the keys are named).
+    Raises: ModelError: no such file, no weights in it, or weights of another network (the keys are named).
     """
     if not path.is_file():
         raise ModelError(f"there is no weights file {path}; want a .safetensors or .pth file", subject=path)
@@ -61,8 +60,7 @@ def squeeze_leading_axes(found: Mapping[str, Tensor], wanted: Mapping[str, Tenso
     Args:
         found: tensors by key, such as those of a file.
         wanted: tensors by key; where one is [64], a found one of [1, 64] becomes [64].
-    Returns:
-        all of `found`; what differs in any other way stays as it is.
+    Returns: all of `found`; what differs in any other way stays as it is.
     """
     return {
         key: value.reshape(wanted[key].shape)
