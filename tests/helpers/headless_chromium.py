@@ -31,7 +31,7 @@ FLAGS = [
 
 
 class Browser:
-    """One page in a browser of its own, which ends with it."""
+    """A browser with one page at a time, which knows nothing of the pages before."""
 
     def __init__(self, profile: Path, *, seconds: float = 60.0) -> None:
         assert PROGRAM is not None
@@ -47,10 +47,18 @@ class Browser:
         )
         os.close(to_browser)
         os.close(from_browser)
+        self._session = self._context = ""
+        self.new_page()
+
+    def new_page(self) -> None:
+        """Close the page with its cookies, history and events, and open another one."""
         self._session = ""
-        pages = self.call("Target.getTargets")["targetInfos"]
-        target = next(one["targetId"] for one in pages if one["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        if self._context:
+            self.call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._context = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=self._context)
+        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session, self.events = attached["sessionId"], []
         for domain in ("Page", "Runtime", "Log", "DOM", "Network"):
             self.call(f"{domain}.enable")
 
@@ -83,14 +91,14 @@ class Browser:
         return message
 
     def run(self, script: str) -> Any:
-        """What an expression gives; of a promise, what it promises."""
+        """Return the value of an expression, or of its promise."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(json.dumps(answer["exceptionDetails"])[:500])
         return answer["result"].get("value")
 
     def until(self, script: str) -> Any:
-        """What an expression gives as soon as it gives anything true."""
+        """Return the value of an expression as soon as it is true."""
         end = time.monotonic() + self._seconds
         while time.monotonic() < end:
             value = self.run(script)
@@ -130,7 +138,7 @@ class Browser:
             self.mouse(kind, x, y, button="left", clickCount=1)
 
     def files(self, selector: str, *files: Path) -> None:
-        """Picks files in a file input."""
+        """Pick files in a file input."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
@@ -139,7 +147,7 @@ class Browser:
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def problems(self) -> list[str]:
-        """What the console complains of: errors, exceptions, what the policy forbids."""
+        """Return what the console reports: errors, exceptions, what the policy forbids."""
         found = []
         for event in self.events:
             given = event["params"]
@@ -152,7 +160,7 @@ class Browser:
         return found
 
     def requested(self) -> set[str]:
-        """Every address that the page asked for."""
+        """Return every address that the page asked for."""
         sent = [one for one in self.events if one["method"] == "Network.requestWillBeSent"]
         return {one["params"]["request"]["url"] for one in sent}
 

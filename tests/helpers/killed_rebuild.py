@@ -1,4 +1,4 @@
-"""A rebuild in a process of its own that kills itself at a chosen moment."""
+"""An indexing in a process of its own that kills itself at a chosen moment."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from processes import exit_codes, started
 Moment = Literal["embedding", "copying"]
 
 
-def kill_a_rebuild(
-    moment: Moment, uri: str, photos: Path, model: Path, environment: Mapping[str, str] | None = None
+def kill_an_indexing(
+    moment: Moment,
+    uri: str,
+    photos: Path,
+    model: Path,
+    *,
+    rebuild: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Nothing; a rebuild with this model, in commits of four pictures, has been killed at this moment.
-
-    Args:
-        moment: embedding: the seventh picture and the eighth; copying: after four rows.
-        uri: the index.
-        photos: what is indexed.
-        model: with which.
-        environment: variables of the process.
-    """
-    victim = started(_rebuild, moment, uri, str(photos), str(model), dict(environment or {}))
+    """Kill an indexing in commits of four pictures: before the eighth is embedded, or after copying four."""
+    paths = (str(photos), str(model))
+    victim = started(_index, moment, uri, *paths, rebuild, dict(environment or {}))
     assert exit_codes([victim], seconds=300) == [-signal.SIGKILL]
 
 
-def _rebuild(moment: Moment, uri: str, photos: str, model: str, environment: dict[str, str]) -> None:
+def _index(
+    moment: Moment, uri: str, photos: str, model: str, rebuild: bool, environment: dict[str, str]
+) -> None:
     os.environ.update(environment)
     import pyarrow
     from picture_folder import open_embedder
@@ -60,4 +61,4 @@ def _rebuild(moment: Moment, uri: str, photos: str, model: str, environment: dic
         mock.patch("tuplet.search.writing.make_table", copying),
         mock.patch.object(PictureEmbedder, "embed", embedding),
     ):
-        index_pictures(uri, [Path(photos)], open_embedder(Path(model)), rebuild=True, batch_size=2)
+        index_pictures(uri, [Path(photos)], open_embedder(Path(model)), rebuild=rebuild, batch_size=2)

@@ -19,7 +19,7 @@ from picture_folder import draw, open_embedder, save_model
 from PIL import Image
 
 from tuplet.inference.encoder import PictureEmbedder
-from tuplet.search.index import ImageIndex
+from tuplet.search.index import ImageIndex, picture_id
 from tuplet.search.indexing import index_pictures
 from tuplet.serve.access import Access
 from tuplet.serve.app import build_service
@@ -93,6 +93,14 @@ class Server:
         response.begin()
         return _read(response)
 
+    def beside(self, **options: Any) -> contextlib.AbstractContextManager[Server]:
+        """Serve the same index a second time, with other options of `serving`."""
+        return serving(self.index, self.embedder, self.photos, **options)
+
+    def id_of(self, name: str) -> str:
+        """Return the id of one of the photos."""
+        return picture_id(str(self.photos / name))
+
     def is_well(self) -> bool:
         return bool(self.get("/health").json == {"status": "ok"})
 
@@ -111,7 +119,7 @@ def saved(kind: str, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
 
 
 def wait_until(true: Callable[[], object]) -> None:
-    """Returns as soon as it is true; the machine may be busy."""
+    """Return as soon as it is true; the machine may be busy."""
     end = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end
@@ -131,7 +139,7 @@ def serving(
     listener = listen("127.0.0.1", 0)
     assert listens_on_loopback(listener)
     port = listener.getsockname()[1]
-    service = SearchService(index, embedder, settings or ServiceSettings(map_points=30))
+    service = SearchService(index, embedder, settings or ServiceSettings(map_points=1))
     server = make_server(build_service(service, access or Access()), limits or ConnectionLimits())
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

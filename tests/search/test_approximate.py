@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_folder import add_vectors, draw, index_of_vectors, open_embedder, save_model, unit
+from picture_folder import add_vectors, draw, index_of_vectors, unit
 
+from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search import approximate, indexing
 from tuplet.search.approximate import build_approximate_index, keep_approximate_index, misses_rows
 from tuplet.search.index import VECTOR_INDEX, ImageIndex
@@ -33,10 +34,9 @@ def test_an_index_of_too_many_pieces_is_built_anew(tmp_path: Path, monkeypatch: 
 
 
 def test_rows_that_a_killed_run_left_out_are_taken_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, embedder = str(tmp_path / "index"), open_embedder(save_model(tmp_path / "model"))
-    photos = draw(tmp_path / "photos", range(3), range(4))
+    uri = str(tmp_path / "index")
     index_pictures(uri, [photos], embedder)
     index = ImageIndex(uri)
     assert not misses_rows(index)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from picture_folder import index_of_vectors, unit
 
-from tuplet.errors import InputError
+from tuplet.errors import RequestError
 from tuplet.search.index import ImageIndex
-from tuplet.search.storage import MOST_ONES, MOST_STARS, all_of, any_of, label_is, path_like
+from tuplet.search.storage import MOST_SINGLES, MOST_STARS, any_of, picture_condition
 
 NAMES = [
     "plain",
@@ -53,8 +53,8 @@ def names(index: ImageIndex, where: str | None) -> list[str]:
 
 def test_a_label_is_only_itself(index: ImageIndex) -> None:
     for name in NAMES:
-        assert names(index, label_is(name)) == [name]
-    assert names(index, label_is("nobody")) == []
+        assert names(index, picture_condition(label=name)) == [name]
+    assert names(index, picture_condition(label="nobody")) == []
     assert names(index, any_of("label", NAMES[:6])) == sorted(NAMES[:6])
     assert names(index, any_of("label", ())) == []
 
@@ -62,33 +62,34 @@ def test_a_label_is_only_itself(index: ImageIndex) -> None:
 @pytest.mark.parametrize("pattern", [*PATTERNS, *NAMES])
 def test_patterns_are_those_of_the_shell(index: ImageIndex, pattern: str) -> None:
     wanted = sorted(name for name in NAMES if fnmatchcase(name, pattern))
-    assert names(index, path_like(f"/photos/{pattern}")) == wanted
+    assert names(index, picture_condition(path=f"/photos/{pattern}")) == wanted
     anywhere = sorted(name for name in NAMES if fnmatchcase(f"/photos/{name}", f"*/{pattern}"))
     if not pattern.startswith("*"):
-        assert names(index, path_like(pattern)) == anywhere
+        assert names(index, picture_condition(path=pattern)) == anywhere
 
 
 def test_conditions_together_keep_their_brackets(index: ImageIndex) -> None:
     either = "label = 'plain' OR label = 'dot.dot'"
-    assert names(index, all_of(either, None, "label = 'plain'")) == ["plain"]
-    assert all_of(None, None) is None
+    assert names(index, picture_condition(where=either, label="plain", path="*")) == ["plain"]
+    assert picture_condition() is None
 
 
 def test_a_pattern_has_only_so_many_wildcards(index: ImageIndex) -> None:
-    for fits in ("*a" * MOST_STARS, "/" + "?" * MOST_ONES, "a*" * MOST_STARS, "/" + "[ab]" * MOST_ONES):
-        assert names(index, path_like(fits)) == []
+    for fits in ("*a" * MOST_STARS, "/" + "?" * MOST_SINGLES, "a*" * MOST_STARS, "/" + "[ab]" * MOST_SINGLES):
+        assert names(index, picture_condition(path=fits)) == []
     # Those in a row are one, and one in brackets is none.
-    assert names(index, path_like("/photos/" + "*" * 300)) == sorted(NAMES)
-    assert names(index, path_like("/photos/" + "?*" * 5)) == sorted(name for name in NAMES if len(name) >= 5)
-    assert names(index, path_like("/photos/sta[*]r" + "[*]" * 20)) == []
-    assert path_like("*?" * 20).count("*") == 1
+    assert names(index, picture_condition(path="/photos/" + "*" * 300)) == sorted(NAMES)
+    assert names(index, picture_condition(path="/photos/" + "?*" * 5)) == sorted(
+        name for name in NAMES if len(name) >= 5
+    )
+    assert names(index, picture_condition(path="/photos/sta[*]r" + "[*]" * 20)) == []
+    assert (picture_condition(path="*?" * 20) or "").count("*") == 1
     for wild, stars, ones in (
         ("*a" * (MOST_STARS + 1), MOST_STARS + 1, 0),
-        ("?" * (MOST_ONES + 1), 0, MOST_ONES + 1),
+        ("?" * (MOST_SINGLES + 1), 0, MOST_SINGLES + 1),
         ("?*" * 240, 1, 240),
         ("*[ab]?" * 100, 100, 200),
     ):
-        with pytest.raises(InputError) as refused:
-            path_like(wild)
-        assert f"has {stars} * (in a row they count once) and {ones} ? or [...]; want" in str(refused.value)
-        assert "\n" not in str(refused.value)
+        with pytest.raises(RequestError) as refused:
+            picture_condition(path=wild)
+        assert (refused.value.subject, refused.value.given) == ("path", (stars, ones))

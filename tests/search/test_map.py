@@ -87,7 +87,7 @@ def test_the_kept_map_follows_its_index(index: ImageIndex) -> None:
 
     def look() -> CollectionMap | None:
         index.refresh()
-        kept.keep(index.version)
+        kept.update(index.version)
         wait_until(lambda: kept._thread is not None and not kept._thread.is_alive())
         return kept.drawn
 
@@ -100,3 +100,23 @@ def test_the_kept_map_follows_its_index(index: ImageIndex) -> None:
     assert look() is not first
     assert kept.drawn is not None
     assert set(kept.drawn.ids) <= {one.id for one in index.pictures()}
+
+
+def test_a_map_of_few_pictures_and_of_none(tmp_path: Path) -> None:
+    empty = draw_map(index_of_vectors(tmp_path / "none", unit(np.ones((0, DIM)))))
+    assert (empty.ids, empty.places.shape) == ((), (0, 2))
+    one = index_of_vectors(tmp_path / "one", unit(np.ones((1, DIM))))
+    assert draw_map(one).places.tolist() == [[0.5, 0.5]]
+    same = draw_map(index_of_vectors(tmp_path / "same", unit(np.ones((6, DIM)))))
+    assert np.isfinite(same.places).all()
+    # Clusters stay clusters, whatever their pictures are called.
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((4, DIM)) * 5
+    vectors = unit(centres[np.arange(80) % 4] + random.standard_normal((80, DIM)) * 0.3)
+    labels: list[str | None] = [f"label {row % 4}" for row in range(80)]
+    index = index_of_vectors(tmp_path / "index", vectors, labels)
+    drawn = draw_map(index, most=60)
+    assert len(drawn.ids) == 60
+    gaps = np.linalg.norm(drawn.places[:, None] - drawn.places[None], axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    assert (drawn.label_of[gaps.argmin(axis=1)] == drawn.label_of).mean() > 0.95

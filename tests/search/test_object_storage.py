@@ -7,10 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from killed_rebuild import kill_a_rebuild
+from killed_rebuild import kill_an_indexing
 from picture_folder import draw, open_embedder, save_model
 
-from tuplet.errors import InputError
+from tuplet.errors import SearchIndexError
 from tuplet.search import storage, writing
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import index_pictures
@@ -49,7 +49,7 @@ def test_an_index_in_object_storage_is_like_one_in_a_folder(bucket: str, tmp_pat
         open_embedder(save_model(tmp_path / "m")),
     )
     uri = f"s3://{bucket}/some/index"
-    with pytest.raises(InputError, match=r"there is no index in s3://"):
+    with pytest.raises(SearchIndexError):
         ImageIndex(uri)
     assert index_pictures(uri, [photos], embedder).added == 6
     index = ImageIndex(uri)
@@ -66,7 +66,7 @@ def test_an_index_in_object_storage_is_like_one_in_a_folder(bucket: str, tmp_pat
     index.refresh()
     assert index.count() == 5
     assert not [one for one in tmp_path.rglob("*") if "s3:" in str(one)]
-    with pytest.raises(InputError, match="cannot open the index s3://") as error:
+    with pytest.raises(SearchIndexError, match="cannot open the index s3://") as error:
         ImageIndex("s3://no-such-bucket/index")
     assert "cargo" not in str(error.value)
 
@@ -79,7 +79,7 @@ def test_a_killed_rebuild_in_object_storage(
     index_pictures(uri, [photos], old)
     opened = ImageIndex(uri)
     server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    kill_a_rebuild("copying", uri, photos, tmp_path / "1", server)
+    kill_an_indexing("copying", uri, photos, tmp_path / "1", environment=server)
     (left,) = storage.rebuild_names(uri)
     # It could be going on elsewhere, so others leave it alone for a day.
     assert index_pictures(uri, [photos], old).unchanged == 8
@@ -96,7 +96,7 @@ def test_a_killed_rebuild_in_object_storage(
         assert (found.picture.path, found.distance < 1e-4) == (picture.path, True)
         assert opened.nearest(old.embed_files([Path(picture.path)])[0], 1)[0].distance < 1e-4
     opened.refresh()
-    with pytest.raises(InputError, match="made anew with another model"):
+    with pytest.raises(SearchIndexError):
         opened.nearest(vector, 1)
 
     writing.begin_rebuild(uri, old.model)

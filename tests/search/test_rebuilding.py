@@ -12,10 +12,10 @@ import lancedb
 import numpy as np
 import pyarrow
 import pytest
-from killed_rebuild import kill_a_rebuild
+from killed_rebuild import kill_an_indexing
 from picture_folder import add_vectors, draw, index_of_vectors, open_embedder, save_model, unit
 
-from tuplet.errors import InputError
+from tuplet.errors import SearchIndexError
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search import storage, writing
 from tuplet.search.approximate import keep_approximate_index
@@ -75,7 +75,7 @@ class Stopped(BaseException):
 
 
 def stop_a_rebuild(before: str, uri: str, photos: Path, model: Path) -> None:
-    """Nothing; a rebuild was stopped when this function was to be called."""
+    """Stop a rebuild when this function is about to be called."""
     with mock.patch(before, side_effect=Stopped), pytest.raises(Stopped):
         index_pictures(uri, [photos], open_embedder(model), rebuild=True)
 
@@ -103,7 +103,7 @@ def test_a_killed_rebuild_leaves_the_old_index_or_the_new_one(
     if is_new:
         stop_a_rebuild(moment, uri, photos, folder / "new")
     else:
-        kill_a_rebuild(moment, uri, photos, folder / "new")  # type: ignore[arg-type]
+        kill_an_indexing(moment, uri, photos, folder / "new")  # type: ignore[arg-type]
     assert holds(ImageIndex(uri), photos, new) is is_new
     assert len(storage.rebuild_names(uri)) == 1
     ordinary = str(shutil.copytree(uri, tmp_path / "ordinary"))
@@ -164,7 +164,7 @@ def test_whoever_looks_meanwhile_sees_the_old_index_until_the_new_one_is_whole(
                     assert found.picture.path == str(file)
                     assert found.distance < 1e-4
                 else:
-                    with pytest.raises(InputError, match="was made anew with another model"):
+                    with pytest.raises(SearchIndexError):  # rebuilt with another model
                         opened.nearest(vector, 1)
         except BaseException as error:
             problems.append(error)
@@ -199,7 +199,7 @@ def test_whoever_looks_meanwhile_sees_the_old_index_until_the_new_one_is_whole(
     assert seen[:3] == [True] * 3
     assert sorted(seen, reverse=True) == seen
     assert not seen[-1]
-    with pytest.raises(InputError, match=r"made anew with another model .*; want this started again"):
+    with pytest.raises(SearchIndexError):
         opened.nearest(vectors[0], 1)
     assert ImageIndex(uri).nearest(new.embed_files(files[:1])[0], 1)[0].distance < 1e-4
 
@@ -234,11 +234,11 @@ def test_a_rebuild_that_ends_in_an_error_changes_nothing(
     def full(uri: str, rows: pyarrow.RecordBatchReader, name: str = storage.TABLE) -> object:
         assert name == storage.TABLE
         rows.read_next_batch()
-        raise InputError("no room")
+        raise SearchIndexError("no room")
 
     with monkeypatch.context() as patched:
         patched.setattr("tuplet.search.writing.make_table", full)
-        with pytest.raises(InputError, match="no room"):
+        with pytest.raises(SearchIndexError, match="no room"):
             index_pictures(uri, [photos], new, rebuild=True)
     assert holds(ImageIndex(uri), photos, old)
     # Of the folders that are given this time: nothing of the others is left.
@@ -252,7 +252,7 @@ def test_a_rebuild_of_nothing_and_one_by_another_version(
 ) -> None:
     photos, uri = folder / "photos", str(tmp_path / "index")
     stop_a_rebuild("tuplet.search.writing.make_table", uri, photos, folder / "new")
-    with pytest.raises(InputError, match="there is no index in"):
+    with pytest.raises(SearchIndexError):
         ImageIndex(uri)
     (name,) = storage.rebuild_names(uri)
     # Another model's rebuild takes nothing from it, and clears it away.

@@ -113,28 +113,9 @@ def test_a_broken_thumbnail_is_not_handed_out(tmp_path: Path) -> None:
     index, embedder, photos = small_index(tmp_path)
     name = picture_id(str(photos / "class 0" / "0.png"))
     index.table.update(where=f"id = '{name}'", values={"thumbnail": b"<script>alert(1)</script>"})
-    with serving(index, embedder, photos, settings=ServiceSettings(map_points=1)) as server:
+    with serving(index, embedder, photos) as server:
         answer = server.get(f"/thumbnails/{name}")
         assert (answer.status, "thumbnail is broken" in answer.detail) == (410, True)
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "allowed"),
-    [
-        ("POST", "/images/x", "GET"),
-        ("DELETE", "/search", "GET, POST"),
-        ("PUT", "/search", "GET, POST"),
-        ("GET", "/login", "POST"),
-        ("TRACE", "/", "GET"),
-        ("CONNECT", "/health", "GET"),
-        ("BREW", "/health", "GET"),
-    ],
-)
-def test_methods(server: Server, method: str, path: str, allowed: str) -> None:
-    answer = server.ask(method, path)
-    assert answer.status == 405
-    assert f"{method} cannot be used here; want " in answer.detail
-    assert set(answer.headers["allow"].split(", ")) <= set(allowed.split(", "))
 
 
 @pytest.mark.parametrize(
@@ -196,9 +177,7 @@ def test_pages_of_other_sites_can_only_lead_here(server: Server) -> None:
 @pytest.fixture(scope="module")
 def closed(server: Server, settings: ServiceSettings) -> Iterator[Server]:
     """The same server, on the loopback interface as well, for those who have the token."""
-    with serving(
-        server.index, server.embedder, server.photos, access=Access(TOKEN), settings=settings
-    ) as running:
+    with server.beside(access=Access(TOKEN), settings=settings) as running:
         yield running
 
 
@@ -271,15 +250,10 @@ def test_a_name_that_was_made_to_lead_here_is_of_no_use(closed: Server) -> None:
     assert closed.post("/search", saved("PNG"), origin="https://evil.example", **there).status == 403
 
 
-def test_two_servers_of_one_host_in_one_browser(server: Server, settings: ServiceSettings) -> None:
-    other = Access(TOKEN + "2")
+def test_two_servers_of_one_host_in_one_browser(server: Server) -> None:
     jar = CookieJar()
     browser = build_opener(ProxyHandler({}), HTTPCookieProcessor(jar))
-    common = (server.index, server.embedder, server.photos)
-    with (
-        serving(*common, access=Access(TOKEN), settings=settings) as one,
-        serving(*common, access=other, settings=settings) as two,
-    ):
+    with server.beside(access=Access(TOKEN)) as one, server.beside(access=Access(TOKEN + "2")) as two:
         for each, token in ((one, TOKEN), (two, TOKEN + "2")):
             login = Request(f"http://127.0.0.1:{each.port}/login", method="POST")
             login.add_header("Authorization", f"Bearer {token}")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tuplet.errors import InputError
-from tuplet.serve.batching import EmbeddingQueue, QueueFullError
+from tuplet.serve.batching import EmbeddingQueue, QueueFullError, WorkThreads
 
 WAIT = 0.2
 
@@ -40,7 +43,7 @@ def picture(number: int) -> Tensor:
 
 def queue_of(model: Model, taken: list[float], *, capacity: int = 64, batch_size: int = 4) -> EmbeddingQueue:
     return EmbeddingQueue(
-        model.embed, capacity=capacity, batch_size=batch_size, wait_seconds=WAIT, taken=taken.append
+        model.embed, capacity=capacity, batch_size=batch_size, wait_seconds=WAIT, on_taken=taken.append
     )
 
 
@@ -75,7 +78,7 @@ def test_one_bad_picture_fails_alone() -> None:
     asyncio.run(go())
 
 
-def test_who_gives_up_is_passed_over_and_places_are_given_back() -> None:
+def test_cancelled_pictures_are_skipped_and_their_places_are_free() -> None:
     async def go() -> None:
         model, taken = Model(), list[float]()
         model.may_go.clear()
@@ -104,5 +107,77 @@ def test_who_gives_up_is_passed_over_and_places_are_given_back() -> None:
             await queue.vector(picture(99))
         assert float((await asked(5))[0]) == 60
         await queue.close()
+
+    asyncio.run(go())
+
+
+class Work:
+    """What a thread is asked for; waits for `may_go`."""
+
+    def __init__(self, may_go: threading.Event) -> None:
+        self.may_go = may_go
+
+    def done(self) -> str:
+        assert self.may_go.wait(30)
+        return threading.current_thread().name
+
+
+async def begun(threads: WorkThreads, work: Work) -> asyncio.Task[str]:
+    task = asyncio.create_task(threads.run(work.done))
+    await asyncio.sleep(0)
+    return task
+
+
+def test_work_is_done_in_the_threads_and_what_it_raises_is_raised() -> None:
+    async def go() -> None:
+        threads, may_go = WorkThreads(2, "of-two"), threading.Event()
+        may_go.set()
+        names = await asyncio.gather(*(threads.run(Work(may_go).done) for _ in range(20)))
+        assert all(name.startswith("of-two") for name in names)
+        assert len(set(names)) <= 2
+        with pytest.raises(ZeroDivisionError):
+            await threads.run(partial(divmod, 1, 0))
+        assert await threads.run(partial(divmod, 7, 2)) == (3, 1)
+        threads.close()
+        with pytest.raises(RuntimeError):
+            await threads.run(partial(divmod, 7, 2))
+
+    asyncio.run(go())
+
+
+def test_cancelled_work_is_not_held() -> None:
+    async def go() -> None:
+        threads, may_go = WorkThreads(2, "work"), threading.Event()
+        busy = [await begun(threads, Work(may_go)) for _ in range(2)]
+        left = []
+        for _ in range(50):
+            work = Work(may_go)
+            left.append(weakref.ref(work))
+            task = await begun(threads, work)
+            del work
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        del task
+        await asyncio.sleep(0.01)  # the loop itself keeps the last one for a moment
+        gc.collect()
+        assert [one() for one in left] == [None] * 50
+        # A thread that was given up is busy until it is done: nothing more is handed to the pool.
+        busy[0].cancel()
+        waiting = weakref.ref(work := Work(may_go))
+        task = await begun(threads, work)
+        del work
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        del task
+        await asyncio.sleep(0.01)  # the loop itself keeps the last one for a moment
+        gc.collect()
+        assert waiting() is None
+        last = await begun(threads, Work(may_go))
+        may_go.set()
+        assert (await busy[1]).startswith("work")
+        assert (await last).startswith("work")
+        threads.close()
 
     asyncio.run(go())

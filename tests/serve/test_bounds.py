@@ -35,7 +35,7 @@ def settings() -> ServiceSettings:
 
 @contextmanager
 def traced() -> Iterator[None]:
-    """Within it Python's own memory is counted."""
+    """Count Python's own memory within the block."""
     tracemalloc.start()
     try:
         yield
@@ -56,7 +56,7 @@ def test_clients_that_do_not_read_a_file_do_not_hold_it(tmp_path: Path) -> None:
     index_pictures(str(tmp_path / "index"), [file.parent], embedder)
     asked = f"GET /images/{picture_id(str(file))} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
     parts = (ImageIndex(str(tmp_path / "index")), embedder, file.parent)
-    with serving(*parts, settings=ServiceSettings(map_points=1)) as server, traced(), ExitStack() as stack:
+    with serving(*parts) as server, traced(), ExitStack() as stack:
         before, clients = held(), []
         for _ in range(12):
             client = stack.enter_context(socket.socket())
@@ -124,7 +124,7 @@ def test_searches_by_path_leave_room_for_others(server: Server, monkeypatch: pyt
         return nearest(*given, where=where, **more)
 
     monkeypatch.setattr(server.service.index, "nearest", waits)
-    name = picture_id(str(server.photos / "class 0" / "0.png"))
+    name = server.id_of("class 0/0.png")
     asked = f"/search?id={name}&path=*.png"
     with ThreadPoolExecutor(2 * NUM_READERS) as pool:
         try:

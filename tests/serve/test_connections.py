@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from live_server import Server, saved, serving, wait_until
+from live_server import Server, saved, wait_until
 
 from tuplet.serve.server import ConnectionLimits
 from tuplet.serve.service import ServiceSettings
@@ -25,7 +25,7 @@ def settings() -> ServiceSettings:
 
 @pytest.fixture(scope="module")
 def limits() -> ConnectionLimits:
-    return ConnectionLimits(head_seconds=2.0, whole_seconds=8.0, idle_seconds=2.0)
+    return ConnectionLimits(head_seconds=2.0, whole_seconds=5.0, idle_seconds=2.0)
 
 
 HEAD = b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
@@ -148,9 +148,7 @@ def test_who_goes_away_is_not_waited_for(server: Server) -> None:
 
 
 def test_more_connections_than_there_may_be(server: Server) -> None:
-    settings, limits = ServiceSettings(map_points=1), ConnectionLimits(connections=5)
-    parts = (server.index, server.embedder, server.photos)
-    with serving(*parts, settings=settings, limits=limits) as small:
+    with server.beside(limits=ConnectionLimits(connections=5)) as small:
         held = [socket.create_connection(("127.0.0.1", small.port), timeout=30) for _ in range(5)]
         try:
             refused = small.raw(b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from live_server import Server, saved, serving, small_index, wait_until
 from picture_folder import draw, open_embedder, save_model
 
+from tuplet.errors import SearchIndexError
 from tuplet.search.index import ImageIndex, VectorBatch, picture_id
 from tuplet.search.indexing import index_pictures
 from tuplet.serve.service import ServiceSettings
@@ -34,7 +36,7 @@ def test_refreshing_goes_on_whatever_went_wrong(
             health = server.get("/health")
             assert health.status == 200
             since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
-            wanted = rf"ok, but the index has not been read anew since {since}; the log says why"
+            wanted = rf"ok, but the index has not been refreshed since {since}; the log says why"
             assert re.fullmatch(wanted, health.json["status"])
             assert b"\ntuplet_index_stale 1.0" in server.get("/metrics").body
             assert server.post("/search?top=1", saved("PNG")).status == 200
@@ -61,27 +63,38 @@ def test_vectors_of_two_models_never_meet_while_it_refreshes(tmp_path: Path) -> 
                 server.get(f"/search?id={name}{condition}"),
             ):
                 assert answer.status == 503
-                assert "made anew with another model (other weights" in answer.detail
+                assert "rebuilt with another model (other weights" in answer.detail
 
 
-def test_those_who_want_the_same_pictures_wait_for_one_draw(
+def test_equal_questions_wait_for_one_answer_and_its_error_is_not_kept(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, draws, may = ImageIndex.sample, [], threading.Event()
+    honest, draws, may_go = ImageIndex.sample, [], threading.Event()
 
     def sample(self: ImageIndex, count: int, seed: int, *, labels: list[str] | None = None) -> VectorBatch:
         draws.append(labels)
-        may.wait(20)
+        assert may_go.wait(20)
+        if len(draws) == 1:
+            raise SearchIndexError("the disk is gone")
         return honest(self, count, seed, labels=labels)
 
     monkeypatch.setattr(ImageIndex, "sample", sample)
     assert server.get("/pictures?label=nobody").json == {"pictures": []}
     assert draws == []
-    with ThreadPoolExecutor(12) as pool:
-        path = "/pictures?label=class%201&top="
-        answers = [pool.submit(server.get, f"{path}{top}") for top in range(1, 13)]
-        wait_until(lambda: draws)
-        may.set()
-        counts = [len(one.result().json["pictures"]) for one in answers]
-    assert counts == [1, 2, 3, 4, *[5] * 8]
-    assert draws == [["class 1"]]
+    for drawn in (1, 2):
+        may_go.clear()
+        with ThreadPoolExecutor(12) as pool:
+            path = "/pictures?label=class%201&top="
+            answers = [pool.submit(server.get, f"{path}{top}") for top in range(1, 13)]
+            wait_until(lambda drawn=drawn: len(draws) == drawn)  # type: ignore[misc]
+            time.sleep(0.3)  # for all of them to have asked
+            may_go.set()
+        if drawn == 1:
+            assert {(one.result().status, one.result().headers["retry-after"]) for one in answers} == {
+                (503, "5")
+            }
+        else:
+            assert [len(one.result().json["pictures"]) for one in answers] == [1, 2, 3, 4, *[5] * 8]
+        assert draws == [["class 1"]] * drawn
+    assert server.get("/pictures?label=class%201").status == 200
+    assert len(draws) == 2

@@ -17,7 +17,7 @@ from tuplet.serve.service import ServiceSettings
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
 
-READY = "document.getElementById('found').ariaBusy === 'false'"
+READY = "$('found').ariaBusy === 'false'"
 FOUND = "[...document.querySelectorAll('#found a')].map((one) => one.title)"
 
 
@@ -31,11 +31,17 @@ def _map_is_there(server: Server) -> None:
     wait_until(lambda: server.get("/map").json["ready"])
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    opened = Browser(tmp_path)
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("chromium"))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Browser:
+    chromium.new_page()
+    return chromium
 
 
 def test_the_way_through_the_page(server: Server, browser: Browser) -> None:
@@ -43,7 +49,7 @@ def test_the_way_through_the_page(server: Server, browser: Browser) -> None:
     browser.open(f"http://127.0.0.1:{server.port}/")
     browser.until(f"{READY} && document.querySelectorAll('#found a').length === 17")
     browser.until("[...document.querySelectorAll('#found img')].some((one) => one.naturalWidth > 0)")
-    assert browser.run("document.getElementById('size').textContent") == "17 pictures"
+    assert browser.run("$('size').textContent") == "17 pictures"
 
     # A picture is picked: its copy in the index comes first, as it does in an answer for programs.
     file = server.photos / "class 1" / "3.png"
@@ -52,7 +58,7 @@ def test_the_way_through_the_page(server: Server, browser: Browser) -> None:
     wanted = [one["path"] for one in server.post("/search?top=48", file.read_bytes()).json["found"]]
     assert browser.run(FOUND) == wanted
     assert browser.run("document.querySelector('#found .mark').textContent") == "exact copy"
-    browser.until("document.getElementById('asked-picture').naturalWidth === 24")
+    browser.until("$('asked-picture').naturalWidth === 24")
     assert browser.run("document.activeElement.id") == "title"
 
     # The keyboard leads from there to the first picture, and Enter searches on.
@@ -60,12 +66,12 @@ def test_the_way_through_the_page(server: Server, browser: Browser) -> None:
     browser.run("document.querySelectorAll('#found a')[1].focus()")
     browser.key("Enter", code=13, text="\r")
     browser.until(f"{READY} && location.search === '?id={picture_id(first)}'")
-    assert browser.run("document.getElementById('about').textContent") == first
+    assert browser.run("$('about').textContent") == first
     nearest = [one["path"] for one in server.get(f"/search?top=48&id={picture_id(first)}").json["found"]]
     assert browser.run(FOUND) == nearest
 
     # The filter, and the way back through all of it.
-    browser.run("{const box = document.getElementById('label'); box.value = 'class 2'; box.onchange();}")
+    browser.run("{const box = $('label'); box.value = 'class 2'; box.onchange();}")
     browser.until(f"{READY} && document.querySelectorAll('#found a').length === 5")
     assert all("/class 2/" in path for path in browser.run(FOUND))
     assert "label=class+2" in browser.run("location.search")
@@ -94,15 +100,15 @@ def test_dropping_pasting_and_what_is_wrong(server: Server, browser: Browser) ->
         held.items.add(new File([%s], 'dropped.png', { type: 'image/png' }));
         document.body.dispatchEvent(new %s);
     })()"""
-    name = picture_id(str(server.photos / "class 0" / "2.png"))
+    name = server.id_of("class 0/2.png")
     drop = "DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: held })"
     browser.run(script % (name, "bytes", drop))
     browser.until(f"{READY} && document.title.startsWith('Like dropped.png')")
     assert browser.run(FOUND)[0] == str(server.photos / "class 0" / "2.png")
     paste = "ClipboardEvent('paste', { bubbles: true, clipboardData: held })"
     browser.run(script % (name, "'<script>alert(1)</' + 'script>'", paste))
-    browser.until("!document.getElementById('say').hidden")
-    assert "the picture cannot be read" in browser.run("document.getElementById('say').textContent")
+    browser.until("!$('say').hidden")
+    assert "the picture cannot be read" in browser.run("$('say').textContent")
     assert browser.run("document.documentElement.scrollWidth") == 390
     (said,) = browser.problems()
     assert "422" in said
@@ -111,26 +117,24 @@ def test_dropping_pasting_and_what_is_wrong(server: Server, browser: Browser) ->
 def test_the_map_leads_to_pictures(server: Server, browser: Browser) -> None:
     browser.size(1280, 900)
     browser.open(f"http://127.0.0.1:{server.port}/")
-    browser.until(f"{READY} && document.getElementById('wait').hidden")
-    browser.run("document.getElementById('map').focus()")
+    browser.until(f"{READY} && $('wait').hidden")
+    browser.run("$('map').focus()")
     browser.key("ArrowRight", code=39)
-    browser.until("!document.getElementById('tip').hidden")
-    browser.until("document.getElementById('tip-picture').naturalWidth > 0")
-    name = browser.run("new URL(document.getElementById('tip').href).searchParams.get('id')")
+    browser.until("!$('tip').hidden")
+    browser.until("$('tip-picture').naturalWidth > 0")
+    name = browser.run("new URL($('tip').href).searchParams.get('id')")
     label = server.index.row(name).label
-    assert browser.run("document.getElementById('tip-label').textContent") == label
+    assert browser.run("$('tip-label').textContent") == label
     browser.key("Enter", code=13, text="\r")
     browser.until(f"{READY} && location.search === '?id={name}'")
 
     # The mouse finds a picture as well, and a click on it searches on.
-    box = "document.getElementById('map').getBoundingClientRect()"
+    box = "$('map').getBoundingClientRect()"
     x, y, width, height = (browser.run(f"{box}.{side}") for side in ("x", "y", "width", "height"))
     hovered = None
     for place in ((x + i, y + j) for j in range(20, int(height), 18) for i in range(20, int(width), 18)):
         browser.mouse("mouseMoved", *place)
-        hovered = browser.run(
-            "document.getElementById('tip').hidden ? '' : document.getElementById('tip').href"
-        )
+        hovered = browser.run("$('tip').hidden ? '' : $('tip').href")
         if hovered and name not in hovered:
             browser.click(*place)
             break
@@ -139,24 +143,21 @@ def test_the_map_leads_to_pictures(server: Server, browser: Browser) -> None:
 
 
 def test_the_page_asks_for_the_token_once(server: Server, browser: Browser) -> None:
-    access, settings = Access(TOKEN), ServiceSettings(map_points=1)
-    with serving(server.index, server.embedder, server.photos, access=access, settings=settings) as closed:
+    with server.beside(access=Access(TOKEN)) as closed:
         browser.size(390, 844, phone=True)
         browser.open(f"http://127.0.0.1:{closed.port}/")
-        browser.until("document.getElementById('gate').open")
-        submit = (
-            "{document.getElementById('token').value = %r; document.querySelector('#gate .main').click();}"
-        )
+        browser.until("$('gate').open")
+        submit = "{$('token').value = %r; document.querySelector('#gate .main').click();}"
         browser.run(submit % "wrong")
-        browser.until("document.getElementById('gate-say').textContent.includes('the token is wrong')")
+        browser.until("$('gate-say').textContent.includes('the token is wrong')")
         browser.run(submit % TOKEN)
         browser.until(f"{READY} && document.querySelectorAll('#found a').length === 17")
         browser.until("[...document.querySelectorAll('#found img')].some((one) => one.naturalWidth > 0)")
-        assert not browser.run("document.getElementById('gate').open")
+        assert not browser.run("$('gate').open")
         assert browser.run("document.cookie + JSON.stringify({...sessionStorage, ...localStorage})") == "{}"
         browser.open(f"http://127.0.0.1:{closed.port}/?label=class%201")
         browser.until(f"{READY} && document.querySelectorAll('#found a').length === 5")
-        assert not browser.run("document.getElementById('gate').open")
+        assert not browser.run("$('gate').open")
 
 
 LONG = "Donaudampfschifffahrtselektrizitaetenhauptbetriebswerkbauunterbeamtengesellschaft" * 3
@@ -187,7 +188,7 @@ def test_names_that_are_long_or_turn_the_text_round(
             lines = "(one) => one.clientHeight / parseFloat(getComputedStyle(one).lineHeight)"
             assert max(browser.run(f"[...document.querySelectorAll('.row b')].map({lines})")) < 2.3
             assert max(browser.run(f"[...document.querySelectorAll('.name')].map({lines})")) < 1.3
-            assert browser.run(f"({lines})(document.getElementById('title'))") < 4.3
+            assert browser.run(f"({lines})($('title'))") < 4.3
             said = [browser.run("document.body.innerText + document.title")]
             for hint in ("title", "ariaLabel"):
                 said += browser.run(f"[...document.querySelectorAll('*')].map((one) => one.{hint})")
@@ -201,15 +202,15 @@ def test_names_that_are_long_or_turn_the_text_round(
             )
         # What is chosen in the filter is the label as it is, however it is shown.
         browser.run(
-            "{const box = document.getElementById('label'); box.selectedIndex = [...box.options]"
+            "{const box = $('label'); box.selectedIndex = [...box.options]"
             ".findIndex((one) => one.text.includes('exe')); box.onchange();}"
         )
         browser.until(f"{READY} && location.search.includes('label=photo+%E2%80%AEgnp.exe')")
-        browser.run("document.getElementById('home').click()")
-        browser.until(f"{READY} && document.getElementById('wait').hidden")
+        browser.run("$('home').click()")
+        browser.until(f"{READY} && $('wait').hidden")
         browser.run(
             "{window.drawn = []; CanvasRenderingContext2D.prototype.fillText = (text) => drawn.push(text);"
-            "document.getElementById('show-map').click(); document.getElementById('whole').click();}"
+            "$('show-map').click(); $('whole').click();}"
         )
         drawn = browser.until("drawn.length && drawn")
         assert "photo \\u202egnp.exe" in drawn
@@ -224,12 +225,12 @@ def test_one_picture_and_none(
     with serving(index, server.embedder, server.photos, settings=settings) as small:
         wait_until(lambda: small.get("/map").json["ready"])
         browser.open(f"http://127.0.0.1:{small.port}/")
-        browser.until(f"{READY} && document.getElementById('wait').hidden")
+        browser.until(f"{READY} && $('wait').hidden")
         assert browser.run(shown) == ["1 picture", "1 picture.", "1 picture"]
         browser.open(f"http://127.0.0.1:{small.port}/?label=elm")
-        browser.until(f"{READY} && !document.getElementById('say').hidden")
+        browser.until(f"{READY} && !$('say').hidden")
         # Who was told that there is none is not sent to "one of these".
-        assert "with the label" in browser.run("document.getElementById('say').textContent")
+        assert "with the label" in browser.run("$('say').textContent")
         assert "one of these" not in browser.run("document.body.innerText")
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from live_server import TOKEN, Server, serving, small_index, wait_until
-from picture_folder import DIM, draw, index_of_vectors, open_embedder, save_model, unit
+from picture_folder import DIM, draw, open_embedder, save_model
 from prometheus_client.parser import text_string_to_metric_families
 
 from tuplet.search.index import picture_id
 from tuplet.search.indexing import index_pictures
-from tuplet.search.map import draw_map
 from tuplet.serve.access import Access
 from tuplet.serve.service import ServiceSettings
 
@@ -175,8 +174,7 @@ def test_metrics_count(server: Server) -> None:
 
 def test_a_burst_is_answered_or_asked_to_come_back(server: Server) -> None:
     body = (server.photos / "class 1" / "0.png").read_bytes()
-    settings = ServiceSettings(queue=2, map_points=1)
-    with serving(server.index, server.embedder, server.photos, settings=settings) as small:
+    with server.beside(settings=ServiceSettings(queue=2, map_points=1)) as small:
         with ThreadPoolExecutor(24) as pool:
             answers = list(pool.map(lambda _: small.post("/search?top=1", body), range(72)))
         assert {one.status for one in answers} <= {200, 503}
@@ -210,36 +208,29 @@ def test_an_index_that_is_written_is_seen(tmp_path: Path) -> None:
         body = (photos / "class 1" / "0.png").read_bytes()
         refused = server.post("/search", body)
         assert refused.status == 503
-        assert "made anew with another model (other weights" in refused.detail
+        assert "rebuilt with another model (other weights" in refused.detail
         # Between reading a vector and looking it up the index may be another one, so that is refused too.
         left = picture_id(str(tmp_path / "more" / "class 7" / "0.png"))
         refused = server.get(f"/search?id={left}")
         assert refused.status == 503
-        assert "made anew with another model (other weights" in refused.detail
+        assert "rebuilt with another model (other weights" in refused.detail
         assert server.get(f"/thumbnails/{left}").status == 200
         shutil.rmtree(index.uri)
         assert server.get("/labels").status == 200
 
 
 def test_a_token_opens_everything_and_a_cookie_stands_for_it(server: Server) -> None:
-    with serving(
-        server.index,
-        server.embedder,
-        server.photos,
-        access=Access(TOKEN),
-        settings=ServiceSettings(map_points=1),
-    ) as closed:
-        name = picture_id(str(server.photos / "class 0" / "0.png"))
-        paths = (
+    with server.beside(access=Access(TOKEN)) as closed:
+        name = server.id_of("class 0/0.png")
+        paths = [
             "/labels",
             f"/search?id={name}",
             f"/images/{name}",
             f"/thumbnails/{name}",
             "/map",
             "/metrics",
-            "/docs",
-        )
-        for path in (*paths, "/openapi.json", "/pictures", "/nothing"):
+        ]
+        for path in (*paths, "/docs", "/openapi.json", "/pictures", "/nothing"):
             refused = closed.get(path)
             assert refused.status == 401, path
             assert refused.headers["www-authenticate"].startswith("Bearer")
@@ -260,26 +251,5 @@ def test_a_token_opens_everything_and_a_cookie_stands_for_it(server: Server) -> 
         assert closed.get("/labels", cookie=cookie[:-1] + "x").status == 401
         assert closed.get("/labels", cookie=f"tuplet-session={TOKEN}").status == 401
         # Another server with another token does not take it.
-        other = {"access": Access(TOKEN + "2"), "settings": ServiceSettings(map_points=1)}
-        with serving(server.index, server.embedder, server.photos, **other) as another:  # type: ignore[arg-type]
+        with server.beside(access=Access(TOKEN + "2")) as another:
             assert another.get("/labels", cookie=cookie).status == 401
-
-
-def test_a_map_of_few_pictures_and_of_none(tmp_path: Path) -> None:
-    empty = draw_map(index_of_vectors(tmp_path / "none", unit(np.ones((0, DIM)))))
-    assert (empty.ids, empty.places.shape) == ((), (0, 2))
-    one = index_of_vectors(tmp_path / "one", unit(np.ones((1, DIM))))
-    assert draw_map(one).places.tolist() == [[0.5, 0.5]]
-    same = draw_map(index_of_vectors(tmp_path / "same", unit(np.ones((6, DIM)))))
-    assert np.isfinite(same.places).all()
-    # Clusters stay clusters, whatever their pictures are called.
-    random = np.random.default_rng(0)
-    centres = random.standard_normal((4, DIM)) * 5
-    vectors = unit(centres[np.arange(80) % 4] + random.standard_normal((80, DIM)) * 0.3)
-    labels: list[str | None] = [f"label {row % 4}" for row in range(80)]
-    index = index_of_vectors(tmp_path / "index", vectors, labels)
-    drawn = draw_map(index, most=60)
-    assert len(drawn.ids) == 60
-    gaps = np.linalg.norm(drawn.places[:, None] - drawn.places[None], axis=2)
-    np.fill_diagonal(gaps, np.inf)
-    assert (drawn.label_of[gaps.argmin(axis=1)] == drawn.label_of).mean() > 0.95

@@ -104,15 +104,15 @@ def test_pictures_that_are_something_else_as_well_are_pictures(server: Server) -
     ("path", "body", "kind", "status", "detail"),
     [
         ("/search", b"", "image/png", 400, "the body is empty; want the bytes of one picture"),
-        ("/search", b"x", "application/json", 415, "the body is said to be 'application/json'"),
+        ("/search", b"x", "application/json", 415, "the body is declared as 'application/json'"),
         (
             "/search",
             b"x",
             "multipart/form-data; boundary=a",
             415,
-            "the body is said to be 'multipart/form-data",
+            "the body is declared as 'multipart/form-data",
         ),
-        ("/search", b"x", "text/html", 415, "the body is said to be 'text/html'"),
+        ("/search", b"x", "text/html", 415, "the body is declared as 'text/html'"),
         ("/search?top=0", b"x", "image/png", 422, "top is '0'; want 1 or more"),
         ("/search?top=-1", b"x", "image/png", 422, "top is '-1'; want 1 or more"),
         ("/search?top=1e9", b"x", "image/png", 422, "top is '1e9'; want a whole number"),

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
 from lancedb.index import BTree, HnswSq, IvfPq, IvfRq, IvfSq
 
-from tuplet.errors import InputError
+from tuplet.errors import SearchIndexError, SettingsError
 from tuplet.progress import track
 from tuplet.search.index import VECTOR_INDEX, ImageIndex, IndexedPicture, Neighbour
-from tuplet.search.storage import errors_in_a_line
+from tuplet.search.storage import lance_errors
 
 Kind: TypeAlias = Literal["ivf-rq", "ivf-sq", "ivf-pq", "hnsw-sq"]
 """How vectors are kept in the approximate index: a bit, a byte or a sixteenth of a byte a dimension."""
 
 APPROXIMATE_FROM = 100_000
-"""Pictures from which on a search is approximate; every vector is looked at below."""
+"""Pictures from which on a search is approximate; with fewer, every vector is compared."""
 BIT_FROM = 512
-"""Dimensions from which on a bit of each tells neighbours apart; with fewer, a byte does in the same time."""
+"""Dimensions from which on a bit of each separates neighbours; with fewer, a byte does in the same time."""
 _SAME = 1e-6
 _MOST_PIECES = 16
-"""LanceDB adds a piece with every run, puts them together only when it divides a part, and searches each."""
+"""LanceDB adds a piece with every run, merges them only when it splits a part, and searches each."""
 
 
 @dataclass(frozen=True)
 class MeasuredRecall:
-    """How an approximate index compares with the exact search.
-
-    Attributes:
-        recall: share of the exact neighbours that it finds, in [0, 1].
-        num_queries: pictures that were looked up.
-        top: neighbours of each.
-        seconds: median time of a search.
-        exact_seconds: of an exact one.
-    """
+    """The share in [0, 1] of the exact neighbours that an approximate index finds, and median seconds."""
 
     recall: float
     num_queries: int
@@ -48,46 +40,46 @@ class MeasuredRecall:
 
 
 def keep_approximate_index(index: ImageIndex, approximate_from: int = APPROXIMATE_FROM) -> None:
-    """Nothing; an index of so many pictures then has an approximate index, of not too many pieces.
+    """Build the approximate index from so many pictures on, again where it has too many pieces.
 
-    Args:
-        index: held by this process.
-        approximate_from: pictures from which on it is built, >= 1; one that is there stays and takes new rows
-            in when `tidy` is called.
+    One that exists stays, and takes in new rows when `tidy` is called. The index is locked by this process.
     """
     if not index.is_approximate:
         due = index.count() >= approximate_from
     else:
-        with errors_in_a_line(f"cannot read the index {index.uri}"):
-            due = index.table.index_stats(VECTOR_INDEX).num_indices > _MOST_PIECES
+        due = _stats(index).num_indices > _MOST_PIECES
     if due:
         build_approximate_index(index)
 
 
 def misses_rows(index: ImageIndex) -> bool:
-    """Whether there are rows that the approximate index does not hold, as after a run that was killed."""
-    with errors_in_a_line(f"cannot read the index {index.uri}"):
-        return index.is_approximate and index.table.index_stats(VECTOR_INDEX).num_unindexed_rows > 0
+    """Return whether the approximate index lacks some rows, as after a run that was killed."""
+    return index.is_approximate and _stats(index).num_unindexed_rows > 0
+
+
+def _stats(index: ImageIndex) -> Any:
+    with lance_errors(f"cannot read the index {index.uri}", subject=index.uri):
+        return index.table.index_stats(VECTOR_INDEX)
 
 
 def build_approximate_index(
     index: ImageIndex, kind: Kind | None = None, *, part_size: int | None = None
 ) -> None:
-    """Nothing; the index then has a new approximate index, and one on the ids.
+    """Build the approximate index in place of the one that exists, and an index on the ids.
 
     Args:
-        index: held by this process.
+        index: locked by this process.
         kind: None: ivf-rq from `BIT_FROM` dimensions on, a multiple of 8, else ivf-sq.
         part_size: vectors a part, of which a search looks into `LEAST_PROBES`; None: LanceDB's own.
 
     Raises:
-        InputError: too few pictures, or it cannot be written.
+        SearchIndexError: too few pictures, or it cannot be written.
     """
     if kind is None:
         dim = index.model.dim
         kind = "ivf-rq" if dim >= BIT_FROM and dim % 8 == 0 else "ivf-sq"
     makers = {"ivf-rq": IvfRq, "ivf-sq": IvfSq, "ivf-pq": IvfPq, "hnsw-sq": HnswSq}
-    with errors_in_a_line(f"cannot build the approximate index of {index.uri}"):
+    with lance_errors(f"cannot build the approximate index of {index.uri}", subject=index.uri):
         config = makers[kind](distance_type="cosine", target_partition_size=part_size)
         index.table.create_index("vector", config=config, replace=True, name=VECTOR_INDEX)
         index.table.create_index("id", config=BTree(), replace=True)
@@ -96,67 +88,73 @@ def build_approximate_index(
 def measure_recall(
     index: ImageIndex, *, top: int = 10, num_queries: int = 200, seed: int = 0
 ) -> MeasuredRecall:
-    """The share of exact neighbours that the approximate index finds, of pictures of the index.
+    """Measure the share of exact neighbours that the approximate index finds, of pictures of the index.
 
-    A picture is not counted among its own neighbours; one as near as the last exact neighbour counts as
-    found.
+    A picture is not its own neighbour; one as near as the last exact neighbour counts as found.
 
     Args:
-        index: with an approximate index.
+        index: with an approximate index, or SearchIndexError is raised.
         top: neighbours of each picture, >= 1.
         num_queries: pictures that are looked up, drawn at random, >= 1.
         seed: of the draw, >= 0.
-
-    Raises:
-        InputError: no approximate index.
     """
     if not index.is_approximate:
-        raise InputError(
+        raise SearchIndexError(
             f"{index.uri} has no approximate index: every search is exact; want more pictures, or"
-            " --approximate-from"
+            " --approximate-from",
+            subject=index.uri,
         )
     drawn = index.sample(num_queries, seed)
-    shares, times, exact_times = [], [], []
-    for picture, vector in zip(drawn.pictures, drawn.vectors, strict=True):
-        exact, took = timed_neighbours(index, vector, top, picture.id, exact=True)
-        exact_times.append(took)
-        found, took = timed_neighbours(index, vector, top, picture.id, exact=False)
-        times.append(took)
-        shares.append(share_found(found, exact))
-    return MeasuredRecall(
-        float(np.mean(shares)), len(shares), top, float(np.median(times)), float(np.median(exact_times))
-    )
+    exact, approximate = _search(index, zip(drawn.pictures, drawn.vectors, strict=True), top)
+    share, seconds = _mean_share(approximate, exact), _median_seconds(approximate)
+    return MeasuredRecall(share, len(exact), top, seconds, _median_seconds(exact))
 
 
-def share_found(found: list[Neighbour], exact: list[Neighbour]) -> float:
-    """The share of exact neighbours that another search found; one that is as near stands for another."""
-    if not exact:
-        return 1.0
-    return sum(one.distance <= exact[-1].distance + _SAME for one in found) / len(exact)
+_Timed: TypeAlias = tuple[list[Neighbour], float]
+"""The result of a search, and its seconds."""
 
 
-def timed_neighbours(
+def _search(
+    index: ImageIndex, queries: Iterable[tuple[IndexedPicture, Float32[np.ndarray, " D"]]], top: int
+) -> tuple[list[_Timed], list[_Timed]]:
+    """Look up pictures of the index exactly and, where there is an approximate index, through it."""
+    exact, approximate = [], []
+    is_approximate = index.is_approximate
+    for picture, vector in queries:
+        exact.append(_timed_neighbours(index, vector, top, picture.id, exact=True))
+        if is_approximate:
+            approximate.append(_timed_neighbours(index, vector, top, picture.id, exact=False))
+    return exact, approximate
+
+
+def _timed_neighbours(
     index: ImageIndex, vector: Float32[np.ndarray, " D"], top: int, itself: str, *, exact: bool
-) -> tuple[list[Neighbour], float]:
-    """The neighbours of a picture of the index but for itself, and the seconds that the search took.
-
-    Args:
-        index: which.
-        vector: the picture's.
-        top: how many, >= 1.
-        itself: the picture's id.
-        exact: see `ImageIndex.nearest`.
-    """
+) -> _Timed:
     began = time.perf_counter()
-    # One more is asked for: that is as fast as any search, and a condition on ids is not.
-    found = index.nearest(vector, top + 1, exact=exact)
-    took = time.perf_counter() - began
-    return [one for one in found if one.picture.id != itself][:top], took
+    # Ask for one more: that is as fast as any search, and a condition on ids is not.
+    neighbours = index.nearest(vector, top + 1, exact=exact)
+    seconds = time.perf_counter() - began
+    return [neighbour for neighbour in neighbours if neighbour.picture.id != itself][:top], seconds
+
+
+def _mean_share(searches: Sequence[_Timed], exact: Sequence[_Timed]) -> float:
+    """Return the mean share of exact neighbours that searches found; an equally near one counts as found."""
+    shares = [
+        sum(neighbour.distance <= best[-1].distance + _SAME for neighbour in neighbours) / len(best)
+        if best
+        else 1.0
+        for (neighbours, _), (best, _) in zip(searches, exact, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def _median_seconds(searches: Sequence[_Timed]) -> float:
+    return float(np.median([seconds for _, seconds in searches]))
 
 
 @dataclass(frozen=True)
 class SearchAccuracy:
-    """What one way of searching finds.
+    """How much one way of searching finds.
 
     Attributes:
         recall_at: share of the queries with a picture of their label among the first K others, by K.
@@ -171,10 +169,10 @@ class SearchAccuracy:
 
 @dataclass(frozen=True)
 class IndexAccuracy:
-    """How good an index is at finding a label again.
+    """How good an index is at finding pictures of the same label.
 
     Attributes:
-        exact: where every vector is looked at.
+        exact: where every vector is compared.
         approximate: through the approximate index; None where there is none.
         num_queries: pictures that were looked up.
         num_labelled: pictures that have another one with their label to find.
@@ -195,9 +193,9 @@ class IndexAccuracy:
 def measure_index(
     index: ImageIndex, *, recall_at: Sequence[int] = (1, 2, 4, 8), num_queries: int = 1000, seed: int = 0
 ) -> IndexAccuracy:
-    """Recall@K by labels of pictures that are looked up in their own index.
+    """Measure Recall@K by labels, of pictures that are looked up in their own index.
 
-    Each is left out of its own results, with its exact copies: to find those tells nothing of the model.
+    Each is left out of its own results, with its exact copies: to find those says nothing about the model.
 
     Args:
         index: with labels.
@@ -211,51 +209,42 @@ def measure_index(
     """
     for name, value in (("recall-at", min(recall_at, default=0)), ("queries", num_queries)):
         if value < 1:
-            raise InputError(f"{name} is {value}; want 1 or more")
+            raise SettingsError(f"{name} is {value}; want 1 or more", subject=name, given=value)
     labels = {label: count for label, count in index.labels().items() if count > 1}
     if not labels:
-        raise InputError(
-            f"no label in {index.uri} is that of two pictures; want folders by class, PHOTOS/<class>/*,"
-            " indexed with --labels first or last"
+        raise SearchIndexError(
+            f"no two pictures in {index.uri} have the same label; want folders by class, PHOTOS/<class>/*,"
+            " indexed with --labels first or last",
+            subject=index.uri,
         )
     queries = index.sample(num_queries, seed, labels=labels)
     top = max(10, *recall_at)
     rows = list(zip(queries.pictures, queries.vectors, strict=True))
-    approximate = index.is_approximate
-    exact, found = [], []
-    for picture, vector in track(rows, "searching"):
-        exact.append(timed_neighbours(index, vector, top, picture.id, exact=True))
-        if approximate:
-            found.append(timed_neighbours(index, vector, top, picture.id, exact=False))
-    truth = [neighbours for neighbours, _ in exact]
+    exact, approximate = _search(index, track(rows, "searching"), top)
     return IndexAccuracy(
-        _accuracy(exact, truth, queries.pictures, recall_at),
-        _accuracy(found, truth, queries.pictures, recall_at) if approximate else None,
-        len(rows),
-        sum(labels.values()),
-        index.count(),
-        len(labels),
-        top,
+        exact=_accuracy(exact, exact, queries.pictures, recall_at),
+        approximate=_accuracy(approximate, exact, queries.pictures, recall_at) if approximate else None,
+        num_queries=len(exact),
+        num_labelled=sum(labels.values()),
+        num_pictures=index.count(),
+        num_labels=len(labels),
+        top=top,
     )
 
 
 def _accuracy(
-    results: Sequence[tuple[list[Neighbour], float]],
-    truth: Sequence[list[Neighbour]],
+    searches: Sequence[_Timed],
+    exact: Sequence[_Timed],
     queries: Sequence[IndexedPicture],
     recall_at: Sequence[int],
 ) -> SearchAccuracy:
-    def found(k: int) -> float:
-        hits = [
-            any(one.picture.label == query.label for one in _without_copies(neighbours, query)[:k])
-            for (neighbours, _), query in zip(results, queries, strict=True)
-        ]
-        return float(np.mean(hits))
-
-    shares = [share_found(one, exact) for (one, _), exact in zip(results, truth, strict=True)]
-    seconds = float(np.median([took for _, took in results]))
-    return SearchAccuracy({k: found(k) for k in recall_at}, float(np.mean(shares)), seconds)
-
-
-def _without_copies(neighbours: Sequence[Neighbour], query: IndexedPicture) -> list[Neighbour]:
-    return [one for one in neighbours if one.picture.content != query.content]
+    # The labels found for each query, without its exact copies.
+    labels = [
+        [one.picture.label for one in neighbours if one.picture.content != query.content]
+        for (neighbours, _), query in zip(searches, queries, strict=True)
+    ]
+    recalls = {
+        k: float(np.mean([query.label in own[:k] for own, query in zip(labels, queries, strict=True)]))
+        for k in recall_at
+    }
+    return SearchAccuracy(recalls, _mean_share(searches, exact), _median_seconds(searches))

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 from tuplet.progress import track
 from tuplet.search.index import ImageIndex, IndexedPicture
 
@@ -23,13 +23,7 @@ _BLOCK_ROWS, _BLOCK_PRODUCTS = 1024, 2**25
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A picture of a group.
-
-    Attributes:
-        picture: which.
-        cosine: to the first of the group, in [-1, 1].
-        exact: whether its file has the very bytes of another of the group.
-    """
+    """A picture of a group, its cosine to the first one, and whether another one has the same bytes."""
 
     picture: IndexedPicture
     cosine: float
@@ -38,12 +32,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Pictures of which each is nearly the same as another of them.
-
-    Attributes:
-        pictures: two or more, by path.
-        exact: whether all of them are copies of one file.
-    """
+    """Two or more pictures, by path, each nearly the same as another one; exact: all copies of one file."""
 
     pictures: tuple[Duplicate, ...]
     exact: bool
@@ -56,7 +45,7 @@ def find_duplicates(
     where: str | None = None,
     device: torch.device | str = "cpu",
 ) -> list[DuplicateGroup]:
-    """Groups of near-duplicates and exact copies, the largest first.
+    """Find groups of near-duplicates and exact copies, the largest first.
 
     Every pair is compared, a block at a time: the time grows with the square of the number of pictures, the
     memory with the number itself, however many of them are alike. Two pictures of a group may be less alike
@@ -72,7 +61,11 @@ def find_duplicates(
         InputError: a threshold out of range, or a condition that cannot be used.
     """
     if not 0 < threshold <= 1:
-        raise InputError(f"threshold is {threshold}; want a cosine in (0, 1], such as {THRESHOLD}")
+        raise SettingsError(
+            f"threshold is {threshold}; want a cosine in (0, 1], such as {THRESHOLD}",
+            subject="threshold",
+            given=threshold,
+        )
     batches = list(index.vectors(where=where))
     pictures = [picture for batch in batches for picture in batch.pictures]
     if not pictures:
@@ -81,15 +74,15 @@ def find_duplicates(
     by_path = sorted(range(len(pictures)), key=lambda row: pictures[row].path)
     pictures, vectors = [pictures[row] for row in by_path], vectors[by_path]
     contents = np.unique([picture.content for picture in pictures], return_inverse=True)[1]
-    groups = similar_groups(torch.from_numpy(vectors).to(device), contents, threshold)
-    found = [_group([pictures[row] for row in rows], vectors[rows], contents[rows]) for rows in groups]
-    return sorted(found, key=lambda group: (-len(group.pictures), group.pictures[0].picture.path))
+    components = similar_groups(torch.from_numpy(vectors).to(device), contents, threshold)
+    groups = [_group([pictures[row] for row in rows], vectors[rows], contents[rows]) for rows in components]
+    return sorted(groups, key=lambda group: (-len(group.pictures), group.pictures[0].picture.path))
 
 
 def similar_groups(
     vectors: Float32[Tensor, "N D"], contents: Int64[np.ndarray, " N"], threshold: float
 ) -> list[Int64[np.ndarray, " n"]]:
-    """The connected components of two or more rows, where rows are joined by cosine or by equal content.
+    """Return the connected components of two or more rows, joined by cosine or by equal content.
 
     Args:
         vectors: of unit length.
@@ -102,7 +95,7 @@ def similar_groups(
     _, first, of_content = np.unique(contents, return_index=True, return_inverse=True)
     single = vectors[torch.from_numpy(first).to(vectors.device)]
     component = np.arange(len(first))
-    # So many products at a time, however many rows there are.
+    # The same number of products at a time, however many rows there are.
     size = max(1, min(_BLOCK_ROWS, _BLOCK_PRODUCTS // max(len(first), 1)))
     for start in track(range(0, len(first), size), "comparing"):
         # Rounding leaves the product of equal unit vectors a little below 1.
@@ -117,26 +110,25 @@ def similar_groups(
 def _joined(
     component: Int64[np.ndarray, " N"], similar: Bool[Tensor, "B M"], start: int
 ) -> Int64[np.ndarray, " N"]:
-    """The components after the `B` rows from `start` on were joined with those of the `M` from there on."""
+    """Join the components of the `B` rows from `start` on with those of the `M` from there on."""
     while True:
         of = torch.from_numpy(component[start:]).to(similar.device)
         apart = (similar & (of[: len(similar), None] != of)).view(torch.uint8)
         if not apart.any():
             return component
-        # There may be as many pairs as products. One of each row and column joins every component that has
-        # any with another, so that at least half as many are left and a few rounds do.
-        found, column = apart.max(dim=1)
+        # There may be as many pairs as products. One pair of each row and column joins every component that
+        # has any pair with another, so at most half as many components remain: a few rounds are enough.
+        linked, column = apart.max(dim=1)
         reached, row = apart.max(dim=0)
-        pairs = torch.cat([_pairs(found, column), _pairs(reached, row)], dim=1).cpu().numpy()
+        pairs = torch.cat([_pairs(linked, column), _pairs(reached, row)], dim=1).cpu().numpy()
         a, b = component[pairs + start]
         graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=2 * component.shape)
         together = connected_components(graph, directed=False)[1].astype(np.int64)
         component = together[component]
 
 
-def _pairs(found: UInt8[Tensor, " n"], other: Int64[Tensor, " n"]) -> Int64[Tensor, "2 m"]:
-    """The places where something was found, and what."""
-    places = found.nonzero()[:, 0]
+def _pairs(linked: UInt8[Tensor, " n"], other: Int64[Tensor, " n"]) -> Int64[Tensor, "2 m"]:
+    places = linked.nonzero()[:, 0]
     return torch.stack([places, other[places]])
 
 

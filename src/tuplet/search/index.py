@@ -1,10 +1,11 @@
-"""The index: one row a picture, its vector, and what was found about its file; searched by cosine."""
+"""The index: one row a picture, with its vector and the facts of its file; searched by cosine."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,27 +17,35 @@ import pyarrow
 import pyarrow.compute
 from jaxtyping import Float32, UInt64
 
-from tuplet.errors import InputError
+from tuplet.errors import RequestError, SearchIndexError
 from tuplet.inference.encoder import IndexedModel
 from tuplet.search.storage import (
     TABLE,
     Uri,
     all_of,
     any_of,
-    errors_in_a_line,
+    lance_errors,
     make_table,
     no_rows,
     open_table,
     quoted,
 )
 
-COLUMNS = ("id", "path", "label", "size", "modified", "content")
-"""What is known of a picture, but for its vector and thumbnail."""
+VECTOR_INDEX = "vector_idx"
+"""LanceDB's name of the approximate index of the column `vector`."""
+LEAST_PROBES = 20
+"""Parts of the approximate index that every search looks into; more, where a condition leaves too little."""
+REFINE_FACTOR = 10
+"""The true distance is computed for this many times the pictures asked for, and ranks them."""
+
+_COLUMNS = ["id", "path", "label", "size", "modified", "content"]
 _MODEL_KEY = b"tuplet.model"
+_MANY_PICTURES, _MANY_LABELS = 1000, 1000
+_HASH_DIGITS = 32
 
 
 def schema_of(model: IndexedModel) -> pyarrow.Schema:
-    """The columns of an index of this model's vectors."""
+    """Return the columns of an index of this model's vectors."""
     text = pyarrow.string()
     columns = [
         pyarrow.field("id", text, nullable=False),
@@ -51,67 +60,35 @@ def schema_of(model: IndexedModel) -> pyarrow.Schema:
     return pyarrow.schema(columns, metadata={_MODEL_KEY: model.to_json().encode()})
 
 
-def model_of(schema: pyarrow.Schema) -> IndexedModel:
-    """The model whose vectors are in a table with this schema, which `require_complete` has seen."""
-    return IndexedModel.from_json((schema.metadata or {})[_MODEL_KEY])
-
-
 def is_complete(schema: pyarrow.Schema) -> bool:
-    """Whether this version of tuplet can use a table with this schema."""
+    """Return whether this version of tuplet can use a table with this schema."""
     try:
-        return bool(schema.equals(schema_of(model_of(schema))))
-    except (KeyError, ValueError, TypeError):  # what is said of the model is more, less or something else
+        return bool(schema.equals(schema_of(_model_of(schema))))
+    except (KeyError, ValueError, TypeError):  # the model's description has more, fewer or other fields
         return False
 
 
-def require_complete(schema: pyarrow.Schema, uri: Uri) -> None:
-    """Nothing; raises InputError where this version of tuplet cannot use the table.
-
-    Args:
-        schema: of the table.
-        uri: where it lies.
-    """
-    if _MODEL_KEY not in (schema.metadata or {}):
-        raise InputError(f"the table in {uri} is none of tuplet's; want an index that tuplet index made")
-    if not is_complete(schema):
-        raise InputError(
-            f"the index {uri} was made by another version of tuplet; want that version, or the index made"
-            " anew with tuplet index --model RUN --rebuild"
-        )
-
-
-VECTOR_INDEX = "vector_idx"
-"""LanceDB's name of the approximate index of the column `vector`."""
-LEAST_PROBES = 20
-"""Parts of the approximate index that every search looks into; more, where a condition leaves too little."""
-REFINE_FACTOR = 10
-"""So many times as many candidates as asked for are ranked by their true distance."""
-
-_MANY = 1000
-_HASH_DIGITS = 32
-_COLUMNS = list(COLUMNS)
+def _model_of(schema: pyarrow.Schema) -> IndexedModel:
+    return IndexedModel.from_json((schema.metadata or {})[_MODEL_KEY])
 
 
 def picture_id(path: str) -> str:
-    """The name of a picture in every index: the first 32 hexadecimal digits of its path's SHA-256.
+    """Return the id of a picture in every index: the first 32 hexadecimal digits of its path's SHA-256.
 
-    It stays the same as long as the path does, whatever becomes of the file's content.
-
-    Args:
-        path: absolute.
+    It depends on the absolute path alone, so it stays when the file's content changes.
     """
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:_HASH_DIGITS]
 
 
 def content_hash(file: Path) -> str:
-    """The first 32 hexadecimal digits of the SHA-256 of a file's bytes; raises OSError."""
+    """Return the first 32 hexadecimal digits of the SHA-256 of a file's bytes; raise OSError."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:_HASH_DIGITS]
 
 
 @dataclass(frozen=True)
 class IndexedPicture:
-    """What an index knows of a picture, but for its vector and thumbnail.
+    """What an index knows of a picture, without its vector and thumbnail.
 
     Attributes:
         id: see `picture_id`; the same after indexing again.
@@ -132,12 +109,7 @@ class IndexedPicture:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A picture that was found.
-
-    Attributes:
-        picture: which.
-        distance: 1 - cosine, in [0, 2], to the vector that was looked up.
-    """
+    """A picture that was found, at a distance of 1 - cosine, in [0, 2], to the vector that was looked up."""
 
     picture: IndexedPicture
     distance: float
@@ -145,12 +117,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class VectorBatch:
-    """Some rows of an index.
-
-    Attributes:
-        pictures: which.
-        vectors: of unit length, `[n, D]`.
-    """
+    """Some pictures of an index and their vectors, of unit length."""
 
     pictures: tuple[IndexedPicture, ...]
     vectors: Float32[np.ndarray, "n D"]
@@ -160,19 +127,18 @@ class VectorBatch:
 class ImageIndex:
     """The pictures of an index, as they were when it was opened or last refreshed.
 
-    Many threads may search one index at the same time, and while another process writes it.
+    Many threads may search one index at the same time, and while another process writes it. What reads it
+    raises SearchIndexError where that fails.
 
     Args:
         uri: a folder, or s3://bucket/path; see `open_table`.
-        name: of the table: the one that answers, or one that is to take its place.
+        name: of the table: the one that is searched, or one that will replace it.
 
     Attributes:
-        uri: where it lies.
-        name: of the table.
         table: LanceDB's table (`lancedb.table.Table`), another object after `refresh`.
 
     Raises:
-        InputError: there is no index, or it cannot be read.
+        SearchIndexError: there is no index, or it cannot be read.
     """
 
     def __init__(self, uri: Uri, name: str = TABLE) -> None:
@@ -183,49 +149,45 @@ class ImageIndex:
 
     @classmethod
     def create(cls, uri: Uri, model: IndexedModel, name: str = TABLE) -> ImageIndex:
-        """An empty index in place of what there was; raises InputError where it cannot be written."""
+        """Make an empty index in place of what there was; raise SearchIndexError where that fails."""
         make_table(uri, no_rows(schema_of(model)), name)
         return cls(uri, name)
 
     @property
     def model(self) -> IndexedModel:
-        """What made the vectors."""
-        return model_of(self.table.schema)
+        """Return the description of the model that made the vectors."""
+        return _model_of(self.table.schema)
 
     @property
     def version(self) -> int:
-        """Number of the version that is read; every commit makes a new one."""
+        """Return the number of the version that is read; every commit makes a new one."""
         return int(self.table.version)
 
+    @property
+    def is_approximate(self) -> bool:
+        """Return whether there is an approximate index, so that a search need not compare every vector."""
+        return any(one.name == VECTOR_INDEX for one in self.table.list_indices())
+
     def refresh(self) -> None:
-        """Nothing; what others have written until now can be seen then."""
-        # A new object, for a search in another thread must see one version only, with its model.
+        """Read the latest version, with what others have written until now."""
+        # A new object: a search in another thread must see one version only, with its model.
         self.table = self._latest()
 
     def _latest(self) -> Any:
         table = open_table(self.uri, self.name, self._session)
         if table is None:
             wanted = f"tuplet index PHOTOS --model RUN --index {self.uri}"
-            raise InputError(f"there is no index in {self.uri}; want one: {wanted}")
-        require_complete(table.schema, self.uri)
+            raise self._error(f"there is no index in {self.uri}; want one: {wanted}")
+        if _MODEL_KEY not in (table.schema.metadata or {}):
+            raise self._error(
+                f"the table in {self.uri} was not made by tuplet; want an index that tuplet index made"
+            )
+        if not is_complete(table.schema):
+            raise self._error(
+                f"the index {self.uri} was made by another version of tuplet; want that version, or the index"
+                " made again with tuplet index --model RUN --rebuild"
+            )
         return table
-
-    def count(self, where: str | None = None) -> int:
-        """How many pictures there are.
-
-        Args:
-            where: an SQL condition on id, path, label, size, modified or content.
-
-        Raises:
-            InputError: a condition that cannot be used.
-        """
-        with self._reading(where):
-            return int(self.table.count_rows(all_of(where)))
-
-    @property
-    def is_approximate(self) -> bool:
-        """Whether there is an approximate index, so that a search need not look at every vector."""
-        return any(one.name == VECTOR_INDEX for one in self.table.list_indices())
 
     def nearest(
         self,
@@ -236,130 +198,154 @@ class ImageIndex:
         exclude: Collection[str] = (),
         exact: bool = False,
     ) -> list[Neighbour]:
-        """The nearest pictures, nearest first, equally near ones by path.
+        """Return the nearest pictures, nearest first, equally near ones by path.
 
         Args:
             vector: of unit length, of the index's model.
             top: how many, >= 1; fewer come back where there are fewer.
-            where: an SQL condition, see `count`; only pictures that meet it are looked at.
-            exclude: ids of pictures to pass over.
-            exact: look at every vector even where there is an approximate index.
+            where: an SQL condition, see `count`; only pictures that meet it are searched.
+            exclude: ids of pictures to leave out.
+            exact: compare every vector even where there is an approximate index.
 
         Raises:
-            InputError: a vector of another width, a condition that cannot be used, or an index that was made
-                anew with another model since it was opened.
+            RequestError: a vector of another width, `top` out of range, or a condition that cannot be used.
+            SearchIndexError: the index was rebuilt with another model since it was opened.
         """
         table = self.table
-        model = model_of(table.schema)
+        model = _model_of(table.schema)
         difference = self._opened_with.difference(model)
         if difference:
-            raise InputError(
-                f"{self.uri} was made anew with another model ({difference}); want this started again"
+            raise self._error(
+                f"{self.uri} was rebuilt with another model ({difference}); want it opened again"
             )
         if vector.shape != (model.dim,):
-            raise InputError(
-                f"the vector has shape {list(vector.shape)}; want [{model.dim}], as in {self.uri}"
+            raise RequestError(
+                f"the vector has shape {list(vector.shape)}; want [{model.dim}], as in {self.uri}",
+                subject="vector",
+                given=vector.shape,
+                wanted=(model.dim,),
             )
         if top < 1:
-            raise InputError(f"top is {top}; want 1 or more")
-        if top > _MANY:  # LanceDB makes room for all that are asked for, and aborts where there is none
+            raise RequestError(f"top is {top}; want 1 or more", subject="top", given=top)
+        if top > _MANY_PICTURES:  # LanceDB allocates for all that are asked for, and aborts where it cannot
             top = min(top, max(self.count(), 1))
-        others = f"NOT {any_of('id', exclude)}" if exclude else None
+        condition = all_of(where, f"NOT {any_of('id', exclude)}" if exclude else None)
         with self._reading(where):
             search = table.search(vector).distance_type("cosine").limit(top)
             search = search.minimum_nprobes(LEAST_PROBES).maximum_nprobes(0).refine_factor(REFINE_FACTOR)
-            condition = all_of(where, others)
             if condition is not None:
                 search = search.where(condition)
             if exact:
                 search = search.bypass_vector_index()
             rows = search.select([*_COLUMNS, "_distance"]).to_arrow().to_pylist()
         # Rounding takes the distance of a vector to itself below zero.
-        found = [Neighbour(_picture(row), max(0.0, row["_distance"])) for row in rows]
-        return sorted(found, key=lambda one: (one.distance, one.picture.path))
+        neighbours = [Neighbour(_picture(row), max(0.0, row["_distance"])) for row in rows]
+        return sorted(neighbours, key=lambda one: (one.distance, one.picture.path))
 
     def row(self, picture: str) -> IndexedPicture:
-        """What is known of a picture, by its id; raises InputError where there is none of this id."""
+        """Return what is known of a picture, by its id; raise RequestError where there is no such picture."""
         return _picture(self._row(picture, _COLUMNS))
 
     def thumbnail(self, picture: str) -> bytes:
-        """A small JPEG of a picture, by its id; raises InputError where there is none of this id."""
+        """Return a small JPEG of a picture, by its id; raise RequestError where there is no such picture."""
         return bytes(self._row(picture, ["thumbnail"])["thumbnail"])
 
-    def thumbnails(self, pictures: Collection[str]) -> dict[str, bytes]:
-        """Small JPEGs by id, as far as there are such pictures."""
-        with self._reading():
-            search = self.table.search().where(any_of("id", pictures)).select(["id", "thumbnail"])
-            return {row["id"]: row["thumbnail"] for row in search.to_arrow().to_pylist()}
-
     def vector(self, picture: str) -> Float32[np.ndarray, " D"]:
-        """The unit vector of a picture, by its id; raises InputError where there is none of this id."""
+        """Return the unit vector of a picture, by its id; raise RequestError where there is no such one."""
         return np.asarray(self._row(picture, ["vector"])["vector"], dtype=np.float32)
 
+    def thumbnails(self, pictures: Collection[str]) -> dict[str, bytes]:
+        """Return the small JPEGs of those of some ids that exist, by id."""
+        batches = self._batches(["id", "thumbnail"], own=any_of("id", pictures))
+        return {row["id"]: row["thumbnail"] for batch in batches for row in batch.to_pylist()}
+
     def copies(self, content: str) -> list[IndexedPicture]:
-        """The pictures with this hash of their bytes, by path."""
-        with self._reading():
-            search = self.table.search().where(f"content = {quoted(content)}").select(_COLUMNS)
-            rows = search.to_arrow().to_pylist()
-        return sorted(map(_picture, rows), key=lambda one: one.path)
+        """Return the pictures with this hash of their bytes, by path."""
+        batches = self._batches(_COLUMNS, own=f"content = {quoted(content)}")
+        pictures = [_picture(row) for batch in batches for row in batch.to_pylist()]
+        return sorted(pictures, key=lambda one: one.path)
+
+    def count(self, where: str | None = None) -> int:
+        """Count the pictures.
+
+        Args:
+            where: an SQL condition on id, path, label, size, modified or content.
+
+        Raises:
+            RequestError: a condition that cannot be used.
+        """
+        with self._reading(where):
+            return int(self.table.count_rows(all_of(where)))
 
     def labels(self) -> dict[str, int]:
-        """How many pictures each label has, by label; pictures without one are not counted."""
+        """Count the pictures of each label; pictures without one are left out."""
         with self._reading():
             column = self.table.search().select(["label"]).to_arrow()["label"]
         counts = pyarrow.compute.value_counts(column.drop_null())
         return dict(sorted(zip(*(counts.field(name).to_pylist() for name in (0, 1)), strict=True)))
 
     def pictures(self, where: str | None = None) -> Iterator[IndexedPicture]:
-        """Every picture, in no order, read in batches; `where` as in `count`."""
-        for batch in self._batches(_COLUMNS, where, None):
+        """Yield every picture, in no order, read in batches; `where` as in `count`."""
+        for batch in self._batches(_COLUMNS, where):
             yield from map(_picture, batch.to_pylist())
 
     def vectors(self, *, batch_size: int = 8192, where: str | None = None) -> Iterator[VectorBatch]:
-        """Every picture with its vector, in no order.
-
-        Args:
-            batch_size: rows at a time, at most.
-            where: as in `count`.
-        """
+        """Yield every picture with its vector, in no order, in batches; `where` as in `count`."""
         for batch in self._batches([*_COLUMNS, "vector"], where, batch_size):
             yield _vectors(batch)
 
     def sample(self, count: int, seed: int, *, labels: Collection[str] | None = None) -> VectorBatch:
-        """Some pictures drawn at random without repetition, by id; fewer where there are fewer.
+        """Draw pictures at random without repetition, and return them by id; fewer where there are fewer.
 
         Args:
             count: >= 1.
-            seed: >= 0.
+            seed: >= 0; the same pictures come from the same version of the index.
             labels: draw among pictures with these only; None: among all.
         """
+        random, table = np.random.default_rng(seed), self.table
         with self._reading():
-            return _vectors(drawn_rows(self.table, [*_COLUMNS, "vector"], count, seed, labels))
+            if labels is None:
+                places = random.choice(rows := table.count_rows(), min(count, rows), replace=False)
+                drawn = table.take_offsets(places.tolist())
+            else:
+                numbers = _row_numbers(table, labels)
+                places = random.choice(numbers, min(count, len(numbers)), replace=False)
+                drawn = table.take_row_ids(places.tolist())
+            return _vectors(drawn.select([*_COLUMNS, "vector"]).to_arrow().sort_by("id"))
 
     def _row(self, picture: str, columns: list[str]) -> dict[str, Any]:
         with self._reading():
             rows = self.table.search().where(f"id = {quoted(picture)}").select(columns).limit(1).to_arrow()
         if rows.num_rows == 0:
-            raise InputError(f"there is no picture {picture!r} in {self.uri}; want the id of one that is")
+            raise RequestError(
+                f"there is no picture {picture!r} in {self.uri}; want the id of one that is",
+                subject="id",
+                given=picture,
+            )
         row: dict[str, Any] = rows.to_pylist()[0]
         return row
 
     def _batches(
-        self, columns: list[str], where: str | None, size: int | None
+        self, columns: list[str], where: str | None = None, size: int | None = None, own: str | None = None
     ) -> Iterator[pyarrow.RecordBatch]:
+        """Yield rows that meet the caller's condition `where`, which may be wrong, and our own."""
         with self._reading(where):
             search = self.table.search().select(columns)
-            condition = all_of(where)
+            condition = all_of(where, own)
             if condition is not None:
                 search = search.where(condition)
             yield from (batch for batch in search.to_batches(size) if batch.num_rows)
 
-    def _reading(self, where: str | None = None) -> Any:
+    def _reading(self, where: str | None = None) -> AbstractContextManager[None]:
         if where is None:
-            anew = "want it whole, or made anew with tuplet index --model RUN --rebuild"
-            return errors_in_a_line(f"cannot read the index {self.uri}", anew)
+            wanted = "want it whole, or made again with tuplet index --model RUN --rebuild"
+            return lance_errors(f"cannot read the index {self.uri}", wanted, subject=self.uri)
         wanted = f"want SQL on {', '.join(_COLUMNS)}, such as \"label = 'oak' AND size > 10000\""
-        return errors_in_a_line(f"the condition {where!r} cannot be used", wanted)
+        what = f"the condition {where!r} cannot be used"
+        return lance_errors(what, wanted, subject="where", kind=RequestError)
+
+    def _error(self, message: str) -> SearchIndexError:
+        return SearchIndexError(message, subject=self.uri)
 
 
 def _picture(row: dict[str, Any]) -> IndexedPicture:
@@ -374,38 +360,13 @@ def _vectors(rows: pyarrow.RecordBatch | pyarrow.Table) -> VectorBatch:
     return VectorBatch(pictures, flat.reshape(-1, dim))
 
 
-_FEW = 1000
-
-
-def drawn_rows(
-    table: Any, columns: Sequence[str], count: int, seed: int, labels: Collection[str] | None
-) -> pyarrow.Table:
-    """Some rows drawn at random without repetition, by id; fewer where there are fewer.
-
-    Args:
-        table: LanceDB's, of an index.
-        columns: what is read of them; id is one.
-        count: >= 1.
-        seed: >= 0; the same rows come from the same version of the table.
-        labels: draw among rows with these only; None: among all.
-    """
-    random = np.random.default_rng(seed)
-    if labels is None:
-        places = random.choice(rows := table.count_rows(), min(count, rows), replace=False)
-        found = table.take_offsets(places.tolist())
-    else:
-        numbers = _numbers(table, labels)
-        found = table.take_row_ids(random.choice(numbers, min(count, len(numbers)), replace=False).tolist())
-    return found.select(list(columns)).to_arrow().sort_by("id")
-
-
-def _numbers(table: Any, labels: Collection[str]) -> UInt64[np.ndarray, " n"]:
-    """LanceDB's numbers of the rows with one of some labels."""
+def _row_numbers(table: Any, labels: Collection[str]) -> UInt64[np.ndarray, " n"]:
+    """Return LanceDB's numbers of the rows with one of some labels."""
     search = table.search().select(["label"]).with_row_id(True)
-    if len(labels) <= _FEW:  # quicker than to read all of them
+    if len(labels) <= _MANY_LABELS:  # quicker than to read all of them
         search = search.where(any_of("label", labels))
     rows = search.to_arrow()
-    # Python would make an object of every row, and let no other thread in meanwhile.
+    # Python would make an object of every row, and let no other thread run meanwhile.
     wanted = pyarrow.compute.is_in(rows["label"], pyarrow.array(list(labels), pyarrow.string()))
     numbers: UInt64[np.ndarray, " n"] = rows["_rowid"].filter(wanted).to_numpy()
     return numbers

@@ -8,26 +8,24 @@ import os
 import stat
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
-import numpy as np
 import pyarrow
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from tuplet.data.class_folders import files_below, is_image
 from tuplet.data.decoding import UnreadableImageError, decode_image
-from tuplet.data.transforms import Transform
-from tuplet.errors import InputError
+from tuplet.errors import DataError, SearchIndexError
 from tuplet.inference.encoder import PictureEmbedder, absolute
 from tuplet.progress import track
 from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
 from tuplet.search.index import ImageIndex, content_hash, picture_id
-from tuplet.search.storage import Uri, errors_in_a_line, locked, open_table
+from tuplet.search.storage import Uri, lance_errors, locked, open_table
 from tuplet.search.writing import RowWriter, begin_rebuild, drop_rebuilds, finish_rebuild, tidy
 
 LabelFolder = Literal["first", "last", "none"]
@@ -36,67 +34,50 @@ LabelFolder = Literal["first", "last", "none"]
 THUMBNAIL_SIDE = 256
 """Longest side of a thumbnail, pixels."""
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What is said of a path that leads nowhere, a link to itself among them."""
+"""The errors for a path that leads nowhere, such as a link to itself."""
 _LATEST = 253_402_214_400_000_000
 """The last day that Python's datetime knows, in microseconds since 1970; file systems can be wrong."""
 
 
 @dataclass(frozen=True)
 class FoundPicture:
-    """A file that is called like an image.
-
-    Attributes:
-        path: absolute; links in it are kept.
-        label: name of its class; None where it has none.
-        size: bytes.
-        modified: microseconds since 1970.
-    """
+    """A file with the name of an image: absolute path, links kept; size in bytes; microseconds since 1970."""
 
     path: str
     label: str | None
     size: int
     modified: int
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """Return the columns of its row in an index that need no reading of the file."""
+        return {
+            "id": picture_id(self.path),
+            "label": self.label,
+            "size": self.size,
+            "modified": self.modified,
+        }
 
-@dataclass(frozen=True)
+
+@dataclass
 class FoundPictures:
-    """What there is in some folders.
+    """The pictures in some folders.
 
     Attributes:
-        pictures: by path, each file once.
-        broken: files and folders that cannot be looked at, "path: reason".
-        unseen: of these the paths, absolute, at or below which there may be pictures all the same.
+        pictures: each file once, by its path, sorted.
+        broken: files and folders that cannot be read, "path: reason".
+        unseen: the absolute paths among these at or below which there may still be pictures.
     """
 
-    pictures: tuple[FoundPicture, ...]
-    broken: tuple[str, ...]
-    unseen: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ReadPicture:
-    """What was read of a file.
-
-    Attributes:
-        place: which of the files it is.
-        content: hash of its bytes; empty where they could not be read.
-        pixels: the square that the network sees; None where the picture is known or cannot be decoded.
-        thumbnail: JPEG; empty likewise.
-        problem: why it cannot be decoded; empty where it can.
-    """
-
-    place: int
-    content: str
-    pixels: UInt8[Tensor, "3 S S"] | None = None
-    thumbnail: bytes = b""
-    problem: str = ""
+    pictures: dict[str, FoundPicture] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
 
 def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first") -> FoundPictures:
-    """The pictures at any depth below some folders, and what there cannot be looked at.
+    """Find the pictures at any depth below some folders, and what cannot be read there.
 
-    Links are followed, each folder once. Names that begin with a dot or do not end like an image are left
-    out.
+    Links are followed, each folder once. Names that begin with a dot or do not end like an image are skipped.
 
     Args:
         folders: at least one.
@@ -104,106 +85,105 @@ def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first
             the folder that the picture lies in; none: no labels. Pictures right inside have none.
 
     Raises:
-        InputError: one of them is no folder, cannot be listed, or has no pictures.
+        DataError: one of them is no folder, cannot be listed, or has no pictures.
     """
-    found: dict[str, FoundPicture] = {}
-    broken: list[str] = []
-    unseen: list[str] = []
+    found = FoundPictures()
     for folder in folders:
         top = absolute(folder)
         files, unlisted = _image_files(folder, top)
-        broken += [f"{inner}: cannot list it ({reason})" for inner, reason in unlisted.items()]
-        unseen += unlisted
+        found.broken += [f"{inner}: cannot list it ({reason})" for inner, reason in unlisted.items()]
+        found.unseen += unlisted
         for file in files:
-            label = None if label_folder == "none" else _label(file, top, label_folder)
             try:
                 status = Path(file).stat()
             except OSError as error:
-                broken.append(f"{file}: {error.strerror}")
+                found.broken.append(f"{file}: {error.strerror}")
                 if error.errno not in _NOT_THERE:
-                    unseen.append(file)
+                    found.unseen.append(file)
                 continue
-            if not stat.S_ISREG(status.st_mode):  # a link to a pipe or a device can be read for ever
-                broken.append(f"{file}: it is no file, but a pipe or a device")
+            if not stat.S_ISREG(status.st_mode):  # reading a link to a pipe or a device may never end
+                found.broken.append(f"{file}: it is no file, but a pipe or a device")
                 continue
             modified = min(max(status.st_mtime_ns // 1000, 0), _LATEST)
-            picture = FoundPicture(file, label, status.st_size, modified)
-            found.setdefault(file, picture)
-    return FoundPictures(tuple(found[path] for path in sorted(found)), tuple(broken), tuple(unseen))
+            label = _label(file, top, label_folder)
+            found.pictures.setdefault(file, FoundPicture(file, label, status.st_size, modified))
+    found.pictures = dict(sorted(found.pictures.items()))
+    return found
 
 
 def _image_files(folder: Path, top: str) -> tuple[list[str], dict[str, str]]:
-    """The files below a folder that are called like images, and why folders there cannot be listed."""
+    """Return the files below a folder with names of images, and why folders there cannot be listed."""
     try:
         is_folder = stat.S_ISDIR(folder.stat().st_mode)
     except OSError as error:
         reason = "does not exist" if error.errno in _NOT_THERE else f"cannot be read ({error.strerror})"
-        raise InputError(f"{folder} {reason}; want a folder of pictures") from None
+        raise DataError(f"{folder} {reason}; want a folder of pictures", subject=folder) from None
     if not is_folder:
-        raise InputError(f"{folder} is a file; want a folder of pictures")
+        raise DataError(f"{folder} is a file; want a folder of pictures", subject=folder)
     unlisted: dict[str, str] = {}
     files = [file for file in files_below(top, set(), unlisted) if is_image(file)]
     if not files:
         for inner, reason in unlisted.items():
-            raise InputError(f"cannot list {inner}: {reason}; want a folder to read")
-        raise InputError(f"{folder} holds no pictures, at any depth; want a folder with some")
+            raise DataError(f"cannot list {inner}: {reason}; want a folder to read", subject=inner)
+        raise DataError(f"{folder} holds no pictures, at any depth; want a folder with some", subject=folder)
     return files, unlisted
 
 
 def _label(file: str, top: str, label_folder: LabelFolder) -> str | None:
     between = Path(os.path.relpath(file, top)).parts[:-1]
-    if not between:
+    if label_folder == "none" or not between:
         return None
     return readable(between[0 if label_folder == "first" else -1])
 
 
 def readable(name: str) -> str:
-    """A path or name as text that can be stored: bytes that are no UTF-8 become hexadecimal digits."""
+    """Return a path or name as text that can be stored: bytes that are not UTF-8 in hexadecimal."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
-@final
-class PictureFiles:
-    """Files to be read, by any thread; nothing that is wrong with one raises.
+@dataclass(frozen=True)
+class _Entry:
+    """A file, and the hash of the content that the index knows of it; empty where it is new."""
 
-    Args:
-        paths: of the files.
-        contents: the hash that each is known by, or an empty string; one that has not changed is not decoded.
-        transform: makes the square that the network sees.
-        min_side: pixels that the short side keeps, see `decode_image`.
+    picture: FoundPicture
+    content: str
+
+
+@dataclass(frozen=True)
+class _ReadPicture:
+    """What was read of a file.
+
+    Attributes:
+        content: hash of its bytes; empty where they could not be read.
+        pixels: the square that the network sees; None where the content is known or cannot be decoded.
+        thumbnail: JPEG; empty likewise.
+        problem: why it cannot be decoded; empty where it can.
     """
 
-    def __init__(
-        self, paths: Sequence[str], contents: Sequence[str], transform: Transform, min_side: int
-    ) -> None:
-        self._paths, self._contents = tuple(paths), tuple(contents)
-        self._transform, self._min_side = transform, min_side
+    entry: _Entry
+    content: str
+    pixels: UInt8[Tensor, "3 S S"] | None = None
+    thumbnail: bytes = b""
+    problem: str = ""
 
-    def read(self, place: int) -> ReadPicture:
-        """What is in one of the files: its hash, and, unless it is the known one, pixels and thumbnail."""
-        file = Path(self._paths[place])
-        content = ""
-        try:
-            content = content_hash(file)
-            if content == self._contents[place]:
-                return ReadPicture(place, content)
-            image = decode_image(file, min_side=self._min_side)
-        except UnreadableImageError as error:
-            return ReadPicture(place, content, problem=error.reason)
-        except OSError as error:
-            return ReadPicture(place, content, problem=error.strerror or type(error).__name__)
-        return ReadPicture(place, content, self._transform(image), jpeg_thumbnail(image))
 
-    def __len__(self) -> int:
-        return len(self._paths)
+def read_picture(entry: _Entry, embedder: PictureEmbedder) -> _ReadPicture:
+    """Read a file in any thread; return what is wrong with it. Content that is known is not decoded."""
+    file, content = Path(entry.picture.path), ""
+    try:
+        content = content_hash(file)
+        if content == entry.content:
+            return _ReadPicture(entry, content)
+        image = decode_image(file, min_side=embedder.min_side)
+    except UnreadableImageError as error:
+        return _ReadPicture(entry, content, problem=error.reason)
+    except OSError as error:
+        return _ReadPicture(entry, content, problem=error.strerror or type(error).__name__)
+    return _ReadPicture(entry, content, embedder.transform(image), jpeg_thumbnail(image))
 
 
 def jpeg_thumbnail(image: UInt8[Tensor, "3 H W"]) -> bytes:
-    """A small copy of an image, JPEG, its longest side at most THUMBNAIL_SIDE.
-
-    Args:
-        image: RGB pixels.
-    """
+    """Return a small copy of an image, RGB, as a JPEG whose longest side is at most THUMBNAIL_SIDE."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -217,13 +197,13 @@ class IndexingReport:
 
     Attributes:
         added: pictures that are new.
-        changed: pictures whose content is another; they were embedded again.
+        changed: pictures with other content; they were embedded again.
         touched: pictures with another time or label and the same content; they were not embedded.
         unchanged: pictures that were not even read.
         dropped: pictures that were in the index and are gone, or can no longer be read.
-        kept: pictures that cannot be looked at, nor the folders that they lie in, left as they were.
-        others: pictures of other folders, left as they were.
-        unreadable: files that are no pictures after all, and what cannot be looked at, "path: reason".
+        kept: pictures that cannot be read now, or whose folders cannot, and stay as they were.
+        others: pictures of other folders, which stay as they were.
+        unreadable: files that are no pictures after all, and what cannot be read, "path: reason".
         total: pictures in the index now.
         approximate: whether there is an approximate index.
     """
@@ -240,28 +220,6 @@ class IndexingReport:
     approximate: bool
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What the index says of one picture: what it takes to see whether it changed."""
-
-    path: str
-    label: str | None
-    size: int
-    modified: int
-    content: str
-
-    def is_as(self, found: FoundPicture) -> bool:
-        return (self.size, self.modified) == (found.size, found.modified)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A file that has to be read, and the hash that it is known by, or an empty text."""
-
-    found: FoundPicture
-    content: str
-
-
 def index_pictures(
     uri: Uri,
     folders: Sequence[Path],
@@ -274,11 +232,11 @@ def index_pictures(
     num_workers: int = 0,
     approximate_from: int = APPROXIMATE_FROM,
 ) -> IndexingReport:
-    """What was done to make an index hold the pictures below some folders.
+    """Make an index hold the pictures below some folders, and return what was done.
 
     It is written in commits of a thousand pictures, or every 20 s. A process that is killed leaves the last
-    commit; the next goes on from there. A file of the same size and time is not read; one with the same
-    content is not embedded. A rebuild is seen when it is whole, see `finish_rebuild`.
+    commit; the next one goes on from there. A file of the same size and time is not read; one with the same
+    content is not embedded. A rebuild becomes visible in one step at its end, see `finish_rebuild`.
 
     Args:
         uri: the index; made where there is none.
@@ -286,96 +244,98 @@ def index_pictures(
         embedder: of the model that made the index.
         label_folder: see `find_pictures`.
         only: drop the pictures of other folders.
-        rebuild: begin anew, perhaps with another model, or go on with such a rebuild that was killed; without
-            it, what a killed one left is dropped.
+        rebuild: start again, perhaps with another model, or go on with such a rebuild that was killed; left
+            out: drop the rest of a killed one.
         batch_size: pictures that are embedded at a time, >= 1.
         num_workers: threads that decode, >= 0; 0 and 1 are the same.
         approximate_from: pictures from which on there is an approximate index, >= 1.
 
     Raises:
-        InputError: no folder, one without pictures, another model, or an index that cannot be written or is
-            being written by another process.
+        DataError: no folder, or one without pictures.
+        SearchIndexError: another model, or an index that cannot be written or that another process writes.
     """
     found = find_pictures(folders, label_folder=label_folder)
     with locked(uri):
-        index = begin_rebuild(uri, embedder.model) if rebuild else _opened(uri, embedder)
-        left = not rebuild and drop_rebuilds(uri)
+        index = begin_rebuild(uri, embedder.model) if rebuild else _open_or_create(uri, embedder)
+        dropped_rebuilds = not rebuild and drop_rebuilds(uri)
         known, twice = _known(index)
         gone, kept = _missing(known, found, None if only or rebuild else folders)
         writer = RowWriter(index)
         writer.delete(twice)
-        work = _compare(found, known, writer)
-        writing = _Reading(work, embedder, writer)
-        writing.read(batch_size, num_workers)
+        embedding = _Embedding(embedder, writer)
+        embedding.run(_compare(found, known, writer), batch_size, num_workers)
         writer.commit()
-        lost = {picture_id(path) for path in writing.problems} & known.keys()
-        # Last, for a folder that was renamed can be searched, as it was, until it is embedded again.
+        lost = {picture_id(path) for path in embedding.problems} & known.keys()
+        # Last: the pictures of a renamed folder can be searched as they were until they are embedded again.
         writer.delete(gone | lost)
         if rebuild:
             index = finish_rebuild(index, embedder.model)
-        if rebuild or left or writer.commits or misses_rows(index):
+        if rebuild or dropped_rebuilds or writer.commits or misses_rows(index):
             tidy(index)
         keep_approximate_index(index, approximate_from)
-        total, pictures = index.count(), len(found.pictures) - len(writing.problems)
+        total, num_pictures = index.count(), len(found.pictures) - len(embedding.problems)
+        problems = [f"{path}: {reason}" for path, reason in embedding.problems.items()]
         return IndexingReport(
-            added=writing.added,
-            changed=writing.embedded - writing.added,
+            added=embedding.num_added,
+            changed=embedding.num_embedded - embedding.num_added,
             touched=writer.updated,
-            unchanged=pictures - writing.embedded - writer.updated,
+            unchanged=num_pictures - embedding.num_embedded - writer.updated,
             dropped=len(gone) + len(lost),
             kept=len(kept),
-            others=total - pictures - len(kept),
-            unreadable=(*found.broken, *(f"{path}: {reason}" for path, reason in writing.problems.items())),
+            others=total - num_pictures - len(kept),
+            unreadable=(*found.broken, *problems),
             total=total,
             approximate=index.is_approximate,
         )
 
 
-def _opened(uri: Uri, embedder: PictureEmbedder) -> ImageIndex:
+def _open_or_create(uri: Uri, embedder: PictureEmbedder) -> ImageIndex:
     if open_table(uri) is None:
         return ImageIndex.create(uri, embedder.model)
     index = ImageIndex(uri)
     difference = embedder.model.difference(index.model)
     if difference:
-        raise InputError(
+        raise SearchIndexError(
             f"{uri} was made with another model, {index.model.path}: the one given has {difference}; want the"
-            " same model, another --index, or --rebuild to embed every picture again"
+            " same model, another --index, or --rebuild to embed every picture again",
+            subject=uri,
+            given=difference,
         )
     return index
 
 
-def _known(index: ImageIndex) -> tuple[dict[str, _Known], set[str]]:
-    """The rows of an index by id, and the ids that stand there twice, as after two writers at once."""
+def _known(index: ImageIndex) -> tuple[dict[str, _Entry], set[str]]:
+    """Return the rows of an index by id, and the ids that occur twice, as after two writers at once."""
     columns = ["id", "path", "label", "size", "modified", "content"]
-    with errors_in_a_line(f"cannot read the index {index.uri}"):
-        rows = index.table.search().select(columns).to_arrow()
-    times = rows["modified"].cast(pyarrow.int64()).to_pylist()
-    known: dict[str, _Known] = {}
+    with lance_errors(f"cannot read the index {index.uri}", subject=index.uri):
+        rows = index.table.search().select(columns).to_arrow().select(columns)
+    microseconds = rows["modified"].cast(pyarrow.int64())
+    rows = rows.set_column(columns.index("modified"), "modified", microseconds)
+    known: dict[str, _Entry] = {}
     twice: set[str] = set()
-    others = (rows[name].to_pylist() for name in ("id", "path", "label", "size", "content"))
-    for (name, path, label, size, content), modified in zip(zip(*others, strict=True), times, strict=True):
+    for name, *facts, content in zip(*(column.to_pylist() for column in rows.columns), strict=True):
         if name in known:
             twice.add(name)
-        known[name] = _Known(path, label, size, modified, content)
-    return {name: one for name, one in known.items() if name not in twice}, twice
+        known[name] = _Entry(FoundPicture(*facts), content)
+    return {name: entry for name, entry in known.items() if name not in twice}, twice
 
 
 def _missing(
-    known: dict[str, _Known], found: FoundPictures, folders: Sequence[Path] | None
+    known: dict[str, _Entry], found: FoundPictures, folders: Sequence[Path] | None
 ) -> tuple[set[str], set[str]]:
-    """The ids of pictures in the index that are gone, and of those that only cannot be looked at.
+    """Return the ids of pictures that are gone, and of those that only cannot be read now.
 
     Args:
         known: the index.
-        found: what there is in the folders.
+        found: the pictures in the folders.
         folders: pictures of others are neither; None: all are looked for.
     """
-    ids = {picture_id(one.path) for one in found.pictures}
+    ids = set(map(picture_id, found.pictures))
     below = tuple(f"{readable(absolute(folder)).rstrip(os.sep)}{os.sep}" for folder in folders or ())
     missing = {
-        name: one.path
-        for name, one in known.items()
-        if name not in ids and (folders is None or one.path.startswith(below))
+        name: entry.picture.path
+        for name, entry in known.items()
+        if name not in ids and (folders is None or entry.picture.path.startswith(below))
     }
     if not found.unseen:
         return set(missing), set()
@@ -386,88 +346,69 @@ def _missing(
     return missing.keys() - kept, kept
 
 
-def _compare(found: FoundPictures, known: dict[str, _Known], writer: RowWriter) -> list[_Work]:
-    """The files that have to be read; of those that need not be, other labels are written."""
+def _compare(found: FoundPictures, known: dict[str, _Entry], writer: RowWriter) -> list[_Entry]:
+    """Return the files that have to be read; write the other labels of those that need not be."""
     work = []
-    for picture in found.pictures:
-        row = known.get(picture_id(picture.path))
-        if row is None or not row.is_as(picture):
-            work.append(_Work(picture, "" if row is None else row.content))
-        elif row.label != picture.label:
-            writer.update(_file_row(picture))
+    for picture in found.pictures.values():
+        entry = known.get(picture_id(picture.path))
+        if entry is None:
+            work.append(_Entry(picture, ""))
+        elif (entry.picture.size, entry.picture.modified) != (picture.size, picture.modified):
+            work.append(_Entry(picture, entry.content))
+        elif entry.picture.label != picture.label:
+            writer.update(picture.row)
     return work
 
 
 @final
-class _Reading:
-    """Files on their way into the index.
+class _Embedding:
+    """Files on their way into the index: read in threads, embedded in batches, written by the writer.
 
     Attributes:
         problems: why files cannot be read, by path.
-        embedded: pictures so far, of which `added` are new.
+        num_embedded: pictures so far, of which `num_added` are new.
     """
 
-    def __init__(self, work: Sequence[_Work], embedder: PictureEmbedder, writer: RowWriter) -> None:
-        self._work, self._embedder, self._writer = work, embedder, writer
+    def __init__(self, embedder: PictureEmbedder, writer: RowWriter) -> None:
+        self._embedder, self._writer = embedder, writer
         self.problems: dict[str, str] = {}
-        self.embedded = self.added = 0
+        self.num_embedded = self.num_added = 0
 
-    def read(self, batch_size: int, num_workers: int) -> None:
-        """Nothing; every file is then read, embedded where its content is new, and handed to the writer."""
-        if not self._work:
+    def run(self, work: Sequence[_Entry], batch_size: int, num_workers: int) -> None:
+        """Read every file, embed what is new, and give it to the writer."""
+        if not work:
             return
-        files = PictureFiles(
-            [one.found.path for one in self._work],
-            [one.content for one in self._work],
-            self._embedder.transform,
-            self._embedder.min_side,
-        )
-        starts = range(0, len(files), batch_size)
-        # Threads, for LanceDB's own do not survive a fork, and Pillow's decoders release the lock.
+        # Threads: LanceDB's own do not survive a fork, and Pillow's decoders release the lock.
         pool = ThreadPoolExecutor(max(num_workers, 1))
 
-        def batch(start: int) -> list[Future[ReadPicture]]:
-            places = range(start, min(start + batch_size, len(files)))
-            return [pool.submit(files.read, place) for place in places]
+        def submit(start: int) -> list[Future[_ReadPicture]]:
+            batch = work[start : start + batch_size]
+            return [pool.submit(read_picture, one, self._embedder) for one in batch]
 
         try:
-            ahead = batch(0)
-            for start in track(starts, "embedding"):
-                reading, ahead = ahead, batch(start + batch_size)
+            ahead = submit(0)
+            for start in track(range(0, len(work), batch_size), "embedding"):
+                reading, ahead = ahead, submit(start + batch_size)
                 self._take([future.result() for future in reading])
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _take(self, batch: Sequence[ReadPicture]) -> None:
-        pixels = []
-        pictures = []
+    def _take(self, batch: Sequence[_ReadPicture]) -> None:
+        new = []
         for read in batch:
-            work = self._work[read.place]
+            picture = read.entry.picture
             if read.problem:
-                self.problems[work.found.path] = read.problem
+                self.problems[picture.path] = read.problem
             elif read.pixels is None:
-                self._writer.update(_file_row(work.found))
+                self._writer.update(picture.row)
             else:
-                pixels.append(read.pixels)
-                pictures.append(read)
-        if not pixels:
+                new.append((read, read.pixels))
+        if not new:
             return
-        vectors = self._embedder.embed(torch.stack(pixels))
-        for read, vector in zip(pictures, vectors, strict=True):
-            self._writer.add(_row(self._work[read.place].found, read, vector))
-            self.added += not self._work[read.place].content
-        self.embedded += len(pixels)
-
-
-def _row(found: FoundPicture, read: ReadPicture, vector: Float32[np.ndarray, " D"]) -> dict[str, Any]:
-    row = {**_file_row(found), "path": readable(found.path), "content": read.content}
-    return {**row, "vector": vector, "thumbnail": read.thumbnail}
-
-
-def _file_row(found: FoundPicture) -> dict[str, Any]:
-    return {
-        "id": picture_id(found.path),
-        "label": found.label,
-        "size": found.size,
-        "modified": found.modified,
-    }
+        vectors = self._embedder.embed(torch.stack([pixels for _, pixels in new]))
+        for (read, _), vector in zip(new, vectors, strict=True):
+            picture = read.entry.picture
+            row = {**picture.row, "path": readable(picture.path), "content": read.content}
+            self._writer.add({**row, "vector": vector, "thumbnail": read.thumbnail})
+            self.num_added += not read.entry.content
+        self.num_embedded += len(new)

@@ -1,4 +1,4 @@
-"""A map of the collection: a sample of its pictures in two dimensions, near where they look alike."""
+"""A map of the collection: a sample of its pictures in two dimensions, where near means similar."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tuplet.search.index import ImageIndex, IndexedPicture
 from tuplet.search.storage import any_of
 
 MOST_POINTS = 2000
-"""Pictures on a map; more would lie on top of each other and take minutes."""
+"""Pictures on a map; more would overlap and take minutes."""
 _CHANGED = 0.1
+"""Share of the collection that may change before a map is out of date."""
 
 
 @dataclass(frozen=True)
 class CollectionMap:
-    """Places of some pictures.
+    """The places of some pictures.
 
     Attributes:
-        pictures: which.
-        labels: the labels among them, sorted.
+        labels: of the pictures, sorted.
         label_of: number of each picture's label, -1 where it has none.
         places: from 0 to 1 in both directions, the longer side filled.
         total: pictures in the index when the map was drawn.
-        model: whose vectors these places are of.
+        model: of the vectors that were drawn.
     """
 
     pictures: tuple[IndexedPicture, ...]
@@ -42,31 +42,29 @@ class CollectionMap:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of the pictures."""
-        return tuple(one.id for one in self.pictures)
+        """Return the ids of the pictures."""
+        return tuple(picture.id for picture in self.pictures)
 
 
 def draw_map(index: ImageIndex, *, most: int = MOST_POINTS, seed: int = 0) -> CollectionMap:
-    """A map of pictures drawn at random, by t-SNE of their vectors.
+    """Draw a map of random pictures, by t-SNE of their vectors.
 
     Args:
-        index: of which.
+        index: may be empty.
         most: pictures on the map, >= 1.
         seed: of the draw and of the map.
-
-    Raises:
-        InputError: the index cannot be read.
     """
-    # Only a map needs t-SNE, and with it what draws figures; a server answers before it has one.
+    # Only a map needs t-SNE, and matplotlib with it; a server answers before it has one.
     from tuplet.report.plots import tsne
 
     model, total = index.model, index.count()
     if total == 0:
         return CollectionMap((), (), np.empty(0, np.int64), np.empty((0, 2)), 0, model)
     drawn = index.sample(most, seed)
-    labels = sorted({one.label for one in drawn.pictures if one.label is not None})
+    of = [picture.label for picture in drawn.pictures]
+    labels = sorted({label for label in of if label is not None})
     number = {label: place for place, label in enumerate(labels)}
-    label_of = np.array([-1 if one.label is None else number[one.label] for one in drawn.pictures])
+    label_of = np.array([-1 if label is None else number[label] for label in of])
     places = tsne(drawn.vectors, seed)
     spread = np.ptp(places, axis=0)
     middle = places.min(axis=0) + spread / 2
@@ -75,38 +73,26 @@ def draw_map(index: ImageIndex, *, most: int = MOST_POINTS, seed: int = 0) -> Co
 
 
 def is_out_of_date(drawn: CollectionMap, index: ImageIndex) -> bool:
-    """Whether more than a tenth of a collection is another than when its map was drawn, or its model is.
-
-    Args:
-        drawn: a map of the index.
-        index: as it is now.
-
-    Raises:
-        InputError: the index cannot be read.
-    """
+    """Return whether the model or more than a tenth of the collection changed since a map was drawn."""
     if drawn.model.difference(index.model):
         return True
     total = index.count()
     if not drawn.pictures:
         return total > 0
-    then = {one.id: (one.content, one.label) for one in drawn.pictures}
+    then = {picture.id: (picture.content, picture.label) for picture in drawn.pictures}
     now = index.pictures(any_of("id", then))
-    kept = sum(then[one.id] == (one.content, one.label) for one in now) / len(then)
+    kept = sum(then[picture.id] == (picture.content, picture.label) for picture in now) / len(then)
     new = total - kept * drawn.total
     return kept < 1 - _CHANGED or new > _CHANGED * drawn.total
 
 
 @final
 class BackgroundMap:
-    """The map of an index, drawn in a thread of its own and kept.
-
-    Args:
-        index: of which.
-        most: pictures on the map, >= 1.
+    """The map of an index, drawn in a thread of its own and kept up to date.
 
     Attributes:
-        drawn: the map; None until it is there.
-        problem: why there is none; empty where there is, or will be.
+        drawn: the map; None until it is drawn.
+        problem: why there is none; empty where there is one, or will be.
     """
 
     def __init__(self, index: ImageIndex, most: int = MOST_POINTS) -> None:
@@ -116,15 +102,11 @@ class BackgroundMap:
         self.drawn: CollectionMap | None = None
         self.problem = ""
 
-    def keep(self, version: int) -> None:
-        """Nothing; the map is drawn if there is none, or the collection changed by a tenth since.
-
-        Args:
-            version: of the index that is read.
-        """
+    def update(self, version: int) -> None:
+        """Start drawing the map if there is none, or a tenth of the index changed, which has this version."""
         if (self._thread is not None and self._thread.is_alive()) or version == self._version:
             return
-        # A daemon: who stops the server does not wait for a map.
+        # A daemon, so that stopping the server does not wait for a map.
         self._thread = threading.Thread(target=self._renew, args=(version,), name="map", daemon=True)
         self._thread.start()
 

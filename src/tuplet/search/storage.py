@@ -1,4 +1,4 @@
-"""Where an index lies, a folder or object storage: opened, made, held by one process."""
+"""Where an index lies, a folder or object storage: its tables, its lock, and SQL conditions on its rows."""
 
 from __future__ import annotations
 
@@ -14,85 +14,73 @@ import pyarrow
 from filelock import FileLock, Timeout
 from lancedb.table import Table
 
-from tuplet.errors import InputError
+from tuplet.errors import InputError, RequestError, SearchIndexError, one_line
 
 Uri: TypeAlias = str
 """A folder, or s3://bucket/path, gs://bucket/path, az://container/path."""
 
 TABLE = "pictures"
-"""The table that answers."""
+"""The table that is searched."""
 REBUILD = "rebuild-"
-"""How the names of tables begin that are made to take its place."""
+"""How the names of tables begin that will replace it."""
 _LOCK = ".lock"
 _OURS = re.compile(rf"{re.escape(_LOCK)}|({TABLE}|{REBUILD}[0-9a-f]+)\.lance")
 
 
 def is_remote(uri: Uri) -> bool:
-    """Whether an index lies in object storage."""
+    """Return whether an index lies in object storage."""
     return "://" in uri
 
 
 def open_table(uri: Uri, name: str = TABLE, session: lancedb.Session | None = None) -> Table | None:
-    """A table of an index; None where there is none yet.
+    """Open a table of an index; return None where there is none yet.
 
     Args:
         uri: where. LanceDB reads the credentials, the region and the endpoint of object storage from the
             environment: AWS_ACCESS_KEY_ID, AWS_ENDPOINT, AWS_ALLOW_HTTP and so on.
         name: of the table.
-        session: what LanceDB remembers of the index from one opening to the next; None: nothing.
+        session: LanceDB's cache, kept from one opening to the next.
 
-    Raises:
-        InputError: it cannot be read.
     """
     if not is_remote(uri) and not Path(uri, f"{name}.lance").is_dir():
-        return None  # to connect would make the folder
-    with errors_in_a_line(f"cannot open the index {uri}"):
+        return None  # connect would make the folder
+    with lance_errors(f"cannot open the index {uri}", subject=uri):
         database = lancedb.connect(uri, session=session)
         try:
             return database.open_table(name)
-        except ValueError as error:
-            if "was not found" in str(error):
-                return None
-            raise
+        except ValueError:
+            # Only a missing table is a ValueError here: the name is valid, and what cannot be read (a damaged
+            # file, a missing bucket, no permission) is a RuntimeError or an OSError.
+            return None
 
 
 def make_table(uri: Uri, rows: pyarrow.RecordBatchReader, name: str = TABLE) -> Table:
-    """A table of these rows in place of what there was, in one step: a new version, or nothing.
+    """Replace a table, or make it, in one step: there is a new version with all of the rows, or none.
 
-    Args:
-        uri: where.
-        rows: read once, a batch at a time.
-        name: of the table.
-
-    Raises:
-        InputError: it cannot be written.
+    The rows are read once, a batch at a time.
     """
-    wanted = "want room there, and leave to write; the same command then goes on"
-    with errors_in_a_line(f"cannot write the index {uri}", wanted):
+    wanted = "want free space and permission to write; the same command then goes on"
+    with lance_errors(f"cannot write the index {uri}", wanted, subject=uri):
         mode = "create" if open_table(uri, name) is None else "overwrite"
         return lancedb.connect(uri).create_table(name, data=rows, mode=mode)
 
 
 def no_rows(schema: pyarrow.Schema) -> pyarrow.RecordBatchReader:
-    """Nothing to read, with these columns."""
+    """Return a reader of no rows with these columns."""
     return pyarrow.RecordBatchReader.from_batches(schema, [])
 
 
 def rebuild_names(uri: Uri) -> list[str]:
-    """The names of the tables that are, or were, made to take the place of the one that answers."""
-    with errors_in_a_line(f"cannot open the index {uri}"):
+    """Return the names of the tables of rebuilds that are running or were killed."""
+    with lance_errors(f"cannot open the index {uri}", subject=uri):
         return [name for name in lancedb.connect(uri).list_tables().tables if name.startswith(REBUILD)]
 
 
 def drop_table(uri: Uri, name: str) -> None:
-    """Nothing; there is no such table then. A drop that is killed leaves one without rows, or none.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    with errors_in_a_line(f"cannot write the index {uri}", "want leave to write"):
+    """Drop a table; if the process is killed meanwhile, a table without rows may be left."""
+    with lance_errors(f"cannot write the index {uri}", "want permission to write", subject=uri):
         database = lancedb.connect(uri)
-        # Files go one by one: what remains of a table that was not emptied could look like a whole one.
+        # Files go one by one: the rest of a table that was not emptied first could look like a whole one.
         with suppress(RuntimeError, ValueError):  # it cannot be opened as it is
             emptied = make_table(uri, no_rows(pyarrow.schema([("nothing", pyarrow.bool_())])), name)
             emptied.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
@@ -101,127 +89,155 @@ def drop_table(uri: Uri, name: str) -> None:
 
 @contextmanager
 def locked(uri: Uri) -> Iterator[None]:
-    """Hold an index in a folder for one writing process; the hold ends with the process, however it ends.
+    """Lock an index in a folder for one writing process; the lock ends with the process, however it ends.
 
-    What a process that was killed had written only in part is removed.
-
-    In object storage nothing is held: there LanceDB's commits put two writers in order.
+    Files that a killed process left half written are removed. Object storage has no lock: there LanceDB's
+    commits put two writers in order.
 
     Raises:
-        InputError: another process writes it, or it is a folder of other things.
+        SearchIndexError: another process is writing it, or the folder is used for something else.
     """
     if is_remote(uri):
         yield
         return
     folder = Path(uri)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{uri} is a file; want a folder for the index")
+        raise SearchIndexError(f"{uri} is a file; want a folder for the index", subject=uri)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the index {uri} ({error.strerror}); want another --index") from None
-    others = sorted(one.name for one in folder.iterdir() if not _OURS.fullmatch(one.name))
+        raise _not_writable("make", uri, error) from None
+    others = sorted(entry.name for entry in folder.iterdir() if not _OURS.fullmatch(entry.name))
     if others and not (folder / f"{TABLE}.lance").is_dir():
-        raise InputError(f"{uri} holds other things, such as {others[0]}; want a new folder")
+        raise SearchIndexError(
+            f"{uri} holds other things, such as {others[0]}; want a new folder", subject=uri, given=others[0]
+        )
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(
-            f"another process is writing the index {uri}; want one at a time: wait, or end it"
+        raise SearchIndexError(
+            f"another process is writing the index {uri}; want one at a time: wait, or end it", subject=uri
         ) from None
     except OSError as error:
-        raise InputError(f"cannot write the index {uri} ({error.strerror}); want another --index") from None
+        raise _not_writable("write", uri, error) from None
     try:
-        for torn in folder.glob("*.lance/**/.tmp*"):  # LanceDB's own cleaning passes them over
+        for torn in folder.glob("*.lance/**/.tmp*"):  # LanceDB's own cleaning leaves them
             torn.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
 
 
+def _not_writable(verb: str, uri: Uri, error: OSError) -> SearchIndexError:
+    return SearchIndexError(
+        f"cannot {verb} the index {uri} ({error.strerror}); want another --index", subject=uri
+    )
+
+
 @contextmanager
-def errors_in_a_line(what: str, wanted: str = "") -> Iterator[None]:
-    """What LanceDB raises within it becomes an InputError of one line.
+def lance_errors(
+    what: str, wanted: str = "", *, subject: str, kind: type[InputError] = SearchIndexError
+) -> Iterator[None]:
+    """Raise what LanceDB raises within it as an InputError of one line.
 
     Args:
-        what: cannot be done.
-        wanted: what to do instead; may be empty.
+        what: the beginning of the line: what cannot be done.
+        wanted: the end of the line: what to do instead; may be empty.
+        subject: see `InputError`.
+        kind: of the error.
     """
     try:
         yield
     except InputError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
-        said = re.sub(r",? ?\S*/(?:\.cargo|rustc)/\S*", "", " ".join(str(error).split()))
-        said = re.sub(r"^lance error: ", "", said).rstrip(". ")
-        raise InputError(f"{what} ({said[:300]}){'; ' if wanted else ''}{wanted}") from error
+        # Without the places in LanceDB's own source.
+        reason = re.sub(r",? ?\S*/(?:\.cargo|rustc)/\S*", "", one_line(error, None))
+        reason = re.sub(r"^lance error: ", "", reason).rstrip(". ")
+        raise kind(
+            f"{what} ({reason[:300]}){'; ' if wanted else ''}{wanted}", subject=subject, given=reason
+        ) from error
 
 
-MOST_STARS, MOST_ONES = 8, 64
-"""Of a path's pattern: places with *, and signs that stand for one character."""
+MOST_STARS, MOST_SINGLES = 8, 64
+"""The most places with *, and with ? or [...], in a path's pattern: the search takes longer with each."""
 
 _PART = re.compile(r"(?P<wild>[*?]+)|\[(?P<inside>!?+.[^\]]*)\]|.", re.DOTALL)
 
 
-def label_is(label: str) -> str:
-    """The condition that a picture has this label."""
-    return f"label = {quoted(label)}"
+def picture_condition(
+    *, where: str | None = None, label: str | None = None, path: str | None = None
+) -> str | None:
+    """Return the SQL condition for pictures that meet all that is given; None where nothing is.
+
+    Args:
+        where: an SQL condition.
+        label: a picture's label.
+        path: a pattern for its whole path, see `path_like`.
+    """
+    return all_of(
+        where,
+        None if label is None else f"label = {quoted(label)}",
+        None if path is None else path_like(path),
+    )
 
 
 def path_like(pattern: str) -> str:
-    """The condition that a picture's whole path fits a pattern of the shell.
+    """Return the condition that a picture's whole path matches a shell pattern.
 
     Args:
         pattern: * is any text, slashes too; ? one character; [abc] and [a-z] one of these, [!abc] one of the
-            others; anything else is itself. One that begins with neither / nor * may begin anywhere behind a
-            slash.
+            others; anything else is itself. One that begins with neither / nor * may begin after any slash.
 
     Raises:
-        InputError: it has so many * or ? that a search by it would take very long.
+        RequestError: it has so many * or ? that a search by it would take very long.
     """
     anywhere = "" if pattern.startswith(("/", "*")) else ".*/"
     return f"regexp_like(path, {quoted(f'(?s)^{anywhere}{_expression(pattern)}$')})"
 
 
 def any_of(column: str, values: Collection[str]) -> str:
-    """The condition that a column has one of some texts."""
+    """Return the condition that a column has one of some texts."""
     return f"{column} IN ({', '.join(map(quoted, sorted(values)))})" if values else "FALSE"
 
 
 def all_of(*conditions: str | None) -> str | None:
-    """All conditions together, each in brackets; None where there are none."""
+    """Join conditions with AND, each in brackets; return None where all are None."""
     given = [f"({condition})" for condition in conditions if condition is not None]
     return " AND ".join(given) or None
 
 
 def quoted(text: str) -> str:
-    """A text as SQL has it."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _expression(pattern: str) -> str:
-    """The regular expression of a shell's pattern."""
-    parts, stars, ones = [], 0, 0
-    for found in _PART.finditer(pattern):
-        wild, inside = found["wild"] or "", found["inside"]
+    """Translate a shell pattern into a regular expression."""
+    parts, stars, singles = [], 0, 0
+    for match in _PART.finditer(pattern):
+        wild, inside = match["wild"] or "", match["inside"]
         # In whatever order they stand, ? and * in a row are any text of so many characters or more.
-        stars, ones = stars + ("*" in wild), ones + wild.count("?") + (inside is not None)
+        stars, singles = stars + ("*" in wild), singles + wild.count("?") + (inside is not None)
         if inside is not None:
-            parts.append(_one_of(inside))
+            parts.append(_character_class(inside))
         elif wild:
             parts.append("." * wild.count("?") + (".*" if "*" in wild else ""))
         else:
-            parts.append(re.escape(found[0]))
-    if stars > MOST_STARS or ones > MOST_ONES:
-        raise InputError(
-            f"the path's pattern has {stars} * (in a row they count once) and {ones} ? or [...]; want at most"
-            f" {MOST_STARS} and {MOST_ONES}"
+            parts.append(re.escape(match[0]))
+    if stars > MOST_STARS or singles > MOST_SINGLES:
+        raise RequestError(
+            f"the path's pattern has {stars} * (in a row they count once) and {singles} ? or [...]; want at"
+            f" most {MOST_STARS} and {MOST_SINGLES}",
+            subject="path",
+            given=(stars, singles),
+            wanted=(MOST_STARS, MOST_SINGLES),
         )
     return "".join(parts)
 
 
-def _one_of(inside: str) -> str:
+def _character_class(inside: str) -> str:
     negated = inside.startswith("!")
     members = re.sub(r"([\\\[\]^&~])", r"\\\1", inside[negated:])
     return f"[{'^' if negated else ''}{members}]"

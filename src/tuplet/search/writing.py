@@ -19,8 +19,8 @@ from tuplet.search.storage import (
     Uri,
     any_of,
     drop_table,
-    errors_in_a_line,
     is_remote,
+    lance_errors,
     make_table,
     open_table,
     rebuild_names,
@@ -29,7 +29,7 @@ from tuplet.search.storage import (
 COMMIT_ROWS = 1024
 COMMIT_SECONDS = 20.0
 KEPT_VERSIONS = timedelta(days=1)
-"""Versions that were replaced so long ago are removed when an index is written: nobody reads them now."""
+"""Versions that were replaced longer ago are removed when an index is written: nobody reads them now."""
 _DELETED_AT_ONCE = 1000
 _COPIED_AT_ONCE = 1024
 _NAME_DIGITS = 16
@@ -37,14 +37,14 @@ _NAME_DIGITS = 16
 
 @final
 class RowWriter:
-    """Rows on their way into an index: they wait until there are `COMMIT_ROWS`, or for `COMMIT_SECONDS`.
+    """Rows on their way into an index, committed every `COMMIT_ROWS` rows or `COMMIT_SECONDS`.
 
     Args:
-        index: held by this process.
+        index: locked by this process.
 
     Attributes:
         commits: how many there were.
-        updated: rows whose size, time or label were replaced, those that wait included.
+        updated: rows of which some columns were replaced, those that wait included.
     """
 
     def __init__(self, index: ImageIndex) -> None:
@@ -60,7 +60,7 @@ class RowWriter:
         self._commit_if_due()
 
     def update(self, row: dict[str, Any]) -> None:
-        """Replace some columns of a row, the same ones each time, with the next commit."""
+        """Replace some columns of a row, the same ones in every call, with the next commit."""
         self._updates.append(row)
         self.updated += 1
         self._commit_if_due()
@@ -71,88 +71,73 @@ class RowWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Nothing; what waited is then in the index."""
+        """Write the rows that wait."""
+        schema, table = self._index.table.schema, self._index.table
         with _writing(self._index):
-            self._merge()
+            if self._rows:
+                rows = pyarrow.Table.from_pylist(self._rows, schema=schema)
+                table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+            if self._updates:
+                columns = pyarrow.schema([schema.field(name) for name in self._updates[0]])
+                rows = pyarrow.Table.from_pylist(self._updates, schema=columns)
+                table.merge_insert("id").when_matched_update_all().execute(rows)
         self.commits += bool(self._rows) + bool(self._updates)
         self._rows, self._updates, self._began = [], [], time.monotonic()
 
     def delete(self, ids: Collection[str]) -> None:
-        """Nothing; there are no rows with these ids then."""
+        """Delete the rows with these ids."""
         names = sorted(ids)
         with _writing(self._index):
             for start in range(0, len(names), _DELETED_AT_ONCE):
                 self._index.table.delete(any_of("id", names[start : start + _DELETED_AT_ONCE]))
                 self.commits += 1
 
-    def _merge(self) -> None:
-        schema, table = self._index.table.schema, self._index.table
-        if self._rows:
-            rows = pyarrow.Table.from_pylist(self._rows, schema=schema)
-            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
-        if self._updates:
-            columns = [schema.field(name) for name in self._updates[0]]
-            rows = pyarrow.Table.from_pylist(self._updates, schema=pyarrow.schema(columns))
-            table.merge_insert("id").when_matched_update_all().execute(rows)
-
 
 def tidy(index: ImageIndex) -> None:
-    """Nothing; what many commits left in pieces is put together, and versions that nobody reads are removed.
-
-    Args:
-        index: held by this process.
-    """
+    """Compact the files of many commits, and remove versions that nobody reads; the index is locked."""
     with _writing(index):
-        # In a folder nobody else writes: what no version names was left by a process that was killed.
+        # In a folder nobody else writes: files of no version were left by a process that was killed.
         index.table.optimize(
             cleanup_older_than=_age_of_current(index), delete_unverified=not is_remote(index.uri)
         )
 
 
 def _age_of_current(index: ImageIndex) -> timedelta:
-    """The age of the version that was the current one `KEPT_VERSIONS` ago, and a second."""
+    """Return the age of the version that was current `KEPT_VERSIONS` ago, and a second."""
     now = datetime.now()
-    ages = (now - one["timestamp"] for one in index.table.list_versions())
+    ages = (now - version["timestamp"] for version in index.table.list_versions())
     return min((age for age in ages if age > KEPT_VERSIONS), default=KEPT_VERSIONS) + timedelta(seconds=1)
 
 
 def _writing(index: ImageIndex) -> AbstractContextManager[None]:
-    wanted = "want room there, and leave to write; the same command then goes on from what it holds"
-    return errors_in_a_line(f"cannot write the index {index.uri}", wanted)
+    wanted = "want free space and permission to write; the same command then goes on from what it holds"
+    return lance_errors(f"cannot write the index {index.uri}", wanted, subject=index.uri)
 
 
 def begin_rebuild(uri: Uri, model: IndexedModel) -> ImageIndex:
-    """What a killed rebuild with the same model left, or nothing yet: an index that nobody else sees.
+    """Open what a killed rebuild with the same model left, or make an empty index that nobody else sees.
 
-    Args:
-        uri: held by this process.
-        model: of the vectors that are to come.
-
-    Raises:
-        InputError: it cannot be read or written.
+    The index is locked by this process; the model is that of the vectors to come.
     """
     name = _name(model)
     drop_rebuilds(uri, but=name)
     table = open_table(uri, name)
     if table is not None and is_complete(table.schema):
         return ImageIndex(uri, name)
-    if table is not None:  # by another version of tuplet, or on its way out
+    if table is not None:  # of another version of tuplet, or half dropped
         drop_table(uri, name)
     return ImageIndex.create(uri, model, name)
 
 
 def finish_rebuild(rebuilt: ImageIndex, model: IndexedModel) -> ImageIndex:
-    """The index with the rows of a rebuild in place of what it held, which is dropped then.
+    """Replace the rows of the index by those of a rebuild, and drop the rebuild.
 
-    The rows are copied into one new version of the index, a batch at a time. Whoever searches it sees all of
-    what it held until that is whole, and then all of the rebuild, wherever a process is killed.
+    The rows are copied into one new version of the index, a batch at a time. A search sees the old rows until
+    that version is complete, and then all of the new ones, wherever the process is killed.
 
     Args:
-        rebuilt: what `begin_rebuild` gave, filled.
-        model: of its vectors, where it lies now.
-
-    Raises:
-        InputError: the index cannot be written; what was rebuilt is still there.
+        rebuilt: from `begin_rebuild`, filled; it stays where the index cannot be written.
+        model: of its vectors, with the path where it lies now.
     """
     schema = schema_of(model)
     batches = rebuilt.table.search().select(schema.names).to_batches(_COPIED_AT_ONCE)
@@ -162,14 +147,10 @@ def finish_rebuild(rebuilt: ImageIndex, model: IndexedModel) -> ImageIndex:
 
 
 def drop_rebuilds(uri: Uri, *, but: str = "") -> bool:
-    """Whether there was anything left of killed rebuilds; there is not any more.
+    """Drop what killed rebuilds left, except the table `but`; return whether there was any.
 
-    In object storage, where nobody holds an index, a rebuild that was written within the last day may still
-    be going on, and stays.
-
-    Args:
-        uri: held by this process.
-        but: name of a table that stays.
+    Object storage has no lock: there a rebuild that was written within the last day may still be running, and
+    stays.
     """
     names = [
         name for name in rebuild_names(uri) if name != but and not (is_remote(uri) and _is_young(uri, name))
@@ -183,10 +164,10 @@ def _is_young(uri: Uri, name: str) -> bool:
     table = open_table(uri, name)
     if table is None:
         return False
-    return any(datetime.now() - one["timestamp"] < KEPT_VERSIONS for one in table.list_versions())
+    return any(datetime.now() - version["timestamp"] < KEPT_VERSIONS for version in table.list_versions())
 
 
 def _name(model: IndexedModel) -> str:
-    """The name of the table of a rebuild: another one for every model, so that vectors of two never meet."""
+    """Return the name of a rebuild's table: another for every model, so that vectors of two never mix."""
     seen = replace(model, path="").to_json().encode()
     return f"{REBUILD}{hashlib.sha256(seen).hexdigest()[:_NAME_DIGITS]}"

@@ -1,26 +1,26 @@
-"""Who may ask: the name the server is called by, the page the request comes from, and the token."""
+"""Who may ask: the host name of the request, the page that it comes from, and the token."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import ipaddress
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 from urllib.parse import urlsplit
 
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 
 SESSION_COOKIE = "tuplet-session"
-"""Begin of the cookie's name; see `session_cookie`."""
+"""How the cookie's name begins; see `session_cookie`."""
 OPEN_PATHS = frozenset({"/", "/favicon.ico", "/health"})
-"""What needs no token: the page, in which there is nothing yet, and whether the server is alive."""
+"""What needs no token: the page, which holds nothing of the index, and whether the server is alive."""
 LEAST_TOKEN = 16
 """Characters of a token: a shorter one can be guessed."""
 MOST_ADDRESS, MOST_HEADERS = 8_192, 16_384
@@ -28,7 +28,7 @@ MOST_ADDRESS, MOST_HEADERS = 8_192, 16_384
 
 _USUAL_PORTS = {"http": 80, "https": 443}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_ALWAYS = {
+_SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -44,55 +44,40 @@ class Access:
 
     Attributes:
         token: what a request must bring; None: nothing, on the loopback interface only.
-        loopback: the server listens on the loopback interface only. Without a token any other name that it
-            is called by is that of a foreign page whose name was made to lead here. With one such a page gets
-            nowhere, for the browser keeps the cookie for the name at which it was given; and what speaks TLS
-            on this machine may call the server by the name that it has itself.
+        loopback: the server listens on the loopback interface only. Without a token any other host name is
+            then that of a foreign page, whose name was made to lead here (DNS rebinding). With a token such a
+            page gets nowhere, because the browser sends the cookie only to the name that set it; so a proxy
+            for TLS on this machine may use its own name for the server.
     """
 
     token: str | None = field(default=None, repr=False)
     loopback: bool = True
 
     def __post_init__(self) -> None:
-        if self.token is None and not self.loopback:
-            raise InputError(
+        token = self.token
+        if token is None:
+            if self.loopback:
+                return
+            raise SettingsError(
                 "a server that others can reach needs a token; want --token-file FILE, or the environment"
-                " variable TUPLET_TOKEN"
+                " variable TUPLET_TOKEN",
+                subject="token",
             )
-        if self.token is not None and (
-            len(self.token) < LEAST_TOKEN
-            or not self.token.isascii()
-            or not self.token.isprintable()
-            or " " in self.token
-        ):
-            raise InputError(
-                f"the token has {len(self.token)} characters, some perhaps unusual; want {LEAST_TOKEN} or"
-                " more letters, digits and signs without spaces, such as openssl rand -hex 24 makes"
+        if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+            raise SettingsError(
+                f"the token has {len(token)} characters, some perhaps unusual; want {LEAST_TOKEN} or more"
+                " letters, digits and signs without spaces, such as openssl rand -hex 24 makes",
+                subject="token",
             )
 
     @property
     def session(self) -> str:
-        """What the page's cookie holds: it proves the token without telling it."""
+        """Return the value of the page's cookie: it proves the token without containing it."""
         return hmac.new((self.token or "").encode(), b"tuplet session", hashlib.sha256).hexdigest()
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why a request is not answered.
-
-    Attributes:
-        status: of HTTP.
-        detail: one line.
-        headers: to send with it.
-    """
-
-    status: int
-    detail: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
 def is_loopback(address: str) -> bool:
-    """Whether an address or the name localhost is this machine's own."""
+    """Return whether an address or the name localhost is this machine's own."""
     if address == "localhost":
         return True
     try:
@@ -101,56 +86,45 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def refusal(access: Access, scope: Scope) -> Refusal | None:
-    """Why a request is not answered; None where it is.
-
-    Args:
-        access: who may ask.
-        scope: the request's, of ASGI.
-    """
+def refusal(access: Access, scope: Scope) -> HTTPException | None:
+    """Return why an ASGI request is refused; None where it is not."""
     headers, method = Headers(scope=scope), scope["method"]
     if len(scope["raw_path"]) + len(scope["query_string"]) > MOST_ADDRESS:
-        return Refusal(414, f"the address is too long; want at most {MOST_ADDRESS:,} bytes")
+        return HTTPException(414, f"the address is too long; want at most {MOST_ADDRESS:,} bytes")
     if sum(len(name) + len(value) for name, value in headers.raw) > MOST_HEADERS:
-        return Refusal(431, f"the headers are too long; want at most {MOST_HEADERS:,} bytes")
+        return HTTPException(431, f"the headers are too long; want at most {MOST_HEADERS:,} bytes")
     hosts = headers.getlist("host")
     host = hosts[0].lower() if len(hosts) == 1 else ""
-    if access.token is None and not is_loopback(_place(host)[0]):
-        return Refusal(
+    if access.token is None and not is_loopback(_host_and_port(host)[0]):
+        return HTTPException(
             421,
             f"this server is not called {host[:80]!r}; want localhost or 127.0.0.1 as the host, or a token"
             " (--token-file), with which any name will do",
         )
-    refused = _foreign(method, host, headers)
+    refused = _cross_site(method, host, headers)
     if refused is None and access.token is not None and scope["path"] not in OPEN_PATHS:
-        refused = _stranger(access, access.token, headers)
+        refused = _without_token(access, access.token, headers)
     return refused
 
 
 def session_cookie(access: Access, scope: Scope) -> str:
-    """The header Set-Cookie for a browser that has brought the token; it ends with the browser.
+    """Return the header Set-Cookie for a browser that has sent the token; the cookie ends with the browser.
 
-    Browsers keep one cookie of a name for all ports of a host, so the port that the page was opened at, if
-    it shows one, is part of the name. Where the page came by TLS the cookie goes by nothing else.
-
-    Args:
-        access: who may ask.
-        scope: of the request, of ASGI.
+    Browsers keep one cookie of a name for all ports of a host, so the page's port is part of the name. A page
+    that came by TLS gets a cookie that is sent by TLS only.
     """
     headers = Headers(scope=scope)
-    rules = "HttpOnly; Path=/; SameSite=strict"
-    if headers.get("origin", "").lower().startswith("https://"):
-        rules += "; Secure"
-    return f"{_cookie_name(headers)}={access.session}; {rules}"
+    secure = "; Secure" if headers.get("origin", "").lower().startswith("https://") else ""
+    return f"{_cookie_name(headers)}={access.session}; HttpOnly; Path=/; SameSite=strict{secure}"
 
 
 def _cookie_name(headers: Headers) -> str:
-    _, port = _place(headers.get("host", ""))
+    _, port = _host_and_port(headers.get("host", ""))
     return SESSION_COOKIE if port is None else f"{SESSION_COOKIE}-{port}"
 
 
-def _place(host: str) -> tuple[str, int | None]:
-    """The name and the port in a Host header; the name is empty where it is none."""
+def _host_and_port(host: str) -> tuple[str, int | None]:
+    """Split a Host header; the name is empty where the header is not valid."""
     try:
         parts = urlsplit(f"//{host}")
         return parts.hostname or "", parts.port
@@ -158,74 +132,68 @@ def _place(host: str) -> tuple[str, int | None]:
         return "", None
 
 
-def _foreign(method: str, host: str, headers: Headers) -> Refusal | None:
-    """Why a request that a page of another site made is not answered."""
-    # A browser says so on its own; a page cannot change it. Following a link to here is no harm.
+def _cross_site(method: str, host: str, headers: Headers) -> HTTPException | None:
+    """Return why a request from a page of another site is refused."""
+    # The browser sets these headers; a page cannot change them. Following a link to here is harmless.
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "")
     follows_link = method in _SAFE_METHODS and mode == "navigate"
     origin = headers.get("origin", "").lower()
-    alien = "origin" in headers and method not in _SAFE_METHODS and not _is_of(origin, host)
-    if alien and site == "same-origin":
-        return Refusal(
+    foreign = "origin" in headers and method not in _SAFE_METHODS and not _is_same_site(origin, host)
+    if foreign and site == "same-origin":
+        return HTTPException(
             403,
             f"the page is of {origin[:80]!r} and its request came to {host[:80]!r}; want the proxy"
             " between them to pass on the header Host as it came",
         )
-    if alien or (site not in ("none", "same-origin") and not follows_link):
-        return Refusal(403, "the request comes from a page of another site; want the server's own page")
+    if foreign or (site not in ("none", "same-origin") and not follows_link):
+        detail = "the request comes from a page of another site; want the server's own page"
+        return HTTPException(403, detail)
     return None
 
 
-def _is_of(origin: str, host: str) -> bool:
-    """Whether a page is of the server that its request was sent to."""
+def _is_same_site(origin: str, host: str) -> bool:
     scheme, _, netloc = origin.partition("://")
     usual = _USUAL_PORTS.get(scheme)
-    (name, port), (own_name, own_port) = _place(netloc), _place(host)
+    (name, port), (own_name, own_port) = _host_and_port(netloc), _host_and_port(host)
     return usual is not None and name != "" and (name, port or usual) == (own_name, own_port or usual)
 
 
-def _stranger(access: Access, token: str, headers: Headers) -> Refusal | None:
+def _without_token(access: Access, token: str, headers: Headers) -> HTTPException | None:
     given = headers.getlist("authorization")
     if given:
         scheme, _, credentials = given[0].partition(" ")
-        known = len(given) == 1 and scheme.lower() == "bearer" and _same(credentials.strip(), token)
+        known = len(given) == 1 and scheme.lower() == "bearer" and _equal(credentials.strip(), token)
     else:
         cookie = cookie_parser(headers.get("cookie", "")).get(_cookie_name(headers), "")
-        known = _same(cookie, access.session)
+        known = _equal(cookie, access.session)
     if known:
         return None
-    detail = "the token is wrong" if given else "the token is missing"
-    wanted = "want the header Authorization: Bearer TOKEN"
-    return Refusal(401, f"{detail}; {wanted}", {"www-authenticate": 'Bearer realm="tuplet"'})
+    detail = f"the token is {'wrong' if given else 'missing'}; want the header Authorization: Bearer TOKEN"
+    return HTTPException(401, detail, {"www-authenticate": 'Bearer realm="tuplet"'})
 
 
-def _same(given: str, wanted: str) -> bool:
-    # In the same time, however much of it is right.
+def _equal(given: str, wanted: str) -> bool:
+    # In constant time: the time of a usual comparison shows how many characters are right.
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode())
 
 
 @final
 class Gate:
-    """An application behind `refusal`; gives every answer the headers that make a browser careful.
-
-    Args:
-        app: what is behind it.
-        access: who may ask.
-    """
+    """An ASGI application behind `refusal`, which adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Nothing; the request is answered."""
+        """Answer a request, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def careful(message: Message) -> None:
+        async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _ALWAYS.items():
+                for name, value in _SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 if scope["path"] == "/login" and message["status"] == 204:
                     headers["set-cookie"] = session_cookie(self._access, scope)
@@ -233,10 +201,7 @@ class Gate:
 
         refused = refusal(self._access, scope)
         if refused is None:
-            await self._app(scope, receive, careful)
-            return
-        body = json.dumps({"detail": refused.detail}).encode()
-        given = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
-        raw = [(name.encode(), value.encode()) for name, value in given.items()]
-        await careful({"type": "http.response.start", "status": refused.status, "headers": raw})
-        await careful({"type": "http.response.body", "body": body})
+            await self._app(scope, receive, send_secured)
+        else:
+            detail = {"detail": refused.detail}
+            await JSONResponse(detail, refused.status_code, refused.headers)(scope, receive, send_secured)

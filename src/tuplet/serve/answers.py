@@ -1,31 +1,35 @@
-"""What the search server is asked and what it answers, as its OpenAPI description shows them."""
+"""The questions to the search server and its answers, as its OpenAPI description shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from tuplet.errors import InputError
+from tuplet.errors import RequestError
 from tuplet.search.index import IndexedPicture, Neighbour
 from tuplet.search.map import CollectionMap
-from tuplet.search.storage import all_of, label_is, path_like
+from tuplet.search.storage import path_like, picture_condition
 
 MOST_FOUND = 500
 MOST_LABELS = 2000
 _LONGEST = 500
 
 
-class Wanted(BaseModel):
-    """How many pictures are wanted, and which may be among them."""
+class SampleQuery(BaseModel):
+    """A question for any pictures."""
 
     model_config = ConfigDict(extra="forbid")
 
     top: int = Field(default=24, ge=1, le=MOST_FOUND, description="how many pictures")
     label: str | None = Field(default=None, max_length=_LONGEST, description="only pictures with this label")
+
+
+class SearchQuery(SampleQuery):
+    """A question for similar pictures."""
+
     path: str | None = Field(
         default=None,
         max_length=_LONGEST,
@@ -34,35 +38,23 @@ class Wanted(BaseModel):
 
     @field_validator("path")
     @classmethod
-    def _may_be_used(cls, path: str | None) -> str | None:
+    def _can_be_used(cls, path: str | None) -> str | None:
         try:
             path_like(path or "")
-        except InputError as error:
+        except RequestError as error:
             raise PydanticCustomError("pattern", "{said}", {"said": str(error)}) from None
         return path
 
     @property
     def condition(self) -> str | None:
-        """The SQL condition of `ImageIndex.nearest`."""
-        return all_of(
-            None if self.label is None else label_is(self.label),
-            None if self.path is None else path_like(self.path),
-        )
+        """Return the SQL condition for `ImageIndex.nearest`."""
+        return picture_condition(label=self.label, path=self.path)
 
 
-class WantedLike(Wanted):
-    """What looks like a picture of the index."""
+class SimilarQuery(SearchQuery):
+    """A question for pictures that are similar to one of the index."""
 
     id: str = Field(max_length=_LONGEST, description="of a picture of the index")
-
-
-class WantedSome(BaseModel):
-    """Any pictures."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    top: int = Field(default=24, ge=1, le=MOST_FOUND, description="how many pictures")
-    label: str | None = Field(default=None, max_length=_LONGEST, description="only pictures with this label")
 
 
 class Picture(BaseModel):
@@ -74,10 +66,10 @@ class Picture(BaseModel):
     label: str | None
 
     @classmethod
-    def of(cls, picture: IndexedPicture, **more: Any) -> Picture:
-        """The same as the server says it."""
+    def of(cls, picture: IndexedPicture) -> Picture:
+        """Describe a picture."""
         name = PurePath(picture.path).name
-        return cls(id=picture.id, path=picture.path, name=name, label=picture.label, **more)
+        return cls(id=picture.id, path=picture.path, name=name, label=picture.label)
 
 
 class Found(Picture):
@@ -94,19 +86,17 @@ class SearchAnswer(BaseModel):
     found: list[Found]
 
     @classmethod
-    def of(cls, query: IndexedPicture | None, found: Sequence[Neighbour], content: str) -> SearchAnswer:
-        """What was found, with exact copies of what has this hash marked."""
-        return cls(
-            query=None if query is None else Picture.of(query),
-            found=[
-                Found(
-                    **Picture.of(one.picture).model_dump(),
-                    distance=one.distance,
-                    exact_copy=one.picture.content == content,
-                )
-                for one in found
-            ],
-        )
+    def of(cls, query: IndexedPicture | None, neighbours: Sequence[Neighbour], content: str) -> SearchAnswer:
+        """Describe what was found, with the exact copies of the content with this hash marked."""
+        found = [
+            Found(
+                **dict(Picture.of(neighbour.picture)),
+                distance=neighbour.distance,
+                exact_copy=neighbour.picture.content == content,
+            )
+            for neighbour in neighbours
+        ]
+        return cls(query=None if query is None else Picture.of(query), found=found)
 
 
 class PicturesAnswer(BaseModel):
@@ -131,14 +121,14 @@ class LabelsAnswer(BaseModel):
 
     @classmethod
     def of(cls, pictures: int, counts: dict[str, int]) -> LabelsAnswer:
-        """The labels by name; of more than `MOST_LABELS` only the most frequent ones."""
-        often = sorted(counts, key=lambda label: (-counts[label], label))[:MOST_LABELS]
-        named = [LabelCount(label=label, pictures=counts[label]) for label in sorted(often)]
-        return cls(pictures=pictures, num_labels=len(counts), labels=named)
+        """Describe the labels by name; of more than `MOST_LABELS` only the most frequent ones."""
+        frequent = sorted(counts, key=lambda label: (-counts[label], label))[:MOST_LABELS]
+        labels = [LabelCount(label=label, pictures=counts[label]) for label in sorted(frequent)]
+        return cls(pictures=pictures, num_labels=len(counts), labels=labels)
 
 
 class MapAnswer(BaseModel):
-    """A map of some pictures of the index, in which near means similar; lists are empty till then."""
+    """A map of some pictures of the index, in which near means similar; empty until it is ready."""
 
     ready: bool
     problem: str = Field(default="", description="why there is none, where that is so")
@@ -151,18 +141,18 @@ class MapAnswer(BaseModel):
 
     @classmethod
     def of(cls, drawn: CollectionMap | None, problem: str) -> MapAnswer:
-        """The map as the server says it."""
+        """Describe a map, or why there is none."""
         if drawn is None:
             return cls(ready=False, problem=problem)
-        places = drawn.places.round(4).tolist()
+        x, y = drawn.places.round(4).T.tolist()
         return cls(
             ready=True,
             total=drawn.total,
             ids=list(drawn.ids),
             labels=list(drawn.labels),
             label_of=drawn.label_of.tolist(),
-            x=[x for x, _ in places],
-            y=[y for _, y in places],
+            x=x,
+            y=y,
         )
 
 
@@ -173,6 +163,6 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request was not answered: one line that says what was got, what is wanted and what to do."""
+    """Why a request was not answered: one line with what was given, what is wanted and what to do."""
 
     detail: str

@@ -1,4 +1,4 @@
-"""The search server's addresses, and how what goes wrong is said in one line."""
+"""The search server's routes and pages, and its errors as one line of JSON."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp
 
+from tuplet.errors import SearchIndexError
 from tuplet.report.pages import page_template
 from tuplet.serve.access import Access, Gate
 from tuplet.serve.answers import (
@@ -26,10 +27,10 @@ from tuplet.serve.answers import (
     MapAnswer,
     PicturesAnswer,
     Problem,
+    SampleQuery,
     SearchAnswer,
-    Wanted,
-    WantedLike,
-    WantedSome,
+    SearchQuery,
+    SimilarQuery,
 )
 from tuplet.serve.files import PictureGoneError, PictureTooLargeError, picture_file
 from tuplet.serve.metrics import Counted
@@ -63,12 +64,7 @@ _router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Probl
 
 
 def build_service(service: SearchService, access: Access) -> ASGIApp:
-    """The whole server as an ASGI application.
-
-    Args:
-        service: what answers.
-        access: who may ask.
-    """
+    """Build the whole server as an ASGI application."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -86,13 +82,14 @@ def build_service(service: SearchService, access: Access) -> ASGIApp:
     app.state.service, app.state.access = service, access
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(AnyHTTPException, _refused)
+    app.add_exception_handler(SearchIndexError, _unreadable)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_router)
     return Counted(Gate(app, access), service.metrics)
 
 
 def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """A decorator: the address answers GET, and HEAD, of whose answer uvicorn leaves the body away."""
+    """Route GET and HEAD to a function; uvicorn omits the body in the answer to HEAD."""
 
     def added(endpoint: Endpoint) -> Endpoint:
         _router.get(path, **options)(endpoint)
@@ -104,18 +101,18 @@ def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
 
 @_get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
-    """The page to search with."""
+    """Return the page to search with."""
     return _search_page()
 
 
 @_get("/favicon.ico", include_in_schema=False, status_code=204)
 async def favicon() -> None:
-    """Nothing; browsers ask for it."""
+    """Answer browsers that ask for an icon."""
 
 
 @_get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
-    """Every address of the server, to read."""
+    """Return a page that describes every address of the server."""
     return _page(_TEMPLATES.get_template("docs.html").render(api=request.app.openapi()))
 
 
@@ -126,7 +123,7 @@ async def health(service: Service, response: Response) -> Health:
     response.status_code = 503 if problem else 200
     if service.stale_since and not problem:
         since = service.stale_since.isoformat(timespec="seconds")
-        return Health(status=f"ok, but the index has not been read anew since {since}; the log says why")
+        return Health(status=f"ok, but the index has not been refreshed since {since}; the log says why")
     return Health(status=problem or "ok")
 
 
@@ -145,17 +142,17 @@ async def login() -> None:
 
 
 @_get("/search")
-async def search(service: Service, wanted: Annotated[WantedLike, Query()]) -> SearchAnswer:
+async def search(service: Service, query: Annotated[SimilarQuery, Query()]) -> SearchAnswer:
     """What looks like a picture of the index."""
-    return await service.like_picture(wanted.id, wanted)
+    return await service.similar_to_picture(query.id, query)
 
 
 @_router.post("/search", openapi_extra=_BODY)
 async def search_upload(
-    service: Service, request: Request, wanted: Annotated[Wanted, Query()]
+    service: Service, request: Request, query: Annotated[SearchQuery, Query()]
 ) -> SearchAnswer:
     """What looks like the picture in the body."""
-    return await service.like_upload(request, wanted)
+    return await service.similar_to_upload(request, query)
 
 
 @_get("/labels")
@@ -165,9 +162,9 @@ async def labels(service: Service) -> LabelsAnswer:
 
 
 @_get("/pictures")
-async def pictures(service: Service, wanted: Annotated[WantedSome, Query()]) -> PicturesAnswer:
+async def pictures(service: Service, query: Annotated[SampleQuery, Query()]) -> PicturesAnswer:
     """Some pictures of the index, drawn at random, always the same ones."""
-    return await service.some(wanted)
+    return await service.sample(query)
 
 
 @_get("/map")
@@ -247,7 +244,7 @@ def _hashes(html: str, element: str) -> str:
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
-    """An error in one line, whoever found it."""
+    """Answer with the one line of an error, whoever raised it."""
     assert isinstance(error, AnyHTTPException)
     detail, headers = str(error.detail), dict(error.headers or {})
     if error.status_code == 405:
@@ -257,13 +254,18 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": " ".join(detail.split())}, error.status_code, headers)
 
 
+async def _unreadable(request: Request, error: Exception) -> JSONResponse:
+    """Answer where the index cannot be read now."""
+    return JSONResponse({"detail": str(error)}, 503, {"retry-after": "5"})
+
+
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    """A defect of ours; the server's log has its traceback."""
+    """Answer after a defect of ours; the server's log has its traceback."""
     return JSONResponse({"detail": f"the server failed ({type(error).__name__}); its log says why"}, 500)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """What is wrong with the first parameter that cannot be used."""
+    """Answer with what is wrong with the first bad parameter."""
     assert isinstance(error, RequestValidationError)
     return JSONResponse({"detail": _in_a_line(error.errors())}, 422)
 

@@ -1,4 +1,4 @@
-"""A bounded queue before the model: pictures of several requests become one batch, too many are refused."""
+"""Bounded queues: pictures wait for the model and share its batches, other work waits for a thread."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class _Waiting:
 class EmbeddingQueue:
     """One thread for the model, and a queue with a fixed number of places before it.
 
-    Belongs to one event loop. Whoever gives up waiting is passed over when the next batch is made.
+    Belongs to one event loop. A request that was cancelled is skipped when the next batch is made.
 
     Args:
         embed: called in the thread, with one batch at a time.
         capacity: places, >= 1.
         batch_size: pictures at a time, at most, >= 1.
         wait_seconds: how long a picture that is alone waits for others, >= 0.
-        taken: told how many places are taken, whenever that changes.
-        batched: told the size of every batch.
+        on_taken: called with the number of places taken, whenever that changes.
+        on_batch: called with the size of every batch.
     """
 
     def __init__(
@@ -52,22 +52,22 @@ class EmbeddingQueue:
         capacity: int,
         batch_size: int,
         wait_seconds: float,
-        taken: Callable[[float], object] = lambda count: None,
-        batched: Callable[[float], object] = lambda size: None,
+        on_taken: Callable[[float], object] = lambda count: None,
+        on_batch: Callable[[float], object] = lambda size: None,
     ) -> None:
         self._embed, self._capacity, self._batch_size = embed, capacity, batch_size
-        self._wait_seconds, self._tell_taken, self._tell_batch = wait_seconds, taken, batched
+        self._wait_seconds, self._on_taken, self._on_batch = wait_seconds, on_taken, on_batch
         self._taken = 0
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Nothing; pictures are embedded from now on."""
+        """Start embedding."""
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """Nothing; no more pictures are embedded, and those that wait never get an answer."""
+        """Stop embedding; pictures that still wait never get an answer."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -76,7 +76,7 @@ class EmbeddingQueue:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Nothing; within it one place of the queue is held. Raises QueueFullError."""
+        """Take a place of the queue for the block; raise QueueFullError where there is none."""
         if self._taken >= self._capacity:
             raise QueueFullError
         self._change(1)
@@ -86,20 +86,20 @@ class EmbeddingQueue:
             self._change(-1)
 
     async def vector(self, pixels: UInt8[Tensor, "3 S S"]) -> Float32[np.ndarray, " D"]:
-        """The vector of one picture, called by whoever holds a place; raises InputError as `embed` does."""
+        """Embed one picture, for whoever holds a place; raise InputError as `embed` does."""
         waiting = _Waiting(pixels, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(waiting)
         return await waiting.vector
 
     def _change(self, by: int) -> None:
         self._taken += by
-        self._tell_taken(self._taken)
+        self._on_taken(self._taken)
 
     async def _work(self) -> None:
         while True:
-            batch = [one for one in await self._next_batch() if not one.vector.done()]
+            batch = [waiting for waiting in await self._next_batch() if not waiting.vector.done()]
             if batch:
-                self._tell_batch(len(batch))
+                self._on_batch(len(batch))
                 await self._answer(batch)
 
     async def _next_batch(self) -> list[_Waiting]:
@@ -112,21 +112,21 @@ class EmbeddingQueue:
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        pixels = torch.stack([one.pixels for one in batch])
+        pixels = torch.stack([waiting.pixels for waiting in batch])
         try:
             vectors = await loop.run_in_executor(self._thread, self._embed, pixels)
         except Exception as error:
             if isinstance(error, InputError) and len(batch) > 1:
-                for one in batch:  # whose picture it was; the others get their answer
-                    await self._answer([one])
+                for waiting in batch:  # one by one, so that only the bad picture fails
+                    await self._answer([waiting])
                 return
-            for one in batch:
-                if not one.vector.done():
-                    one.vector.set_exception(error)
+            for waiting in batch:
+                if not waiting.vector.done():
+                    waiting.vector.set_exception(error)
             return
-        for one, vector in zip(batch, vectors, strict=True):
-            if not one.vector.done():
-                one.vector.set_result(vector)
+        for waiting, vector in zip(batch, vectors, strict=True):
+            if not waiting.vector.done():
+                waiting.vector.set_result(vector)
 
 
 T = TypeVar("T")
@@ -134,15 +134,14 @@ T = TypeVar("T")
 
 @final
 class WorkThreads:
-    """Some threads, and those who wait for one. Belongs to one event loop.
+    """Some threads, and the work that waits for one. Belongs to one event loop.
 
-    A pool alone would keep the work of whoever gave up, and the picture that it is about, until a thread is
-    free. Here work waits outside, with who asked for it, and a thread that was given up counts as busy until
-    it is done.
+    An executor alone would keep the work of a cancelled request, with its picture, until a thread is free.
+    Here work waits in its request, and a thread whose request was cancelled counts as busy until it is done.
 
     Args:
         count: of threads, >= 1.
-        name: that theirs begin with.
+        name: prefix of the threads' names.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -150,18 +149,18 @@ class WorkThreads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What a function gives, called in a thread as soon as one is free."""
+        """Call a function in a thread as soon as one is free, and return its result."""
         loop = asyncio.get_running_loop()
 
-        def give_back(done: Future[T]) -> None:
+        def release(done: Future[T]) -> None:
             with suppress(RuntimeError):  # the loop has ended before the thread
                 loop.call_soon_threadsafe(self._free.release)
 
         await self._free.acquire()
         future = self._pool.submit(work)
-        future.add_done_callback(give_back)
+        future.add_done_callback(release)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Nothing; no more work begins."""
+        """Start no more work."""
         self._pool.shutdown(wait=False, cancel_futures=True)

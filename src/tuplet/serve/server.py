@@ -1,4 +1,4 @@
-"""The search server on a socket: HTTP/1.1 by uvicorn, with a time limit for every step."""
+"""Listen on a socket: HTTP/1.1 by uvicorn, with a time limit for every step."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tuplet.errors import InputError
+from tuplet.errors import DeviceError
 from tuplet.serve.access import is_loopback
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What one connection may take, and how many there may be.
+    """The limits of one connection, and how many there may be at the same time.
 
     Attributes:
         head_seconds: from the first byte, or from the connection, to the end of a request's head.
         whole_seconds: from there to the end of the answer.
         idle_seconds: between two requests.
-        head_bytes: of a request's head.
-        connections: at the same time.
     """
 
     head_seconds: float = 10.0
@@ -42,38 +40,26 @@ class ConnectionLimits:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections.
-
-    Args:
-        host: a name or an address of this machine.
-        port: 0 for any free one.
-
-    Raises:
-        InputError: no such host, or a port that is taken or not allowed.
-    """
+    """Open a socket on a host's port, 0 for any free one; raise DeviceError where that is not possible."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(address[0]), port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         said = (error.strerror if isinstance(error, OSError) else None) or str(error)
         reason = said.partition(" (")[0].lower()
-        raise InputError(
-            f"cannot listen on {host}:{port} ({reason}); want another --port, or --host"
+        raise DeviceError(
+            f"cannot listen on {host}:{port} ({reason}); want another --port, or --host",
+            subject=f"{host}:{port}",
         ) from None
 
 
 def listens_on_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine can reach a socket."""
+    """Return whether only this machine can reach a socket."""
     return is_loopback(str(listener.getsockname()[0]))
 
 
 def make_server(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Server:
-    """A server that has not begun.
-
-    Args:
-        app: what it serves.
-        limits: of its connections.
-    """
+    """Return a server that is not running yet."""
     config = uvicorn.Config(
         app,
         http=partial(_TimedProtocol, limits),  # type: ignore[arg-type]
@@ -88,19 +74,13 @@ def make_server(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Server:
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=limits.head_bytes,
     )
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a bad request is the client's matter
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # bad requests are no fault of the server
     return uvicorn.Server(config)
 
 
 def serve(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits) -> None:
-    """Nothing; returns when the process was interrupted or asked to end.
-
-    Args:
-        app: what is served.
-        listener: a socket that takes connections; closed afterwards.
-        limits: of its connections.
-    """
-    # The server raises what ended it once more when it has ended.
+    """Serve until the process is interrupted or terminated; the socket is closed then."""
+    # uvicorn raises the signal that stopped it again when it has stopped.
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         make_server(app, limits).run(sockets=[listener])
@@ -112,18 +92,13 @@ def serve(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits) -> No
 
 @final
 class _TimedProtocol(H11Protocol):
-    """uvicorn's protocol, which has no limits of time of its own but between two requests.
-
-    Args:
-        limits: of the connection.
-        given: what uvicorn gives its protocol.
-    """
+    """uvicorn's protocol with time limits: uvicorn itself limits only the time between two requests."""
 
     def __init__(self, limits: ConnectionLimits, **given: Any) -> None:
         super().__init__(**given)
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
-        self._timed: object = None  # what the timer is for; None: there is none
+        self._timed: object = None  # the step that the timer is for; None: there is none
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -145,14 +120,14 @@ class _TimedProtocol(H11Protocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Nothing; uvicorn calls it with what h11 raised, which knows the status."""
+        """Answer what is no HTTP; uvicorn calls it while it handles h11's error, which knows the status."""
         error = sys.exc_info()[1]
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         details = {431: f"the head is too long; want at most {self._limits.head_bytes:,} bytes"}
-        self._end(status, details.get(status, "this is no request that can be read; want HTTP/1.1"))
+        self._end(status, details.get(status, "the request cannot be read; want HTTP/1.1"))
 
     def _watch(self) -> None:
-        """Nothing; the timer is then that of the step that the connection is at."""
+        """Set the timer for the step that the connection is at."""
         if self.conn.their_state is h11.IDLE:
             if self.conn.trailing_data[0]:
                 self._set_timer("head", self._limits.head_seconds, self._head_is_late)
@@ -164,21 +139,21 @@ class _TimedProtocol(H11Protocol):
             self._set_timer(None)
 
     def _set_timer(
-        self, what: object, seconds: float = 0.0, late: Callable[[], object] = lambda: None
+        self, step: object, seconds: float = 0.0, on_late: Callable[[], object] = lambda: None
     ) -> None:
-        if what is self._timed and what is not None:
+        if step is self._timed and step is not None:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timed = what
-        self._timer = None if what is None else self.loop.call_later(seconds, late)
+        self._timed = step
+        self._timer = None if step is None else self.loop.call_later(seconds, on_late)
 
     def _head_is_late(self) -> None:
         seconds = self._limits.head_seconds
         self._end(408, f"the request's head took more than {seconds:g} s; want it faster")
 
     def _end(self, status: int, detail: str) -> None:
-        """Nothing; the connection ends with an answer that no application gives."""
+        """Close the connection with an answer that does not come from the application."""
         self._set_timer(None)
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -187,14 +162,14 @@ class _TimedProtocol(H11Protocol):
         try:
             for event in _answer(status, detail):
                 self.transport.write(self.conn.send(event) or b"")
-        except h11.LocalProtocolError:  # half an answer is on its way already
+        except h11.LocalProtocolError:  # half an answer is sent already
             self.transport.abort()
         else:
             self.transport.close()
 
 
 def _answer(status: int, detail: str) -> tuple[h11.Event, ...]:
-    """A whole answer that is the last one on its connection."""
+    """Return a whole answer that is the last one on its connection."""
     body = json.dumps({"detail": detail}).encode()
     headers = [
         ("content-type", "application/json"),

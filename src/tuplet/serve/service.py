@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import OrderedDict
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Generic, TypeVar, final
+from typing import Any, TypeVar, final
 
 import numpy as np
+from async_lru import alru_cache
 from fastapi import HTTPException, Request
 from jaxtyping import Float32
 
-from tuplet.errors import InputError
+from tuplet.errors import InputError, RequestError, one_line
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search.index import ImageIndex, Neighbour
 from tuplet.search.map import MOST_POINTS, BackgroundMap
@@ -26,9 +27,9 @@ from tuplet.serve.answers import (
     LabelsAnswer,
     Picture,
     PicturesAnswer,
+    SampleQuery,
     SearchAnswer,
-    Wanted,
-    WantedSome,
+    SearchQuery,
 )
 from tuplet.serve.batching import EmbeddingQueue, QueueFullError, WorkThreads
 from tuplet.serve.metrics import ServiceMetrics
@@ -41,14 +42,14 @@ _READERS, _SCANNERS, _DECODERS, _SAMPLES = 8, 2, 2, 64
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """What the server takes upon itself.
+    """The limits of the server.
 
     Attributes:
-        most_upload_bytes: of a picture that is sent, >= 1.
+        most_upload_bytes: of an uploaded picture, >= 1.
         most_upload_pixels: of it that may have to be decoded, >= 1; see `DecodingWork`.
-        upload_seconds: in which it must have come, > 0.
+        upload_seconds: in which it must have arrived, > 0.
         answer_seconds: for everything after that, > 0.
-        queue: pictures that are sent, decoded and embedded at the same time, >= 1; others are refused.
+        queue: uploads that are decoded and embedded at the same time, >= 1; others are refused.
         batch_size: pictures that the model sees at a time, at most, >= 1.
         batch_wait_seconds: how long a picture waits for others to share its batch, >= 0.
         refresh_seconds: between two looks at whether the index was written, > 0.
@@ -68,13 +69,9 @@ class ServiceSettings:
 
 @dataclass(frozen=True)
 class Collection:
-    """What is known of the index as it was when last looked at.
+    """What is known of the index since the last look at it.
 
     Attributes:
-        version: of the index.
-        rows: pictures.
-        labels: those that pictures have.
-        labels_answer: how many pictures each of the most frequent ones has.
         problem: why the model's vectors cannot be looked up in it; empty where they can.
     """
 
@@ -87,18 +84,13 @@ class Collection:
 
 @final
 class SearchService:
-    """An index and its model, asked by many at a time. Belongs to one event loop.
+    """An index and its model, for many requests at a time. Belongs to one event loop.
 
-    Args:
-        index: which is searched; refreshed now and then.
-        embedder: of the index's model.
-        settings: what the server takes upon itself.
+    Its methods raise HTTPException, and SearchIndexError where the index cannot be read.
 
     Attributes:
-        metrics: what is counted.
-        collection: the index as it was when last looked at.
-        map: of the collection.
-        stale_since: when the index could not be looked at for the first time since it could be; None: it can.
+        collection: the index at the last look.
+        stale_since: since when looking at the index fails; None: it does not.
     """
 
     def __init__(self, index: ImageIndex, embedder: PictureEmbedder, settings: ServiceSettings) -> None:
@@ -110,21 +102,22 @@ class SearchService:
             capacity=settings.queue,
             batch_size=settings.batch_size,
             wait_seconds=settings.batch_wait_seconds,
-            taken=self.metrics.queue.set,
-            batched=self.metrics.batches.observe,
+            on_taken=self.metrics.queue.set,
+            on_batch=self.metrics.batches.observe,
         )
         self._readers = WorkThreads(_READERS, "index")
-        self._scanners = WorkThreads(_SCANNERS, "scan")  # every path is looked at; others need not wait
+        self._scanners = WorkThreads(_SCANNERS, "scan")  # searches by path, which take longer
         self._decoders = WorkThreads(_DECODERS, "decode")
-        self._samples = KeptAnswers(self._sample, _SAMPLES)
+        # A question that is being answered is not asked again, and an error is not kept.
+        self._cached_sample = alru_cache(maxsize=_SAMPLES)(self._sample)
         self.stale_since: datetime | None = None
-        self.collection = self._looked_at()
+        self.collection = self._describe()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Nothing; within it requests can be answered."""
+        """Answer requests within the block."""
         self._queue.start()
-        self.map.keep(self.collection.version)
+        self.map.update(self.collection.version)
         refreshing = asyncio.create_task(self._keep_fresh())
         try:
             yield
@@ -137,49 +130,45 @@ class SearchService:
                 threads.close()
 
     async def read(self, look: Callable[[], T], threads: WorkThreads | None = None) -> T:
-        """What a function gives that reads the index or the disk, in a thread; HTTPException 504 if late."""
+        """Call a function that reads the index or the disk in a thread, with a time limit."""
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
                 return await (threads or self._readers).run(look)
         except TimeoutError:
-            raise _too_slow(self.settings) from None
+            raise self._too_slow() from None
 
     async def of_picture(self, name: str, look: Callable[[str], T]) -> T:
-        """What a function of the index gives for a picture's id; HTTPException 404 where there is none."""
-        if len(name) != 32 or not set(name) <= set("0123456789abcdef"):
-            raise _no_picture(name)
+        """Call a method of the index with a picture's id; raise HTTPException 404 where there is none."""
         try:
-            return await self.read(partial(look, name))
-        except InputError as error:
-            raise (_no_picture(name) if "there is no picture" in str(error) else _unreadable(error)) from None
+            if re.fullmatch("[0-9a-f]{32}", name):
+                return await self.read(partial(look, name))
+        except RequestError:
+            pass
+        detail = f"there is no picture {name[:80]!r}; want the id of one that is in the index"
+        raise HTTPException(404, detail)
 
-    async def some(self, wanted: WantedSome) -> PicturesAnswer:
-        """Some pictures, drawn at random, the same ones for the same version of the index; HTTPException."""
+    async def sample(self, query: SampleQuery) -> PicturesAnswer:
+        """Return random pictures, the same ones for the same version of the index."""
         known = self.collection
-        if wanted.label is not None and wanted.label not in known.labels:
+        if query.label is not None and query.label not in known.labels:
             return PicturesAnswer(pictures=[])
-        try:
-            drawn = await self._samples.get((known.version, wanted.label))
-        except InputError as error:
-            raise _unreadable(error) from None
+        drawn = await self._cached_sample(known.version, query.label)
         # They come by id, a hash, so that the first of them are as random as all.
-        return PicturesAnswer(pictures=drawn[: wanted.top])
+        return PicturesAnswer(pictures=drawn[: query.top])
 
-    async def _sample(self, version_and_label: tuple[int, str | None]) -> list[Picture]:
-        _, label = version_and_label
+    async def _sample(self, version: int, label: str | None) -> list[Picture]:
         draw = partial(self.index.sample, MOST_FOUND, 0, labels=None if label is None else [label])
-        drawn = await self.read(draw)
-        return [Picture.of(one) for one in drawn.pictures]
+        return [Picture.of(picture) for picture in (await self.read(draw)).pictures]
 
-    async def like_picture(self, name: str, wanted: Wanted) -> SearchAnswer:
-        """What looks like a picture of the index, which itself is left out; HTTPException."""
+    async def similar_to_picture(self, name: str, query: SearchQuery) -> SearchAnswer:
+        """Find what is similar to a picture of the index, without itself."""
         picture = await self.of_picture(name, self.index.row)
         vector = await self.of_picture(name, self.index.vector)
-        found = await self._nearest(vector, wanted, {picture.id})
-        return SearchAnswer.of(picture, found, picture.content)
+        neighbours = await self._nearest(vector, query, {picture.id})
+        return SearchAnswer.of(picture, neighbours, picture.content)
 
-    async def like_upload(self, request: Request, wanted: Wanted) -> SearchAnswer:
-        """What looks like the picture in a request's body; HTTPException."""
+    async def similar_to_upload(self, request: Request, query: SearchQuery) -> SearchAnswer:
+        """Find what is similar to the picture in a request's body."""
         if self.collection.problem:
             raise HTTPException(503, self.collection.problem)
         settings = self.settings
@@ -189,14 +178,14 @@ class SearchService:
                     request, most_bytes=settings.most_upload_bytes, seconds=settings.upload_seconds
                 )
                 async with asyncio.timeout(settings.answer_seconds):
-                    return await _while_connected(request, self._look_up(content, wanted))
+                    return await _while_connected(request, self._look_up(content, query))
         except QueueFullError:
             busy = "too many pictures are waiting; want another try in a second"
             raise HTTPException(503, busy, {"retry-after": "1"}) from None
         except TimeoutError:
-            raise _too_slow(settings) from None
+            raise self._too_slow() from None
 
-    async def _look_up(self, content: bytes, wanted: Wanted) -> SearchAnswer:
+    async def _look_up(self, content: bytes, query: SearchQuery) -> SearchAnswer:
         def pixels() -> Any:
             side, most = self._embedder.min_side, self.settings.most_upload_pixels
             return self._embedder.transform(decode_upload(content, min_side=side, most_pixels=most))
@@ -206,19 +195,17 @@ class SearchService:
             vector = await self._queue.vector(square)
         except InputError as error:
             raise HTTPException(422, str(error)) from None
-        found = await self._nearest(vector, wanted, set())
-        return SearchAnswer.of(None, found, hashlib.sha256(content).hexdigest()[:32])
+        neighbours = await self._nearest(vector, query, set())
+        return SearchAnswer.of(None, neighbours, hashlib.sha256(content).hexdigest()[:32])
 
     async def _nearest(
-        self, vector: Float32[np.ndarray, " D"], wanted: Wanted, exclude: set[str]
+        self, vector: Float32[np.ndarray, " D"], query: SearchQuery, exclude: set[str]
     ) -> list[Neighbour]:
-        threads = self._readers if wanted.path is None else self._scanners
-        look = partial(self.index.nearest, vector, wanted.top, where=wanted.condition, exclude=exclude)
+        threads = self._readers if query.path is None else self._scanners
+        look = partial(self.index.nearest, vector, query.top, where=query.condition, exclude=exclude)
         try:
             return await self.read(look, threads)
-        except InputError as error:
-            if wanted.condition is None or not str(error).startswith("the condition"):
-                raise _unreadable(error) from None
+        except RequestError as error:
             raise HTTPException(400, f"label or path cannot be used: {error}") from None
 
     async def _keep_fresh(self) -> None:
@@ -226,36 +213,36 @@ class SearchService:
             await asyncio.sleep(self.settings.refresh_seconds)
             try:
                 self.collection = await self.read(self._refreshed)
-                self.map.keep(self.collection.version)
+                self.map.update(self.collection.version)
                 self.stale_since = None
-            except Exception as error:  # whatever it is, perhaps it works the next time
+            except Exception as error:  # whatever it is, the next look may succeed
                 self.stale_since = self.stale_since or datetime.now(UTC)
-                said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                said = f"{type(error).__name__}: {one_line(error, None)}"
                 logging.getLogger(__name__).warning("the index cannot be refreshed: %s", said)
             self.metrics.stale.set(self.stale_since is not None)
 
     def _refreshed(self) -> Collection:
         self.index.refresh()
-        return self.collection if self.index.version == self.collection.version else self._looked_at()
+        return self.collection if self.index.version == self.collection.version else self._describe()
 
-    def _looked_at(self) -> Collection:
+    def _describe(self) -> Collection:
         index = self.index
         difference = self._embedder.model.difference(index.model)
-        problem = (
-            f"the index was made anew with another model ({difference}); want the server started again"
-            if difference
-            else ""
-        )
+        problem = f"the index was rebuilt with another model ({difference}); want the server started again"
         version, rows, labels = index.version, index.count(), index.labels()
+        self.metrics.rows.set(rows)
+        self.metrics.version.set(version)
         answer = LabelsAnswer.of(rows, labels)
-        known = Collection(version, rows, frozenset(labels), answer, problem)
-        self.metrics.rows.set(known.rows)
-        self.metrics.version.set(known.version)
-        return known
+        return Collection(version, rows, frozenset(labels), answer, problem if difference else "")
+
+    def _too_slow(self) -> HTTPException:
+        seconds = self.settings.answer_seconds
+        detail = f"there was no answer within {seconds:g} s; want another try when less is going on"
+        return HTTPException(504, detail)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives; it is given up as soon as nobody waits for it any more."""
+    """Return the result of the work; cancel it as soon as nobody waits for it."""
     task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -271,50 +258,3 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _no_picture(name: str) -> HTTPException:
-    return HTTPException(404, f"there is no picture {name[:80]!r}; want the id of one that is in the index")
-
-
-def _unreadable(error: InputError) -> HTTPException:
-    return HTTPException(503, str(error), {"retry-after": "5"})
-
-
-def _too_slow(settings: ServiceSettings) -> HTTPException:
-    late = f"there was no answer within {settings.answer_seconds:g} s; want another try when less is going on"
-    return HTTPException(504, late)
-
-
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
-
-
-@final
-class KeptAnswers(Generic[Question, Answer]):
-    """The answers to the last few questions, each found once. Belongs to one event loop.
-
-    Args:
-        find: what answers a question; an error goes to all who wait for the answer, and is not kept.
-        most: answers that are kept, >= 1.
-    """
-
-    def __init__(self, find: Callable[[Question], Coroutine[Any, Any, Answer]], most: int) -> None:
-        self._find, self._most = find, most
-        self._tasks: OrderedDict[Question, asyncio.Task[Answer]] = OrderedDict()
-
-    async def get(self, question: Question) -> Answer:
-        """The answer to a question."""
-        task = self._tasks.get(question)
-        if task is None:
-            task = self._tasks[question] = asyncio.create_task(self._find(question))
-            task.add_done_callback(lambda done: self._forget_failed(question, done))
-        self._tasks.move_to_end(question)
-        while len(self._tasks) > self._most:
-            self._tasks.popitem(last=False)
-        # Whoever gives up does so for himself alone.
-        return await asyncio.shield(task)
-
-    def _forget_failed(self, question: Question, task: asyncio.Task[Answer]) -> None:
-        if (task.cancelled() or task.exception()) and self._tasks.get(question) is task:
-            del self._tasks[question]

@@ -1,4 +1,4 @@
-"""A picture that was sent: its bytes, bounded and never on the disk, and the pixels in them."""
+"""An uploaded picture: its bytes, limited and never on the disk, and the pixels in them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import Tensor
 from tuplet.data.decoding import UnreadableImageError, choose_scale, decode_image, open_image
 
 _TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
-"""What a picture may be called; the last is what curl calls everything. What it is, its bytes say."""
-_NOT_TAKEN = "JPEG2000"
-"""Pillow lets nothing else in the process run while it decodes one: for seconds, where it is large."""
+"""Content types of a picture; the last is curl's default. The bytes alone decide what it is."""
+_REFUSED = "JPEG2000"
+"""Pillow blocks the whole process while it decodes one: for seconds, where it is large."""
 _HOW = "want the bytes of one picture as the body, such as curl --data-binary @oak.jpg"
 
 
 async def read_upload(request: Request, *, most_bytes: int, seconds: float) -> bytes:
-    """The body of a request, held in memory.
+    """Read the body of a request into memory.
 
     Args:
-        request: whose body nobody has read yet.
-        most_bytes: of the body; counted as it comes, whatever the request says of it.
-        seconds: in which all of it must have come.
+        request: its body has not been read.
+        most_bytes: of the body; counted as it arrives, whatever its headers say.
+        seconds: in which all of it must have arrived.
 
     Raises:
-        HTTPException: 400 without a body, 408 too slow, 413 too long, 415 not said to be a picture.
+        HTTPException: 400 without a body, 408 too slow, 413 too long, 415 not declared as a picture.
     """
     kind = request.headers.get("content-type", _TYPES[0]).lower().strip()
     if not kind.startswith(_TYPES):
-        raise HTTPException(415, f"the body is said to be {kind[:60]!r}; {_HOW}")
+        raise HTTPException(415, f"the body is declared as {kind[:60]!r}; {_HOW}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HTTPException(415, f"the body is compressed; {_HOW}")
     too_long = HTTPException(413, f"the picture has too many bytes; want at most {most_bytes:,}")
@@ -59,7 +59,7 @@ async def read_upload(request: Request, *, most_bytes: int, seconds: float) -> b
 
 
 def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[Tensor, "3 H W"]:
-    """RGB pixels of a picture that was sent, as `decode_image` has them.
+    """Return the RGB pixels of an uploaded file, as `decode_image` does.
 
     Args:
         content: of the file.
@@ -67,15 +67,15 @@ def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[T
         most_pixels: that may have to be decoded, see `DecodingWork`.
 
     Raises:
-        HTTPException: 415 a format that is not taken, 422 no whole picture of a known format, or one that
-            takes too much to decode.
+        HTTPException: 415 a format that is refused, 422 no whole picture of a known format, or one that takes
+            too much to decode.
     """
     wanted = "want a whole JPEG, PNG or other image file"
     try:
         work = decoding_work(content, min_side=min_side)
     except Exception:  # corrupt bytes make Pillow raise nearly anything
         raise HTTPException(422, f"the picture cannot be read: its header is broken; {wanted}") from None
-    if work is not None and work.kind == _NOT_TAKEN:
+    if work is not None and work.kind == _REFUSED:
         detail = "the picture is a JPEG 2000, which can be indexed but takes too long to decode here"
         raise HTTPException(415, f"{detail}; want JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM")
     if work is not None and work.pixels > most_pixels:
@@ -94,9 +94,9 @@ def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[T
 
 
 MOST_SCANS = 100
-"""Of a JPEG; each goes over the whole picture once more, however few bytes it has. Ten are usual."""
+"""Of a JPEG; each goes over the whole picture again, however few bytes it has. Ten are usual."""
 
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]|\xff\xd9")  # but for those that have no length
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]|\xff\xd9")  # without those that have no length
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _SCAN, _END = 0xDA, 0xD9
@@ -107,12 +107,12 @@ class DecodingWork:
     """What it takes to decode a picture.
 
     Attributes:
-        kind: of the file, as Pillow calls it, such as JPEG.
+        kind: Pillow's name of the format, such as JPEG.
         width: of the picture, pixels.
         height: likewise.
         pixels: that the decoder makes or holds at the same time; fewer than the picture has where a JPEG is
             decoded at a smaller scale.
-        scans: times that it goes over all of them; at most `MOST_SCANS` + 1, where it may be more.
+        scans: how often it goes over all of them, counted to `MOST_SCANS` + 1.
     """
 
     kind: str
@@ -123,14 +123,9 @@ class DecodingWork:
 
 
 def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
-    """What it takes `decode_image` to decode a picture; None where it is none, as that then says.
+    """Return what it takes to decode a picture, from its header; None where it is none.
 
-    Args:
-        content: of the file.
-        min_side: see `decode_image`.
-
-    Raises:
-        Exception: of whatever kind; its header is broken.
+    A broken header may raise any exception.
     """
     try:
         opened = open_image(content)
@@ -144,14 +139,14 @@ def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
             pixels = max(pixels, across * down)  # a tile is decoded whole, however little of it is needed
         elif image.format in ("JPEG", "MPO"):
             scans = _num_scans(content)
-            if scans == 1:  # of several, every coefficient is held until the last, at whatever scale
+            if scans == 1:  # with several, every coefficient is held until the last, at any scale
                 choose_scale(image, min_side)
                 pixels = image.width * image.height
         return DecodingWork(image.format or "", width, height, pixels, scans)
 
 
 def _num_scans(jpeg: bytes) -> int:
-    """Scans of a JPEG: 1 where the first has everything, else 2 or more, counted to `MOST_SCANS` + 1."""
+    """Count the scans of a JPEG to `MOST_SCANS` + 1: 1 where the first has everything, else 2 or more."""
     place, scans, components, sequential = 2, 0, 0, False
     while scans <= MOST_SCANS and (found := _MARKER.search(jpeg, place)):
         marker, segment = jpeg[found.end() - 1], jpeg[found.end() : found.end() + 10]

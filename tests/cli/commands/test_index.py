@@ -117,7 +117,7 @@ def test_an_indexing_that_is_stopped_says_how_to_go_on(
     index = shutil.copytree(folder / "index", tmp_path / "index")
     arguments = ["index", folder / "photos", "--index", index, "--accelerator", "cpu", *rebuild]
     with (
-        mock.patch("tuplet.search.indexing.PictureFiles.read", side_effect=KeyboardInterrupt),
+        mock.patch("tuplet.search.indexing.read_picture", side_effect=KeyboardInterrupt),
         pytest.raises((KeyboardInterrupt, SystemExit)),
     ):
         main([*map(str, arguments)])

@@ -79,14 +79,10 @@ def search(arguments: list[str]) -> None:
         raise InputError(f"{missing} is missing; want tuplet search IMAGE --index DIR")
     require_extra("search", "lancedb")
     from tuplet.search.index import ImageIndex, content_hash
-    from tuplet.search.storage import all_of, label_is, path_like
+    from tuplet.search.storage import picture_condition
 
     index = ImageIndex(chosen.index)
-    where = all_of(
-        chosen.where,
-        None if chosen.label is None else label_is(chosen.label),
-        None if chosen.path is None else path_like(chosen.path),
-    )
+    where = picture_condition(where=chosen.where, label=chosen.label, path=chosen.path)
     if chosen.where is not None:
         index.count(chosen.where)  # what is wrong with it is said before the model is loaded
     vector = _looked_up(chosen, index)

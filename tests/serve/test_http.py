@@ -5,11 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
-from live_server import TOKEN, Server, serving
+from live_server import TOKEN, Server
 
-from tuplet.search.index import picture_id
 from tuplet.serve.access import Access
-from tuplet.serve.service import ServiceSettings
 
 
 def head(server: Server, path: str) -> bytes:
@@ -20,7 +18,7 @@ def head(server: Server, path: str) -> bytes:
 
 
 def test_head_is_get_without_the_body(server: Server) -> None:
-    name = picture_id(str(server.photos / "class 0" / "0.png"))
+    name = server.id_of("class 0/0.png")
     paths = [
         path.format(name=name)
         for path, methods in server.get("/openapi.json").json["paths"].items()
@@ -43,8 +41,7 @@ def test_head_is_for_reading_only_and_for_those_who_may_read(server: Server) -> 
     assert "head" not in {
         method for methods in server.get("/openapi.json").json["paths"].values() for method in methods
     }
-    parts = (server.index, server.embedder, server.photos)
-    with serving(*parts, access=Access(TOKEN), settings=ServiceSettings(map_points=1)) as closed:
+    with server.beside(access=Access(TOKEN)) as closed:
         assert [closed.ask("HEAD", path).status for path in ("/health", "/labels", "/map")] == [200, 401, 401]
 
 
@@ -53,3 +50,22 @@ def test_head_is_counted_as_such(server: Server, path: str) -> None:
     server.ask("HEAD", path)
     line = f'tuplet_requests_total{{method="HEAD",route="{path}",status="200"}}'
     assert line in server.get("/metrics").body.decode()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/images/x", "GET"),
+        ("DELETE", "/search", "GET, POST"),
+        ("PUT", "/search", "GET, POST"),
+        ("GET", "/login", "POST"),
+        ("TRACE", "/", "GET"),
+        ("CONNECT", "/health", "GET"),
+        ("BREW", "/health", "GET"),
+    ],
+)
+def test_methods(server: Server, method: str, path: str, allowed: str) -> None:
+    answer = server.ask(method, path)
+    assert answer.status == 405
+    assert f"{method} cannot be used here; want " in answer.detail
+    assert set(answer.headers["allow"].split(", ")) <= set(allowed.split(", "))

@@ -106,14 +106,16 @@ def test_scans_are_counted_wherever_they_are() -> None:
         hidden = b"\xff\xfe\x00\x04\xff\xd9"  # a comment that looks like the end
         more = more_scans(plain, times)
         for content in (more, more.replace(b"\xff\xda", hidden + b"\xff\xda")):
-            with pytest.raises(HTTPException, match="a JPEG of more than 100 scans; want a usual one"):
+            with pytest.raises(HTTPException) as refused:
                 decode_upload(content, min_side=SIDE, most_pixels=NUM_PIXELS)
+            assert "a JPEG of more than 100 scans" in refused.value.detail
 
 
 def test_a_broken_header_is_refused() -> None:
     tiff = tiled_tiff(100, 512)
     fraction = struct.pack("<HHII", 322, 5, 1, 100)  # a width of a tile that is a fraction, of zeros
     broken = tiff.replace(struct.pack("<HHII", 322, 4, 1, 512), fraction)
-    with pytest.raises(HTTPException, match="cannot be read: "):
+    with pytest.raises(HTTPException) as refused:
         decode_upload(broken, min_side=SIDE, most_pixels=NUM_PIXELS)
+    assert refused.value.status_code == 422
     assert decoding_work(b"no picture", min_side=SIDE) is None
