@@ -22,16 +22,17 @@ Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
 Variance = Literal["learnt", "unit"]
 Implementation = Literal["auto", "chunked", "compiled", "plain"]
 
-SETTINGS_OF_RIVALS: dict[LossName, tuple[str, ...]] = {
-    "hist": (),
-    "proxy-anchor": ("margin", "scale"),
-    "proxy-nca": ("scale",),
-    "soft-triple": ("margin", "scale", "num_centers"),
-    "arcface": ("margin", "scale"),
-    "multi-similarity": ("margin", "scale", "positive_scale"),
-    "triplet": ("margin",),
-    "supcon": ("scale",),
+RIVALS: dict[LossName, dict[str, float]] = {
+    "proxy-anchor": {"margin": 0.1, "scale": 32.0},  # Kim et al., CVPR 2020
+    "proxy-nca": {"scale": 9.0},  # Teh et al. (ProxyNCA++), ECCV 2020: temperature 1/9
+    "soft-triple": {"margin": 0.01, "scale": 20.0, "num_centers": 10},  # Qian et al., ICCV 2019
+    "arcface": {"margin": 0.5, "scale": 64.0},  # Deng et al., CVPR 2019
+    # Wang et al., CVPR 2019: the paper has margin 1, its authors' code 0.5, as everyone has since.
+    "multi-similarity": {"margin": 0.5, "scale": 50.0, "positive_scale": 2.0},
+    "triplet": {"margin": 0.2},  # Schroff et al. (FaceNet), CVPR 2015
+    "supcon": {"scale": 10.0},  # Khosla et al., NeurIPS 2020: temperature 0.1
 }
+"""The losses that HIST is compared with, and the settings that each has, as published."""
 
 
 @takes_any_number
@@ -88,7 +89,7 @@ class LossConfig:
         check("class_fraction", 0 < self.class_fraction <= 1, "a share in (0, 1]")
         can_sample = self.class_fraction == 1 or self.implementation != "plain"
         check("implementation", can_sample, f"chunked, for loss.class_fraction = {self.class_fraction}")
-        have = SETTINGS_OF_RIVALS[self.name]
+        have = RIVALS.get(self.name, {})
         for name in ("margin", "scale", "positive_scale", "num_centers"):
             value = getattr(self, name)
             none = f"None, for {self.name} has {', '.join(have) or 'none of these settings'}"

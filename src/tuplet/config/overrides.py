@@ -34,8 +34,7 @@ def override(config: RunConfig, changes: Mapping[str, object]) -> RunConfig:
         config: where every other value comes from.
         changes: new values by dotted path, `{"loss.tau": 24, "data.root": "photos"}`.
 
-    Raises:
-        SettingsError: an unknown path (the nearest is named), or a value of the wrong type or range.
+    Raises: SettingsError: an unknown path (the nearest is named), or a value of the wrong type or range.
     """
     _require_known(changes)
     tree = _as_given(config)
@@ -67,8 +66,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     """Return the config that `to_dict` wrote; missing fields take their defaults.
 
-    Raises:
-        SettingsError: an unknown field (the nearest is named), or a value of the wrong type or range.
+    Raises: SettingsError: an unknown field (the nearest is named), or a value of the wrong type or range.
     """
     data = tree.get("data")
     if isinstance(data, Mapping) and data.get("source") == "glyphs":

@@ -50,25 +50,20 @@ def batches(
     """
     if config.sampler == "random":
         return random_batches(len(labels), batch_size=config.batch_size, seed=seed, epoch=epoch)
-    size, images_per_class = config.batch_size, config.images_per_class
-    return per_class_batches(
-        labels, batch_size=size, images_per_class=images_per_class, seed=seed, epoch=epoch
-    )
+    sizes = {"batch_size": config.batch_size, "images_per_class": config.images_per_class}
+    return per_class_batches(labels, **sizes, seed=seed, epoch=epoch)
 
 
 def random_batches(num_images: int, *, batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
     """Draw every image once, shuffled; drop what is left beyond whole batches.
 
     Args:
-        num_images: size of the table, N.
+        num_images: size of the table, N >= batch_size, or DataError is raised.
         batch_size: draws in a batch, >= 1.
         seed: of the run, >= 0.
         epoch: number of the epoch, >= 0.
 
     Returns: N // batch_size batches of distinct images.
-
-    Raises:
-        DataError: N < batch_size.
     """
     _require_one_batch(num_images, batch_size)
     order, seeds = _streams(seed, epoch)
@@ -87,8 +82,8 @@ def per_class_batches(
     replacement within a batch, or with replacement where it has fewer than `images_per_class`.
 
     Args:
-        labels: class of each image, >= 0.
-        batch_size: draws in a batch, a multiple of `images_per_class`.
+        labels: class of each of the N images, >= 0.
+        batch_size: draws in a batch, a multiple of `images_per_class`, or SettingsError is raised.
         images_per_class: draws from each class of a batch, >= 1.
         seed: of the run, >= 0.
         epoch: number of the epoch, >= 0.
@@ -97,7 +92,6 @@ def per_class_batches(
 
     Raises:
         DataError: N < batch_size, or fewer than P classes.
-        SettingsError: P is no whole number.
     """
     _require_one_batch(len(labels), batch_size)
     classes_per_batch, rest = divmod(batch_size, images_per_class)

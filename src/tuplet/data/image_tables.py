@@ -146,13 +146,10 @@ class InMemoryImages(ImageTable):
         """Decode the whole table.
 
         Args:
-            table: any images.
+            table: any images; the first that cannot be decoded raises UnreadableImageError.
             short_side: longest short side kept, pixels, >= 1; smaller images stay as they are.
             num_workers: threads that decode, >= 0; 0 decodes in this one.
             progress: wraps the numbers of the images.
-
-        Raises:
-            UnreadableImageError: the first image that cannot be decoded.
         """
         super().__init__(table.labels, table.class_names)
         self._names = tuple(table.name(row) for row in range(len(table)))

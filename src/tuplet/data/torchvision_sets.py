@@ -75,8 +75,8 @@ class TorchvisionImages(ImageTable):
         numbers: dict[str, int] = {}
         labels = []
         for _, part in self._parts:
-            found = labels_of(self.dataset, part, progress)
-            names = names_of(part, found)
+            found = _labels_of(self.dataset, part, progress)
+            names = _names_of(part, found)
             for name in sorted(names) if self.dataset in _UNORDERED else names:
                 numbers.setdefault(name, len(numbers))
             labels.append(np.array([numbers[name] for name in names], dtype=np.int64)[found])
@@ -224,17 +224,8 @@ _LABELS = (
 _NAMES = ("classes", "categories", "_characters", "all_categories")
 
 
-def labels_of(dataset: str, part: Any, progress: Progress | None) -> Int64[np.ndarray, " N"]:
-    """Return the label of each image: from an attribute that agrees with the items, or item by item.
-
-    Args:
-        dataset: what the data set is called, for messages.
-        part: an object of torchvision's class.
-        progress: wraps the numbers of the images where each has to be opened.
-
-    Raises:
-        DataError: its images have not one label each, or cannot be read.
-    """
+def _labels_of(dataset: str, part: Any, progress: Progress | None) -> Int64[np.ndarray, " N"]:
+    """Return the label of each image: from an attribute that agrees with the items, or item by item."""
     size = _size(dataset, part)
     handed = _some_labels(dataset, part, sorted({0, size // 2, size - 1}))
     for name in _LABELS:
@@ -276,14 +267,15 @@ def _label(dataset: str, part: Any, row: int) -> int:
         raise UnreadableImageError(
             f"torchvision cannot read image {row} of {dataset} ({said}); want it whole: download it again"
         ) from None
-    for one in item if isinstance(item, tuple) else ():
-        if isinstance(one, Image.Image):
-            one.close()  # some data sets open the file and leave the reading to whoever wants the pixels
-    pair = item if isinstance(item, tuple) and len(item) == 2 else (None, None)
-    label = pair[1].item() if isinstance(pair[1], Tensor) and pair[1].numel() == 1 else pair[1]
-    if not isinstance(pair[0], Image.Image) or not isinstance(label, int | np.integer):
-        kinds = ", ".join(type(one).__name__ for one in (item if isinstance(item, tuple) else (item,)))
-        raise _unlabelled(dataset, f"what it hands out is {kinds}, not an image and a number")
+    values = item if isinstance(item, tuple) else (item,)
+    for value in values:
+        if isinstance(value, Image.Image):
+            value.close()  # some data sets open the file and leave the reading to whoever wants the pixels
+    image, label = values if len(values) == 2 else (None, None)
+    label = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
+    if not isinstance(image, Image.Image) or not isinstance(label, int | np.integer):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        raise _unlabelled(dataset, f"what it returns is {kinds}, not an image and a number")
     if label < 0:
         raise _unlabelled(dataset, f"image {row} has the label {label}")
     return int(label)
@@ -304,13 +296,8 @@ def _integers(values: Any, size: int) -> Int64[np.ndarray, " N"] | None:
     return found.astype(np.int64) if found.ndim == 1 and found.dtype.kind in "iu" else None
 
 
-def names_of(part: Any, labels: Int64[np.ndarray, " N"]) -> list[str]:
-    """Return the name of each label in 0..C-1, or its number where the data set does not name them.
-
-    Args:
-        part: an object of torchvision's class.
-        labels: of its images.
-    """
+def _names_of(part: Any, labels: Int64[np.ndarray, " N"]) -> list[str]:
+    """Return the name of each label in 0..C-1, or its number where the data set does not name them."""
     count = int(labels.max()) + 1
     for attribute in _NAMES:
         names = getattr(part, attribute, None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tuplet.config import RunConfig
+from tuplet.config.loss import RIVALS
 from tuplet.losses.base import MetricLoss
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import ClassShard
-from tuplet.losses.rivals import RIVAL_SETTINGS, RivalLoss
+from tuplet.losses.rivals import RivalLoss
 
 HIST_SETTINGS = (
     *("tau", "alpha", "alpha_control", "lambda_s", "hidden_dim", "num_layers"),
@@ -21,12 +22,11 @@ def build_loss(config: RunConfig, num_classes: int) -> MetricLoss:
     Args:
         config: `loss`, `model.embedding_dim`, `optimizer.class_update` and `compute.shard_classes` are read.
         num_classes: training classes, C >= 1.
-    Raises:
-        MissingExtraError: a rival where pytorch-metric-learning is not installed.
+    Raises: MissingExtraError: a rival where pytorch-metric-learning is not installed.
     """
     loss, dim = config.loss, config.model.embedding_dim
     if loss.name != "hist":
-        rival = {name: getattr(loss, name) for name in RIVAL_SETTINGS}
+        rival = {name: getattr(loss, name) for name in RIVALS[loss.name]}
         return RivalLoss(loss.name, num_classes, dim, **rival)
     return HISTLoss(
         num_classes,

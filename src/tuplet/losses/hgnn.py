@@ -23,10 +23,8 @@ def propagation_matrix(incidence: Float[Tensor, "N E"]) -> Float[Tensor, "N N"]:
 
     Args:
         incidence: H, values > 0. Dv holds its row sums, De its column sums; hyperedge weights are 1.
-    Returns:
-        a symmetric positive semidefinite matrix.
-    References:
-        Feng et al., "Hypergraph Neural Networks", AAAI 2019.
+    Returns: a symmetric positive semidefinite matrix.
+    References: Feng et al., "Hypergraph Neural Networks", AAAI 2019.
     """
     # G = R R^T with R = Dv^-1/2 H De^-1/2: one product, and no diagonal matrix is ever formed. Dividing by
     # the degrees keeps the eigenvalues in [0, 1], so that stacked propagations neither blow features up nor
@@ -46,8 +44,7 @@ class HGNN(nn.Module):
         hidden_dim: width of the hidden propagations, h >= 1.
         out_dim: width of the output, C >= 1.
         num_layers: propagations, L >= 1; with 1 there is no hidden one.
-    References:
-        Feng et al., AAAI 2019, as used by Lim et al., CVPR 2022.
+    References: Feng et al., AAAI 2019, as used by Lim et al., CVPR 2022.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, num_layers: int = 2) -> None:

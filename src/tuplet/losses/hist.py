@@ -56,10 +56,8 @@ def class_distances(
         log_variances: log sigma2, clipped to [0, 6]; mahalanobis only.
         distance: mahalanobis (squared, in [0, 4]), euclidean (squared, in [0, 4]), cosine (1 - x.mu, in
             [0, 2]) or manhattan (in [0, 2 sqrt(D)]).
-    Returns:
-        distances, unitless, >= 0, in float32 or wider, whatever autocast says.
-    References:
-        Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
+    Returns: distances, unitless, >= 0, in float32 or wider, whatever autocast says.
+    References: Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
     """
     width = torch.promote_types(torch.promote_types(embeddings.dtype, means.dtype), torch.float32)
     # A batch is told apart by small differences of distances, which tau = 32 then multiplies: bfloat16, with
@@ -118,10 +116,8 @@ def distribution_loss(
         distances: of each sample to each class, >= 0.
         labels: class of each sample, in 0..C-1.
         tau: temperature, > 0.
-    Returns:
-        a scalar >= 0. No sample is ever dropped: a probability that underflows keeps its logarithm.
-    References:
-        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 1.
+    Returns: a scalar >= 0. No sample is ever dropped: a probability that underflows keeps its logarithm.
+    References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 1.
     """
     log_probabilities = assignment_log_probabilities(distances, tau=tau)
     return -log_probabilities.gather(1, labels[:, None]).mean()
@@ -133,10 +129,8 @@ def assignment_log_probabilities(distances: Float[Tensor, "N C"], *, tau: float)
     Args:
         distances: of each sample to each class, >= 0.
         tau: temperature, > 0.
-    Returns:
-        values <= 0 whose exponentials sum to 1 over the classes.
-    References:
-        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 2.
+    Returns: values <= 0 whose exponentials sum to 1 over the classes.
+    References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 2.
     """
     # Not softmax and then log: tau d2 reaches 32 * 4 = 128, and exp(-128) is 0 in float32, whose logarithm is
     # -inf. The samples that are farthest off, from which there is most to learn, would give NaN, or nothing.
@@ -155,8 +149,7 @@ def incidence_matrix(
     Returns:
         1 where the sample is of the class, else exp(-alpha d) in (0, 1], or 1 and more where alpha <= 0;
         columns by ascending class.
-    References:
-        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
+    References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
     """
     # A tuplet, one hyperedge, a class: its own samples belong to it wholly, and every other sample as far as
     # it looks like one. A sample near to a foreign class is a hard negative, and the HGNN mixes the two.
@@ -171,10 +164,8 @@ def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> 
     Args:
         logits: output of the HGNN, one column a class.
         labels: class of each sample, in 0..C-1.
-    Returns:
-        a scalar >= 0.
-    References:
-        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 5.
+    Returns: a scalar >= 0.
+    References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 5.
     """
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
@@ -223,10 +214,8 @@ class HISTLoss(MetricLoss):
         alpha_control: admit alpha <= 0, which is outside of the paper's range (Eq. 4 wants weights <= 1).
         shard: the classes whose parameters this rank keeps. Every rank must then be given the same batch, the
             gathered one (`gather_batch`), and have the same hidden weights: seed them alike. Not with plain.
-    Raises:
-        SettingsError: (a ValueError) a setting outside its range.
-    References:
-        Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023.
+    Raises: SettingsError: (a ValueError) a setting outside its range.
+    References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023.
     Example:
         >>> _ = torch.manual_seed(0)
         >>> loss = HISTLoss(num_classes=10, embedding_dim=8)
@@ -373,8 +362,7 @@ class HISTLoss(MetricLoss):
         Args:
             lr_distributions: learning rate of means and log-variances, >= 0; 1e-2 to 1e-1 in the paper.
             lr_hgnn: learning rate of the hypergraph network, >= 0; 5e-4 to 1e-3 in the paper.
-        Returns:
-            two dictionaries with "name", "params" and "lr", as torch optimizers take them.
+        Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
         """
         distributions = [one for one in (self.means, self.log_variances) if one.requires_grad]
         return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from tuplet.config import LossName
 from tuplet.config.checks import positive_number, require, whole_number
+from tuplet.config.loss import RIVALS
 from tuplet.errors import MissingExtraError
 from tuplet.losses.base import LossTerms, MetricLoss, require_batch
 
@@ -22,37 +22,6 @@ MINED_SIMILARITY = 0.1
 
 CENTRE_WEIGHT = 0.2
 """Weight of the distances between the centres of a class of soft-triple (Qian et al., ICCV 2019)."""
-
-
-@dataclass(frozen=True)
-class RivalSettings:
-    """Settings of a rival; 0 where a loss does not have one.
-
-    Attributes:
-        margin: of arcface in radians, of multi-similarity the similarity that pairs are pulled towards.
-        scale: factor on similarities.
-        positive_scale: factor on similarities of pairs of one class, multi-similarity only.
-        num_centers: a class, soft-triple only.
-    """
-
-    margin: float = 0.0
-    scale: float = 0.0
-    positive_scale: float = 0.0
-    num_centers: int = 0
-
-
-RIVAL_SETTINGS = tuple(field.name for field in fields(RivalSettings))
-
-PUBLISHED: dict[LossName, RivalSettings] = {
-    "proxy-anchor": RivalSettings(margin=0.1, scale=32.0),  # Kim et al., CVPR 2020
-    "proxy-nca": RivalSettings(scale=9.0),  # Teh et al. (ProxyNCA++), ECCV 2020: temperature 1/9
-    "soft-triple": RivalSettings(margin=0.01, scale=20.0, num_centers=10),  # Qian et al., ICCV 2019
-    "arcface": RivalSettings(margin=0.5, scale=64.0),  # Deng et al., CVPR 2019
-    # Wang et al., CVPR 2019: the paper has margin 1, its authors' code 0.5, as everyone has since.
-    "multi-similarity": RivalSettings(margin=0.5, scale=50.0, positive_scale=2.0),
-    "triplet": RivalSettings(margin=0.2),  # Schroff et al. (FaceNet), CVPR 2015
-    "supcon": RivalSettings(scale=10.0),  # Khosla et al., NeurIPS 2020: temperature 0.1
-}
 
 
 @final
@@ -68,7 +37,9 @@ class RivalLoss(MetricLoss):
             a batch, which needs several of a class.
         num_classes: training classes, C >= 1.
         embedding_dim: width of the embeddings, D >= 1.
-        settings: fields of `RivalSettings`, each > 0; what is left out or None is as published.
+        settings: margin, scale, positive_scale and num_centers, as far as the loss has them, see
+        `LossConfig`;
+            what is left out or None is as published.
     Raises:
         SettingsError: (a ValueError) a name that is none of these, or a setting outside its range.
         MissingExtraError: pytorch-metric-learning is not installed.
@@ -78,13 +49,13 @@ class RivalLoss(MetricLoss):
         self, name: LossName, num_classes: int, embedding_dim: int, **settings: float | None
     ) -> None:
         super().__init__()
-        require(name in PUBLISHED, "the rival", name, f"one of {', '.join(PUBLISHED)}")
-        changes: dict[str, Any] = {
-            key: whole_number(key, value) if key == "num_centers" else positive_number(key, value)
-            for key, value in settings.items()
-            if value is not None
-        }
-        self.settings = replace(PUBLISHED[name], **changes)
+        require(name in RIVALS, "the rival", name, f"one of {', '.join(RIVALS)}")
+        self.settings = dict(RIVALS[name])
+        for key, value in settings.items():
+            if value is not None:
+                require(key in self.settings, key, value, f"only {', '.join(self.settings)}, for {name}")
+                checked = whole_number if key == "num_centers" else positive_number
+                self.settings[key] = checked(key, value)
         self.num_classes = whole_number("num_classes", num_classes)
         self.embedding_dim = whole_number("embedding_dim", embedding_dim)
         self.name = name
@@ -96,8 +67,8 @@ class RivalLoss(MetricLoss):
         labels = labels.long()
         mined = None if self.miner is None else self.miner(embeddings.detach(), labels)
         total: Tensor = self.loss(embeddings, labels, mined)
-        if self.settings.num_centers > 1:
-            total = total + CENTRE_WEIGHT * centre_distance(self.loss.fc.T, self.settings.num_centers)
+        if self.settings.get("num_centers", 0) > 1:
+            total = total + CENTRE_WEIGHT * centre_distance(self.loss.fc.T, int(self.settings["num_centers"]))
         return LossTerms(total)
 
     def parameter_groups(self, *, lr_proxies: float) -> list[dict[str, Any]]:
@@ -116,8 +87,7 @@ def centre_distance(centres: Float[Tensor, "CK D"], num_centers: int) -> Float[T
     Args:
         centres: `num_centers` rows a class, class after class.
         num_centers: K >= 2.
-    References:
-        Qian et al., "SoftTriple Loss", ICCV 2019, Eq. 11.
+    References: Qian et al., "SoftTriple Loss", ICCV 2019, Eq. 11.
     """
     of_class = F.normalize(centres, dim=1).view(-1, num_centers, centres.shape[1])
     first, second = torch.triu_indices(num_centers, num_centers, offset=1, device=centres.device)
@@ -129,25 +99,25 @@ def centre_distance(centres: Float[Tensor, "CK D"], num_centers: int) -> Float[T
 
 
 def _build(
-    name: LossName, settings: RivalSettings, num_classes: int, dim: int
+    name: LossName, settings: dict[str, float], num_classes: int, dim: int
 ) -> tuple[Any, Callable[[Tensor, Tensor], Any] | None]:
     """Build the loss and the miner of pytorch-metric-learning."""
     try:
         from pytorch_metric_learning import distances, losses, miners
     except ImportError:
         raise MissingExtraError("pytorch_metric_learning", "baselines", purpose=f"loss {name}") from None
-    margin, scale = settings.margin, settings.scale
+    margin, scale = settings.get("margin", 0.0), settings.get("scale", 0.0)
     if name == "proxy-anchor":
         return losses.ProxyAnchorLoss(num_classes, dim, margin=margin, alpha=scale), None
     if name == "proxy-nca":
         return losses.ProxyNCALoss(num_classes, dim, softmax_scale=scale), None
     if name == "soft-triple":
-        size = {"centers_per_class": settings.num_centers}
+        size = {"centers_per_class": settings["num_centers"]}
         return losses.SoftTripleLoss(num_classes, dim, la=scale, margin=margin, **size), None
     if name == "arcface":
         return losses.ArcFaceLoss(num_classes, dim, margin=math.degrees(margin), scale=scale), None
     if name == "multi-similarity":
-        loss = losses.MultiSimilarityLoss(alpha=settings.positive_scale, beta=scale, base=margin)
+        loss = losses.MultiSimilarityLoss(alpha=settings["positive_scale"], beta=scale, base=margin)
         return loss, miners.MultiSimilarityMiner(epsilon=MINED_SIMILARITY)
     if name == "supcon":
         return losses.SupConLoss(temperature=1.0 / scale), None

@@ -1,4 +1,4 @@
-"""A backbone by its timm name, with pretrained weights or without."""
+"""Build a backbone by its timm name, with pretrained weights or without."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.constants import CONFIG_NAME, PYTORCH_WEIGHTS_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import EntryNotFoundError
 
-from tuplet.errors import InputError
+from tuplet.errors import ModelError
 from tuplet.models import bn_inception as bn_inception  # registers its models with timm
 from tuplet.models import convnet as convnet
 from tuplet.models.weights import load_weights
 
 
 def create_backbone(name: str, *, pretrained: bool, weights: str | os.PathLike[str] | None) -> Any:
-    """A timm model without its classifier; a transformer takes images of any whole number of patches.
+    """Build a timm model without its classifier; a transformer takes any whole number of patches.
 
     Args:
         name: any timm model name, bn_inception or tuplet_convnet.
         pretrained: start from pretrained weights: those in `weights`, or else the model's own.
         weights: a .safetensors or .pth file, loaded strictly.
-
-    Raises:
-        InputError: (a ValueError) an unknown name, weights that do not fit, or that cannot be fetched.
+    Raises: ModelError: (a ValueError) an unknown name, weights that do not fit, or that cannot be fetched.
     """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3]
         hint = f", perhaps {', '.join(near)}" if near else ""
-        raise InputError(f"backbone is {name!r}; want the name of a timm model{hint}")
+        line = f"backbone is {name!r}; want the name of a timm model{hint}"
+        raise ModelError(line, subject="backbone", given=name, wanted=near)
     if not pretrained or weights is not None:
         model = _create(name, pretrained=False)
         if pretrained:
@@ -47,20 +46,22 @@ def create_backbone(name: str, *, pretrained: bool, weights: str | os.PathLike[s
 
 
 def _create(name: str, *, pretrained: bool) -> Any:
+    # Position embeddings are resampled for each batch, and the weights keep the shapes of their file.
     try:
-        # Position embeddings are resampled for each batch, and the weights keep the shapes of their file.
         return timm.create_model(name, pretrained=pretrained, dynamic_img_size=True)
-    except TypeError as error:
-        if "dynamic_img_size" not in str(error):
-            raise
-        return timm.create_model(name, pretrained=pretrained)  # it takes every size as it is
+    except TypeError:
+        # Networks without position embeddings take every size, but not the argument. Any other error comes
+        # again.
+        return timm.create_model(name, pretrained=pretrained)
 
 
 def _create_and_fetch(name: str) -> Any:
     if not timm.is_model_pretrained(name):
-        raise InputError(
+        raise ModelError(
             f"backbone {name} has no pretrained weights to fetch; want model.pretrained False to train from"
-            " scratch, or model.weights, a local file"
+            " scratch, or model.weights, a local file",
+            subject="backbone",
+            given=name,
         )
     try:
         settings = timm.get_pretrained_cfg(name)
@@ -71,14 +72,16 @@ def _create_and_fetch(name: str) -> Any:
         return _create(name, pretrained=True)
     except Exception as error:  # the hub's client has changed its transport, and so its errors, twice
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
+        raise ModelError(
             f"the pretrained weights of {name} could not be fetched ({cause}); want a network connection,"
-            " or model.weights, a local file of them, or model.pretrained False"
+            " or model.weights, a local file of them, or model.pretrained False",
+            subject="weights",
+            given=name,
         ) from error
 
 
 def _reach_hub(repository: str) -> None:
-    """Fail at once where a download is needed and cannot be; the hub's client would try for a minute."""
+    """Raise an error at once if a download is needed and impossible; the hub would retry for a minute."""
     names = (SAFETENSORS_SINGLE_FILE, PYTORCH_WEIGHTS_NAME)
     if not any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
         with suppress(EntryNotFoundError):
@@ -86,7 +89,7 @@ def _reach_hub(repository: str) -> None:
 
 
 def _reach(url: str) -> None:
-    """The same for an address; torch.hub would wait without end, and its error does not say for what."""
+    """Do the same for an address; torch.hub would wait without end, and its error does not name it."""
     if not Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name).is_file():
         try:
             urlopen(Request(url, method="HEAD"), timeout=10).close()

@@ -1,4 +1,4 @@
-"""BN-Inception with the parameter names of its published weights, registered with timm as `bn_inception`."""
+"""BN-Inception with the parameter names of its published weights, known to timm as `bn_inception`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError
+from tuplet.models.convnet import TimmNetwork
 from tuplet.models.weights import squeeze_leading_axes
 
 __all__ = ["BNInception"]
@@ -25,7 +26,7 @@ __all__ = ["BNInception"]
 @final
 @dataclass(frozen=True)
 class InceptionBlock:
-    """One inception block: the widths of four branches beside each other, put together in this order."""
+    """One inception block: the widths of its four branches, whose outputs are concatenated in this order."""
 
     name: str
     single: int
@@ -35,17 +36,17 @@ class InceptionBlock:
     double: tuple[int, int]
     """Of a 1x1 and of two 3x3 convolutions."""
     pool: Literal["average", "max", "halve"]
-    """Over 3x3, then a 1x1 convolution; halve: the largest, handed on as it is, and the map's side halves."""
+    """Over 3x3, then a 1x1 convolution; halve: maximum, without a convolution, at half the side."""
     projection: int
     """Of the 1x1 convolution after the pooling."""
 
     @property
     def stride(self) -> int:
-        """2 where the block halves the map, else 1."""
+        """Return 2 where the block halves the map, else 1."""
         return 2 if self.pool == "halve" else 1
 
     def channels(self, in_channels: int) -> int:
-        """How many channels come out."""
+        """Return how many channels come out."""
         pooled = in_channels if self.pool == "halve" else self.projection
         return self.single + self.triple[1] + self.double[1] + pooled
 
@@ -65,24 +66,26 @@ BLOCKS = (
 
 
 @final
-class BNInception(nn.Module):
-    """The network of Ioffe and Szegedy as it was trained in Caffe; follows timm's conventions for a model.
+class BNInception(TimmNetwork):
+    """The network of Ioffe and Szegedy as it was trained in Caffe.
 
-    It takes RGB, as every model here does, and turns it round itself: the published weights expect BGR.
+    It takes RGB, as every model here does, and reverses the channels itself: the published weights expect
+    BGR.
 
     Args:
         in_chans: channels of the input, 3 for RGB.
         num_classes: outputs of a classifier, 0 for none.
         global_pool: "avg" or "" for none.
-
-    Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015; the names, and what differs from the paper
+    References:
+        Ioffe and Szegedy, "Batch Normalization", ICML 2015; the names, and what differs from the paper
         (pooling that rounds up, biases before the norms), are those of bn_inception-52deb4733.pth.
     """
 
+    classifier = "last_linear"
+
     def __init__(self, in_chans: int = 3, num_classes: int = 1000, global_pool: str = "avg") -> None:
         super().__init__()
-        self.num_classes, self.global_pool = num_classes, global_pool
-        # All modules stand side by side, for the file's keys have no levels.
+        # All modules are attributes of this one, since the keys of the file have no levels.
         self._add("conv1_7x7_s2", in_chans, 64, kernel=7, stride=2)
         self._add("conv2_3x3_reduce", 64, 64, kernel=1)
         self._add("conv2_3x3", 64, 192, kernel=3)
@@ -90,20 +93,22 @@ class BNInception(nn.Module):
         for block in BLOCKS:
             self._add_block(block, channels)
             channels = block.channels(channels)
-        self.num_features = self.head_hidden_size = channels
-        self.last_linear: nn.Module = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+        self.num_features = channels
+        self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 1024 H2 W2"]:
-        """The last feature map, of a 32nd of the side.
+        """Compute the last feature map, of a 32nd of the side.
 
         Raises:
-            InputError: (a ValueError) sides that are not 32 k - 1 .. 32 k + 6 pixels, k >= 1. In others,
+            DataError: (a ValueError) sides that are not 32 k - 1 .. 32 k + 6 pixels, k >= 1. In others,
                 convolution and pooling would halve the map to different sides.
         """
         height, width = x.shape[-2:]
         if min(height, width) < 31 or max((height + 1) % 32, (width + 1) % 32) > 7:
-            raise InputError(
-                f"images are {height} x {width} pixels; want multiples of 32 for bn_inception, such as 224"
+            raise DataError(
+                f"images are {height} x {width} pixels; want multiples of 32 for bn_inception, such as 224",
+                subject="pixels",
+                given=(height, width),
             )
         x = self._convolve("conv1_7x7_s2", x.flip(1))
         x = self._convolve("conv2_3x3_reduce", _halve(x))
@@ -111,28 +116,6 @@ class BNInception(nn.Module):
         for block in BLOCKS:
             x = self._inception(block, x)
         return x
-
-    def forward_head(self, x: Float[Tensor, "N C H W"], pre_logits: bool = False) -> Float[Tensor, "N ..."]:
-        """The pooled map, through the classifier unless `pre_logits`."""
-        pooled = x.mean(dim=(2, 3)) if self.global_pool else x
-        if pre_logits:
-            return pooled
-        logits: Tensor = self.last_linear(pooled)
-        return logits
-
-    def forward(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N ..."]:
-        """Class logits, or the features where there is no classifier."""
-        return self.forward_head(self.forward_features(x))
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier; 0 classes removes it."""
-        self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        self.last_linear = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer."""
-        return self.last_linear
 
     def _inception(self, block: InceptionBlock, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C2 H2 W2"]:
         name = block.name
@@ -195,9 +178,9 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def bn_inception(pretrained: bool = False, **kwargs: Any) -> BNInception:
-    """A `BNInception` of 10.3 million parameters, with its weights for ImageNet if `pretrained`."""
+    """Build a `BNInception` of 10.3 million parameters, with its weights for ImageNet if `pretrained`."""
     if pretrained:
-        set_pretrained_check_hash(True)  # of which the file's name holds the beginning
+        set_pretrained_check_hash(True)  # the file's name holds the beginning of its hash
     model: BNInception = build_model_with_cfg(
         BNInception,
         "bn_inception",

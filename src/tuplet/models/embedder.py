@@ -15,18 +15,21 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from tuplet.config import BatchNormFreeze, Pooling
-from tuplet.errors import InputError
+from tuplet.config.checks import require, type_name, whole_number
+from tuplet.errors import DataError, ModelError
 from tuplet.models.backbones import create_backbone
 
 
 @final
 class GlobalPool(nn.Module):
-    """One vector from a feature map or from a sequence of tokens.
+    """Pooling of a feature map, or of a sequence of tokens, to one vector.
 
     Args:
-        kind: avg, max, avg+max (their sum, as the paper has it), gem (generalised mean, Radenovic et al.,
-            2019, its power learnt, starting at 3) or token (the class token of a transformer).
+        kind: avg, max, avg+max (their sum, as the paper has it), gem (generalised mean, its power learnt,
+            starting at 3) or token (the class token of a transformer).
         num_prefix_tokens: tokens before those of the patches; 0 for feature maps.
+    References:
+        Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, for gem.
     """
 
     def __init__(self, kind: Pooling, num_prefix_tokens: int = 0) -> None:
@@ -35,7 +38,7 @@ class GlobalPool(nn.Module):
         self.power = nn.Parameter(torch.tensor(3.0)) if kind == "gem" else None
 
     def forward(self, features: Float[Tensor, "N *P C"]) -> Float[Tensor, "N C"]:
-        """The pooled vectors of features with their channels last."""
+        """Pool features whose channels are last."""
         tokens = features.flatten(1, -2)
         if self.kind == "token":
             return tokens[:, 0]
@@ -87,13 +90,12 @@ class Embedder(
         weights: a .safetensors or .pth file of the backbone, loaded strictly; its classifier is dropped.
         freeze_batch_norm: "statistics" keeps the running statistics of the backbone's BatchNorms fixed and
             lets their affine weights learn, as the authors' code does; "full" fixes those too.
-
     Raises:
-        InputError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not
-            fit (the keys are named), or pretrained weights that cannot be fetched.
-
-    Source: Lim et al., CVPR 2022, for pooling, layer and norm.
-
+        ModelError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not
+        fit
+            (the keys are named), or pretrained weights that cannot be fetched.
+        SettingsError: a pooling, a freeze or an embedding_dim that does not exist.
+    References: Lim et al., CVPR 2022, for pooling, layer and norm.
     Example:
         >>> network = Embedder("tuplet_convnet", 64, pretrained=False).eval()
         >>> network(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape
@@ -114,19 +116,22 @@ class Embedder(
         freeze_batch_norm: BatchNormFreeze = "none",
     ) -> None:
         super().__init__()
-        for name, value, wanted in (
+        for name, value, choices in (
             ("pooling", pooling, get_args(Pooling)),
             ("freeze_batch_norm", freeze_batch_norm, get_args(BatchNormFreeze)),
         ):
-            if value not in wanted:
-                raise InputError(f"{name} is {value!r}; want one of {', '.join(wanted)}")
-        if embedding_dim < 1:
-            raise InputError(f"embedding_dim is {embedding_dim}; want 1 or more")
+            require(value in choices, name, value, f"one of {', '.join(choices)}")
+        embedding_dim = whole_number("embedding_dim", embedding_dim)
+        if isinstance(self._hub_mixin_config, dict):
+            # What the hub's mixin recorded of the call is what it saves, and JSON takes Python's numbers
+            # only.
+            self._hub_mixin_config["embedding_dim"] = embedding_dim
         self.freeze_batch_norm = freeze_batch_norm
         self.backbone = create_backbone(backbone, pretrained=pretrained, weights=weights)
         prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
         if pooling == "token" and prefix_tokens == 0:
-            raise InputError(f"backbone {backbone} has no class token; want another pooling, perhaps avg")
+            line = f"backbone {backbone} has no class token; want another pooling, perhaps avg"
+            raise ModelError(line, subject="pooling", given=pooling, wanted="avg")
         # Most maps are N x C x H x W; timm says so where channels come last.
         self.channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
         self.pool = GlobalPool(pooling, prefix_tokens)
@@ -144,30 +149,23 @@ class Embedder(
         self.train()
 
     def forward(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-        """One embedding an image.
+        """Compute one embedding an image.
 
         Args:
             pixels: RGB, 0..255, of a size that the backbone takes.
-
         Returns: rows of mean 0 and variance 1 (LayerNorm), not of length one; compare them by cosine.
-
-        Raises:
-            InputError: (a ValueError) pixels of another type or shape.
+        Raises: DataError: (a ValueError) no tensor, or pixels of another type or shape.
         """
         embeddings: Tensor = self.norm(self.embedding(self.pooled(pixels)))
         return embeddings
 
     def pooled(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N F"]:
-        """What the embedding layer is given: one pooled vector of the backbone's features an image.
+        """Compute one pooled vector of the backbone's features an image, as the embedding layer takes it.
 
         Args:
             pixels: as in `forward`.
         """
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise InputError(
-                f"pixels are {pixels.dtype} of shape {list(pixels.shape)};"
-                " want torch.uint8 [N, 3, H, W], RGB 0..255"
-            )
+        _require_pixels(pixels)
         compiled = self._compiled if self.training else None
         features = (compiled or self.backbone.forward_features)((pixels - self.mean) / self.std)
         if features.ndim == 4 and not self.channels_last:
@@ -176,8 +174,8 @@ class Embedder(
         return vectors
 
     def compile_backbone(self) -> None:
-        """Nothing; in training, not in evaluation, the backbone then runs through torch.compile."""
-        # Not the module itself: its parameters keep their names.
+        """Run the backbone through torch.compile from now on, in training but not in evaluation."""
+        # A compiled module would give its parameters other names, so only the function is compiled.
         self._compiled = torch.compile(self.backbone.forward_features, dynamic=False)
 
     def train(self, mode: bool = True) -> Embedder:
@@ -189,12 +187,11 @@ class Embedder(
         return self
 
     def parameter_groups(self, *, lr_backbone: float, lr_embedding: float) -> list[dict[str, Any]]:
-        """Optimizer groups that hold every parameter of the network that learns, once.
+        """Return optimizer groups that hold every parameter of the network that learns, once.
 
         Args:
             lr_backbone: learning rate of the backbone and of a learnt pooling, >= 0.
             lr_embedding: learning rate of the embedding layer, >= 0.
-
         Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
         """
         backbone = [*self.backbone.parameters(), *self.pool.parameters()]
@@ -210,7 +207,7 @@ class Embedder(
     def _from_pretrained(
         cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **kwargs: Any
     ) -> Embedder:
-        # The hub's own version loads leniently and prints; it hands these on to the download.
+        # The hub's own version ignores keys that are missing, and prints.
         download = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         options = {name: kwargs.pop(name) for name in download if name in kwargs}
         folder = Path(model_id)
@@ -221,3 +218,18 @@ class Embedder(
         model = cls(**{**kwargs, "pretrained": False, "weights": None})
         load_model(model, file, strict=strict, device=map_location)
         return model.eval()
+
+
+def _require_pixels(pixels: Tensor) -> None:
+    wanted = "torch.uint8 [N, 3, H, W], RGB 0..255"
+    if not isinstance(pixels, Tensor):
+        wanted += (
+            "; convert an RGB image with torchvision's pil_to_tensor(image)[None], an array [N, 3, H, W] with"
+            " torch.from_numpy(array)"
+        )
+        line = f"pixels are of type {type_name(pixels)}; want {wanted}"
+        raise DataError(line, subject="pixels", given=type(pixels), wanted=wanted)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+        given = (pixels.dtype, list(pixels.shape))
+        line = f"pixels are {given[0]} of shape {given[1]}; want {wanted}"
+        raise DataError(line, subject="pixels", given=given, wanted=wanted)

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import Tensor
 
-from tuplet.errors import InputError
+from tuplet.errors import ModelError, one_line
 
 
 def load_weights(model: Any, path: Path) -> None:
@@ -18,18 +18,17 @@ def load_weights(model: Any, path: Path) -> None:
     Args:
         model: as timm makes it, with its `pretrained_cfg`.
         path: a .safetensors or .pth file with a tensor for each key of the model, and no other. Leading axes
-            of one are taken off where the model has none.
-
-    Raises:
-        InputError: no such file, no weights in it, or weights of another network (the keys are named).
+            of one are removed where the model has none.
+    Raises: ModelError: no such file, no weights in it, or weights of another network (the keys are named).
     """
     if not path.is_file():
-        raise InputError(f"there is no weights file {path}; want a .safetensors or .pth file")
+        raise ModelError(f"there is no weights file {path}; want a .safetensors or .pth file", subject=path)
     try:
         found = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # every format has its own way to be broken
-        cause = f" ({' '.join(str(error).split())})" if str(error) else ""
-        raise InputError(f"{path} cannot be read as weights{cause}; want .safetensors or .pth") from error
+        cause = f" ({one_line(error, None)})" if str(error) else ""
+        line = f"{path} cannot be read as weights{cause}; want .safetensors or .pth"
+        raise ModelError(line, subject=path) from error
     classifiers = model.pretrained_cfg.get("classifier") or ()
     heads = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     wanted = {key: value for key, value in model.state_dict().items() if not _below(key, heads)}
@@ -50,17 +49,17 @@ def load_weights(model: Any, path: Path) -> None:
     ]
     if problems:
         architecture = model.pretrained_cfg.get("architecture", type(model).__name__)
-        raise InputError(f"{path} does not fit {architecture}: {'; '.join(problems)}; want its own weights")
+        line = f"{path} does not fit {architecture}: {'; '.join(problems)}; want its own weights"
+        raise ModelError(line, subject=path, given=[*missing, *unexpected, *reshaped], wanted=architecture)
     model.load_state_dict(found, strict=False)
 
 
 def squeeze_leading_axes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors found, without leading axes of one where the tensor wanted of that key has none.
+    """Return the tensors found, without leading axes of one where the wanted tensor of that key has none.
 
     Args:
         found: tensors by key, such as those of a file.
-        wanted: tensors by key; of a tensor [64], one of [1, 64] is found to be the same.
-
+        wanted: tensors by key; where one is [64], a found one of [1, 64] becomes [64].
     Returns: all of `found`; what differs in any other way stays as it is.
     """
     return {

@@ -98,8 +98,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 def recipe(name: str) -> RunConfig:
     """Return the settings of one recipe.
 
-    Raises:
-        SettingsError: there is no such recipe; the message names those that are most like it.
+    Raises: SettingsError: there is no such recipe; the message names those that are most like it.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, cutoff=0.6)
@@ -123,8 +122,7 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
             get `data.images_per_class` images of each class, where batches were random; or the number nearest
             to it that divides the batch into two classes or more.
 
-    Raises:
-        SettingsError: no such loss, a batch that cannot be divided so, or a setting that only hist has.
+    Raises: SettingsError: no such loss, a batch that cannot be divided so, or a setting that only hist has.
     """
     require(name in get_args(LossName), "loss.name", name, f"one of {', '.join(get_args(LossName))}")
     data = config.data

@@ -11,7 +11,6 @@ import torch
 from processes import in_processes
 from torch import distributed
 
-from tuplet.errors import InputError
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import ClassShard, gather_batch
 from tuplet.training.class_shards import load_rows, save_rows
@@ -178,8 +177,3 @@ def test_shares_follow_each_other_and_cover_all_classes():
         assert classes == list(range(num_classes))
         expected = [len(chunk) for chunk in torch.arange(num_classes).chunk(4)]
         assert [shard.num_kept for shard in shards][: len(expected)] == expected
-
-
-def test_plain_cannot_be_spread():
-    with pytest.raises(InputError, match=r"implementation is plain with .* a shard; want chunked"):
-        HISTLoss(10, 4, implementation="plain", shard=ClassShard(10))

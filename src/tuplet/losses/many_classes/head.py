@@ -48,8 +48,7 @@ def class_head(
         summed: the classes in the sum, ascending, with all of `classes` among them; every class if not given.
         sparse: gradients of the parameters hold the rows of `summed` only, as sparse tensors.
         memory: where gradients and scratch space come from; give the same one to every step.
-    Returns:
-        the scores [N, E] and the log-partition [N], in float32 or wider. Both pass gradients on, once.
+    Returns: the scores [N, E] and the log-partition [N], in float32 or wider. Both pass gradients on, once.
     """
     call = _Call(kind, len(inputs.samples), sparse, memory or ReusedMemory())
     scores, log_partition = _ClassHead.apply(call, classes, summed, *inputs.samples, *inputs.rows)

@@ -205,8 +205,7 @@ def lengths_of_rows(
 
     Args:
         means: finite rows of any length; that of a zero row counts as 1/2, as in `unit_rows`.
-    Returns:
-        rows and inverse lengths; the third is None where the rows are as given.
+    Returns: rows and inverse lengths; the third is None where the rows are as given.
     """
     lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
     low, high = SAFE

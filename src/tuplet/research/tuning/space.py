@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from tuplet.config import LossName, RunConfig
+from tuplet.config.loss import RIVALS
 from tuplet.config.overrides import override
 from tuplet.errors import InputError
-from tuplet.losses.rivals import PUBLISHED
 
 if TYPE_CHECKING:
     import optuna
@@ -144,7 +144,7 @@ def settings_in(space: Space, config: RunConfig) -> dict[str, Value] | None:
     for path, values in space.items():
         value = value_at(config, path)
         if value is None and path.startswith("loss."):
-            value = getattr(PUBLISHED.get(config.loss.name), path.removeprefix("loss."), None)
+            value = RIVALS.get(config.loss.name, {}).get(path.removeprefix("loss."))
         if isinstance(values, Choice):
             if value not in values.values:
                 return None
