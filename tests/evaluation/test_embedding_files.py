@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tuplet.data.label_files import read_labels
-from tuplet.errors import InputError
+from tuplet.errors import DataError, MissingExtraError, SettingsError
 from tuplet.evaluation.embedding_files import (
     LabelledEmbeddings,
     read_embeddings,
@@ -29,7 +29,7 @@ def labels_by_name(content: LabelledEmbeddings) -> list[str]:
 
 def refused(path: Path, labels: Path | None = None) -> str:
     """What is said of a file, in one line and with its name."""
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DataError) as caught:
         read_embeddings(path, labels)
     said = str(caught.value)
     assert "\n" not in said
@@ -86,7 +86,7 @@ def test_labels_as_text(
 )
 def test_labels_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DataError) as caught:
         read_labels(tmp_path / name)
     assert message in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
@@ -102,12 +102,13 @@ def test_npy_labels_of_other_kinds(tmp_path: Path) -> None:
         assert [names[label] for label in labels] == wanted
     for wrong, message in (
         (Y.astype(float), "labels are float64; want integers or strings"),
-        (Y[None], r"shape \[1, 6\]"),
+        (Y[None], "shape [1, 6]"),
         (np.array([2**63], dtype=np.uint64), "want integers below"),
     ):
         np.save(path, wrong)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(DataError) as error:
             read_labels(path)
+        assert message in str(error.value)
 
 
 @pytest.mark.parametrize("ending", [".npz", ".parquet"])
@@ -262,19 +263,23 @@ def test_files_of_no_known_kind(tmp_path: Path) -> None:
     (tmp_path / "many.npz").rename(tmp_path / "many.npy")
     assert "holds several arrays" in refused(tmp_path / "many.npy")
     content = LabelledEmbeddings(X, Y)
-    with pytest.raises(InputError, match=r"want a name that ends in \.npz or \.parquet"):
-        write_embeddings(tmp_path / "x.npy", content)
-    with pytest.raises(InputError, match="there is no folder"):
-        write_embeddings(tmp_path / "no" / "x.npz", content)
+    for path, subject in (
+        (tmp_path / "x.npy", tmp_path / "x.npy"),
+        (tmp_path / "no" / "x.npz", tmp_path / "no"),
+    ):
+        with pytest.raises(SettingsError) as error:
+            write_embeddings(path, content)
+        assert error.value.subject == str(subject)
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'tuplet[tables]'" in refused(path)
-    with pytest.raises(InputError, match="pip install 'tuplet"):
-        write_embeddings(path, LabelledEmbeddings(X, Y))
+    for action in (lambda: read_embeddings(path), lambda: write_embeddings(path, LabelledEmbeddings(X, Y))):
+        with pytest.raises(MissingExtraError) as error:
+            action()
+        assert error.value.extra == "tables"
     assert path.read_bytes() == b""
 
 
@@ -296,7 +301,7 @@ def test_classes_are_shared_by_name() -> None:
     assert labels_by_name(b) == ["ash", "yew"]
     numbered = LabelledEmbeddings(X, Y)
     assert with_shared_classes(numbered, numbered) == (numbered, numbered)
-    with pytest.raises(InputError, match="classes of the gallery have names and those of the queries are"):
-        with_shared_classes(numbered, gallery)
-    with pytest.raises(InputError, match="classes of the queries have names"):
-        with_shared_classes(queries, numbered)
+    for parts, subject in (((numbered, gallery), "queries"), ((queries, numbered), "gallery")):
+        with pytest.raises(DataError) as error:
+            with_shared_classes(*parts)
+        assert error.value.subject == subject

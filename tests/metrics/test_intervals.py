@@ -1,18 +1,27 @@
-"""Bootstrap intervals: against drawing by hand, against theory, and how often they hold the truth."""
+"""Intervals and tests against drawing by hand, scipy, enumeration and theory; how often they are right."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import tracemalloc
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 from tuplet.metrics import intervals
-from tuplet.metrics.intervals import Interval, mean_intervals
-from tuplet.metrics.retrieval import QueryScores, retrieval_scores, score_intervals
+from tuplet.metrics.intervals import (
+    Interval,
+    SignFlips,
+    check_settings,
+    holm,
+    interval_of_share,
+    mean_intervals,
+    seed_mean,
+    sign_flips,
+)
 
 
 def unequal_classes(seed=0, num_classes=15):
@@ -146,51 +155,134 @@ def test_memory_is_a_block_however_many_resamples():
         tracemalloc.stop()
 
 
-def scores_of(num_before, r_precision):
-    number = len(num_before)
-    values = torch.tensor(r_precision, dtype=torch.float64)
-    return QueryScores(torch.arange(number) * 2, torch.tensor(num_before), values, values / 2, 10)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("level", 95), ("level", math.nan), ("num_resamples", 99), ("num_flips", 99), ("seed", -1)],
+)
+def test_settings_out_of_range(setting, value):
+    with pytest.raises(SettingsError) as error:
+        check_settings(**{setting: value})
+    assert error.value.subject == setting
 
 
-def test_each_metric_has_the_intervals_of_its_own_scores():
-    before, precision = [0, 1, 5, 0, 9, 2], [0.5, 0.25, 1.0, 0.0, 0.75, 0.5]
-    labels = [3, 3, 1, 1, 1, 2]
-    got = score_intervals(
-        scores_of(before, precision), torch.tensor(labels), ["recall_at_2", "map_at_r"], seed=2
-    )
-    assert list(got) == ["recall_at_2", "map_at_r"]
-    for name, values in (("recall_at_2", [1, 1, 0, 1, 0, 0]), ("map_at_r", [p / 2 for p in precision])):
-        column = np.array(values, dtype=float)[:, None]
-        assert got[name] == {
-            "queries": mean_intervals(column, None, seed=2)[0],
-            "classes": mean_intervals(column, np.array(labels), seed=2)[0],
-        }
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_interval_and_test_are_those_of_the_t_test(level):
+    values = np.random.default_rng(0).normal(0.3, 1.0, 5).tolist()
+    found, expected = seed_mean(values, level=level), stats.ttest_1samp(values, 0.0)
+    interval = expected.confidence_interval(level)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.mean, found.std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert found.values == tuple(values)
 
 
-def test_scores_of_embeddings_with_lonely_queries():
-    rng = np.random.default_rng(0)
-    labels = np.array([0, 0, 0, 1, 2, 2, 2, 2])
-    scores = retrieval_scores(rng.normal(size=(8, 3)), labels)
-    got = score_intervals(scores, labels[scores.queries.numpy()], ["recall_at_1"])
-    mean = scores.of_metric("recall_at_1").mean().item()
-    assert all(one is not None and one.low <= mean <= one.high for one in got["recall_at_1"].values())
-    assert score_intervals(scores, labels[scores.queries.numpy()], []) == {}
+def test_a_paired_difference_is_the_paired_t_test():
+    a, b = np.random.default_rng(1).normal(size=(2, 6))
+    assert seed_mean((b - a).tolist()).p_value == pytest.approx(stats.ttest_rel(b, a).pvalue)
+
+
+def test_one_value_says_nothing_of_spread():
+    found = seed_mean([0.5])
+    assert (found.mean, found.std, found.low, found.high, found.p_value) == (0.5, None, None, None, None)
+
+
+@pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.25, 0.0)])
+def test_equal_values(value, p_value):
+    found = seed_mean([value] * 3)
+    assert (found.mean, found.std, found.low, found.high) == (value, 0.0, value, value)
+    assert found.p_value == p_value
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("values", "most", "ends"),
     [
-        ({"labels": [1, 1]}, r"labels has 2 entries for 3 queries with scores; wanted one each"),
-        ({"labels": [1.0, 1.0, 2.0]}, r"labels holds torch.float64; wanted integers"),
-        ({"metrics": ["recall_at_11"]}, r"got metric 'recall_at_11'"),
-        ({"level": 95}, r"level is 95; wanted a share in \(0, 1\)"),
-        ({"level": float("nan")}, r"level is nan"),
-        ({"num_resamples": 20}, r"num_resamples is 20; wanted 100 or more"),
-        ({"seed": -1}, r"seed is -1; wanted an integer >= 0"),
+        ([0.45, 0.55], 1.0, (0.0, 1.0)),
+        ([0.96, 0.98], 1.0, (None, 1.0)),
+        ([0.02, 0.04], 1.0, (0.0, None)),
+        ([0.5, 0.51, 0.52], 1.0, (None, None)),
+        ([3.0, 9.0], float("inf"), (0.0, None)),
     ],
 )
-def test_refusals(arguments, message):
-    given = {"labels": [1, 1, 2], "metrics": ["map_at_r"]} | arguments
-    labels = np.array(given.pop("labels"))
-    with pytest.raises(InputError, match=message):
-        score_intervals(scores_of([0, 1, 2], [0.5, 0.5, 1.0]), labels, **given)
+def test_the_interval_of_a_share_ends_where_the_scale_does(values, most, ends):
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    low, high = (own if end is None else end for own, end in zip(expected, ends, strict=True))
+    assert interval_of_share(seed_mean(values), most=most) == pytest.approx((low, high))
+
+
+def test_the_interval_of_one_share():
+    assert interval_of_share(seed_mean([0.5])) is None
+
+
+def by_scipy(first, second):
+    """The exact p of swapping first and second class by class, two-sided."""
+    return stats.permutation_test(
+        (first, second),
+        lambda x, y, axis: (y - x).sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf,
+    ).pvalue
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 7, 12])
+@pytest.mark.parametrize("seed", range(4))
+def test_few_classes_give_the_exact_p_of_scipy(num_classes, seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 5, (2, num_classes)).astype(float)  # many sums tie
+    floats = rng.random((2, num_classes)) + np.array([[0], [0.2]])
+    got = sign_flips(np.stack([counts[1] - counts[0], floats[1] - floats[0]], axis=1))
+    assert got.exact
+    assert got.p_values == pytest.approx([by_scipy(*counts), by_scipy(*floats)])
+
+
+def test_all_patterns_of_a_hand_made_example():
+    # +-1 +-2 +-4: the sums are -7, -5, ..., 7, each once.
+    for totals, p in (([1, 2, 4], 2 / 8), ([1, 2, -4], 8 / 8), ([-1, 2, 4], 4 / 8), ([0.1, 0.2, 0.4], 2 / 8)):
+        got = sign_flips(np.array(totals, dtype=float)[:, None])
+        assert got == SignFlips((p,), 8, True)
+
+
+def test_classes_without_a_difference_change_nothing():
+    totals = np.random.default_rng(0).normal(1, 1, (9, 3))
+    totals[4, 1] = 0
+    padded = np.zeros((500, 3))
+    padded[::50][:9] = totals
+    assert sign_flips(padded) == sign_flips(totals)
+    assert sign_flips(np.zeros((40, 2))) == SignFlips((1.0, 1.0), 1, True)
+
+
+def test_many_classes_give_the_p_of_enumeration_but_for_chance():
+    totals = np.random.default_rng(1).normal(0.35, 1, (15, 2)).round(1)
+    signs = np.array(list(itertools.product([-1.0, 1.0], repeat=15)))
+    exact = (np.abs(signs @ totals) >= np.abs(totals.sum(axis=0)) - 1e-9).mean(axis=0)
+    assert 0.005 < exact.min() < exact.max() < 0.9
+    got = sign_flips(totals, num_flips=20_000)
+    assert (got.num_flips, got.exact) == (20_000, False)
+    for p, wanted in zip(got.p_values, exact, strict=True):
+        assert abs(p - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 20_000)
+
+
+def test_a_drawn_p_is_never_zero_and_blocks_change_nothing(monkeypatch):
+    totals = np.ones((60, 1))
+    assert sign_flips(totals, num_flips=999).p_values == (1 / 1000,)
+    wavering = np.random.default_rng(0).normal(0.2, 1, (60, 3))
+    before = sign_flips(wavering, num_flips=500, seed=1)
+    assert sign_flips(wavering, num_flips=500, seed=2) != before
+    monkeypatch.setattr(intervals, "BLOCK_BYTES", 1)
+    one_by_one = sign_flips(wavering, num_flips=500, seed=1)
+    assert one_by_one.num_flips == 500
+    assert one_by_one.p_values == pytest.approx(before.p_values, abs=0.15)
+
+
+def test_under_the_null_p_is_uniform():
+    rng = np.random.default_rng(0)
+    totals = rng.normal(size=(40, 3000)) * rng.exponential(size=(40, 1))
+    p_values = np.array(sign_flips(totals, num_flips=2000).p_values)
+    for share in (0.01, 0.05, 0.5):
+        assert (p_values <= share).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 3000))
+
+
+def test_holm_of_a_worked_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([0.4, 0.6]) == pytest.approx((0.8, 0.8))
+    assert holm([]) == ()

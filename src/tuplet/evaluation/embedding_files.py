@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from tuplet.data.files import replacing
-from tuplet.data.label_files import Labels, array_problem, existing, numbered, read_array, read_labels
+from tuplet.data.label_files import Labels, array_problem, existing, naming, numbered, read_array, read_labels
 from tuplet.data.parquet import pyarrow_modules, read_parquet, write_parquet
-from tuplet.errors import InputError
+from tuplet.errors import DataError, SettingsError, unusable
 
 _BLOCK_BYTES = 2**24
 
@@ -32,7 +32,7 @@ class LabelledEmbeddings:
         class_names: the C names in the order of the labels; None where classes are numbers only.
 
     Raises:
-        InputError: shapes, types or lengths that do not fit each other.
+        DataError: shapes, types or lengths that do not fit each other.
     """
 
     embeddings: Float[np.ndarray, "N D"]
@@ -41,30 +41,33 @@ class LabelledEmbeddings:
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        shape, kind = list(self.embeddings.shape), self.embeddings.dtype
+        shape, kind, labels = list(self.embeddings.shape), self.embeddings.dtype, self.labels
         if len(shape) != 2 or 0 in shape:
-            raise InputError(f"embeddings have shape {shape}; want [N, D], one row an item, at least one")
+            message = f"embeddings have shape {shape}; want [N, D], one row an item, at least one"
+            raise DataError(message, subject="embeddings", given=shape)
         if kind.kind != "f" or kind.itemsize > 8:
-            raise InputError(f"embeddings are {kind}; want float16, float32 or float64: convert them")
-        if self.labels.shape != (shape[0],):
-            raise InputError(
-                f"labels have shape {list(self.labels.shape)} for {shape[0]} embeddings; want one for each"
-            )
+            message = f"embeddings are {kind}; want float16, float32 or float64: convert them"
+            raise DataError(message, subject="embeddings", given=str(kind))
+        if labels.shape != (shape[0],):
+            message = f"labels have shape {list(labels.shape)} for {shape[0]} embeddings; want one for each"
+            raise DataError(message, subject="labels", given=list(labels.shape), wanted=shape[0])
         if self.names is not None and len(self.names) != shape[0]:
-            raise InputError(f"got {len(self.names)} names for {shape[0]} embeddings; want one an embedding")
-        if self.class_names is not None and not (
-            self.labels.min() >= 0 and self.labels.max() < len(self.class_names)
-        ):
-            raise InputError(
-                f"labels run from {self.labels.min()} to {self.labels.max()}; want"
-                f" 0..{len(self.class_names) - 1}, one for each of the {len(self.class_names)} class names"
+            message = f"got {len(self.names)} names for {shape[0]} embeddings; want one an embedding"
+            raise DataError(message, subject="names", given=len(self.names), wanted=shape[0])
+        num_classes = None if self.class_names is None else len(self.class_names)
+        if num_classes is not None and not (labels.min() >= 0 and labels.max() < num_classes):
+            raise DataError(
+                f"labels run from {labels.min()} to {labels.max()}; want 0..{num_classes - 1}, one for each"
+                f" of the {num_classes} class names",
+                subject="class_names",
+                given=num_classes,
             )
 
 
 def read_embeddings(
     path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None
 ) -> LabelledEmbeddings:
-    """The embeddings of a file, with the class of each.
+    """Read the embeddings of a file, with the class of each.
 
     Args:
         path: .npy: an array `[N, D]`, mapped from the file, not read into memory. .npz: arrays `embeddings`
@@ -73,11 +76,9 @@ def read_embeddings(
             integers or strings, and if need be `path`.
         labels: a file of one label an item: .npy, or .txt or .csv with one a line (of a .csv with a heading,
             the column `label`); integers, or names of classes. It goes before those in `path`; .npy needs it.
-
     Returns: all items, in the order of the file. Classes that have names are numbered by their sorted names.
-
     Raises:
-        InputError: a file that cannot be read so, or NaN or infinity (names the first row).
+        DataError: a file that cannot be read so, or NaN or infinity (names the first row).
     """
     file = Path(path)
     readers: dict[str, Callable[[Path, Labels | None], LabelledEmbeddings]] = {
@@ -86,66 +87,62 @@ def read_embeddings(
         ".parquet": _read_parquet,
     }
     if file.suffix.lower() not in readers:
-        raise InputError(f"{file} is no file of embeddings by its name; want .npy, .npz or .parquet")
+        raise unusable(file, "is no file of embeddings by its name", ".npy, .npz or .parquet")
     given = None if labels is None else read_labels(labels)
-    try:
+    with naming(file):
         found = readers[file.suffix.lower()](existing(file), given)
         _require_finite(found.embeddings)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
     return found
 
 
 def write_embeddings(path: str | os.PathLike[str], content: LabelledEmbeddings) -> None:
-    """Nothing; the file then holds the embeddings, as `read_embeddings` reads them.
+    """Write embeddings to a file, as `read_embeddings` reads them.
 
     Args:
         path: .npz or .parquet, in a folder that exists; replaced whole or not at all.
         content: what to write.
-
-    Raises:
-        InputError: another kind of file, or .parquet without pyarrow.
+    Raises: as `require_writable` does.
     """
     file = Path(path)
-    writers: dict[str, Callable[[BinaryIO, LabelledEmbeddings], None]] = {
-        ".npz": _write_npz,
-        ".parquet": _write_parquet,
-    }
     require_writable(file)
+    write = _write_npz if file.suffix.lower() == ".npz" else _write_parquet
     with replacing(file) as stream:
-        writers[file.suffix.lower()](stream, content)
+        write(stream, content)
 
 
 def require_writable(path: Path) -> None:
-    """Nothing; `write_embeddings` can write such a file.
+    """Raise an error unless `write_embeddings` can write such a file.
 
     Raises:
-        InputError: by its name it is neither .npz nor .parquet, .parquet without pyarrow, or its folder does
-            not exist.
+        SettingsError: by its name it is neither .npz nor .parquet, or its folder does not exist.
+        MissingExtraError: .parquet without pyarrow.
     """
     if path.suffix.lower() not in (".npz", ".parquet"):
-        raise InputError(f"embeddings cannot be written to {path}; want a name that ends in .npz or .parquet")
+        message = f"embeddings cannot be written to {path}; want a name that ends in .npz or .parquet"
+        raise SettingsError(message, subject=path, wanted=(".npz", ".parquet"))
     if path.suffix.lower() == ".parquet":
         pyarrow_modules()
     if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent}; want one that exists, for {path.name}")
+        message = f"there is no folder {path.parent}; want one that exists, for {path.name}"
+        raise SettingsError(message, subject=path.parent)
 
 
 def with_shared_classes(
     queries: LabelledEmbeddings, gallery: LabelledEmbeddings
 ) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:
-    """Both with one numbering of the classes: those of the same name have the same label.
+    """Give both one numbering of the classes: those of the same name get the same label.
 
     Raises:
-        InputError: the classes of one have names, and those of the other are numbers only.
+        DataError: the classes of one have names, and those of the other are numbers only.
     """
     if queries.class_names is None and gallery.class_names is None:
         return queries, gallery
     if queries.class_names is None or gallery.class_names is None:
         named, numbered = ("gallery", "queries") if queries.class_names is None else ("queries", "gallery")
-        raise InputError(
+        raise DataError(
             f"the classes of the {named} have names and those of the {numbered} are integers; want the same"
-            " in both, so that equal classes can be told"
+            " in both, so that equal classes can be told",
+            subject=numbered,
         )
     names = sorted({*queries.class_names, *gallery.class_names})
     number = {name: place for place, name in enumerate(names)}
@@ -163,13 +160,14 @@ def _require_finite(embeddings: Float[np.ndarray, "N D"]) -> None:
         finite = np.isfinite(embeddings[start : start + rows]).all(axis=1)
         if not finite.all():
             row = start + int(np.flatnonzero(~finite)[0])
-            raise InputError(f"NaN or infinity in row {row}; want finite numbers: drop such rows")
+            message = f"NaN or infinity in row {row}; want finite numbers: drop such rows"
+            raise DataError(message, given=row)
 
 
 def _read_npy(file: Path, labels: Labels | None) -> LabelledEmbeddings:
     embeddings = read_array(file)
     if labels is None:
-        raise InputError("has no labels; want them in a second file: --labels FILE, .npy, .txt or .csv")
+        raise DataError("has no labels; want them in a second file: --labels FILE, .npy, .txt or .csv")
     return LabelledEmbeddings(embeddings, labels[0], None, labels[1])
 
 
@@ -179,11 +177,11 @@ def _read_npz(file: Path, labels: Labels | None) -> LabelledEmbeddings:
         with file.open("rb") as stream:
             arrays = np.load(stream, allow_pickle=False)
             if isinstance(arrays, np.ndarray):
-                raise InputError("holds one array without a name; want .npz, or the name to end in .npy")
+                raise DataError("holds one array without a name; want .npz, or the name to end in .npy")
             wanted = ["embeddings"] if labels is not None else ["embeddings", "labels"]
             missing = [name for name in wanted if name not in arrays]
             if missing:
-                raise InputError(
+                raise DataError(
                     f"has no array {missing[0]}, but {', '.join(arrays) or 'none at all'}; want"
                     f" {' and '.join(wanted)}"
                 )
@@ -193,10 +191,10 @@ def _read_npz(file: Path, labels: Labels | None) -> LabelledEmbeddings:
                 for key in ("names", "class_names")
             )
             numbers, read = numbered(arrays["labels"]) if labels is None else labels
-    except InputError:
+    except DataError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(array_problem(error, file)) from None
+        raise DataError(array_problem(error, file)) from None
     return LabelledEmbeddings(
         embeddings, numbers, names, class_names if labels is None and read is None else read
     )

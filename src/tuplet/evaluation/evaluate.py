@@ -1,10 +1,10 @@
-"""How good a model is: embed a split once, then measure retrieval and clustering on it."""
+"""Measure a model: embed a split once, then compute retrieval and clustering metrics of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,12 +22,15 @@ from tuplet.evaluation.embedding_files import LabelledEmbeddings, with_shared_cl
 from tuplet.metrics.clustering import ClusteringReport, clustering_metrics
 from tuplet.metrics.distributed import spread_retrieval_scores
 from tuplet.metrics.intervals import Interval, Unit
-from tuplet.metrics.names import RetrievalDistance
+from tuplet.metrics.names import RetrievalDistance, retrieval_names
 from tuplet.metrics.retrieval import QueryScores, retrieval_scores, score_intervals
 from tuplet.progress import track
 from tuplet.ranks import gather, gather_on_first, on_first
 
 EVALUATION_BATCH = 128
+
+Network: TypeAlias = Callable[[UInt8[Tensor, "N 3 H W"]], Float[Tensor, "N D"]]
+"""An `Embedder` in evaluation mode, on the device of the fabric beside it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class EvalReport:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> EvalReport:
-        """The report that `dataclasses.asdict` took apart; what it did not know yet has its default."""
+        """Rebuild a report from what `asdict` made of it; what older ones lack gets its default."""
         clustering, intervals = tree["clustering"], tree.get("intervals")
         if intervals is not None:
             intervals = {
@@ -96,54 +99,56 @@ class EvalReport:
         return cls(**{**tree, **known})
 
 
+@dataclass(frozen=True)
+class MeasureSettings:
+    """What to measure of embeddings.
+
+    Attributes:
+        recall_at: the K of Recall@K, each >= 1.
+        kmeans_runs: 0 leaves NMI and AMI out, None leaves their number to `clustering_metrics`. They are left
+            out with one class, and with a gallery, for papers do not agree on what to cluster then.
+        distance: what ranks the results; clusters are of embeddings of unit length with either.
+        intervals: compute the intervals of the retrieval metrics, with the defaults of `score_intervals`.
+    """
+
+    recall_at: Sequence[int] = (1, 2, 4, 8)
+    kmeans_runs: int | None = None
+    distance: RetrievalDistance = "cosine"
+    intervals: bool = True
+
+
 def embed(
-    network: Callable[[UInt8[Tensor, "N 3 H W"]], Float[Tensor, "N D"]],
-    table: ImageTable,
-    config: DataConfig,
-    *,
-    fabric: Fabric,
-    num_workers: int = 0,
+    network: Network, table: ImageTable, config: DataConfig, *, fabric: Fabric, num_workers: int = 0
 ) -> EmbeddedSplit:
-    """The images of a table with their embeddings, the same on every rank.
+    """Embed the images of a table, with the same result on every rank.
 
     Args:
-        network: an `Embedder` in evaluation mode, on the device of `fabric`.
+        network: see `Network`.
         table: N images, at least one.
         config: how an image becomes the square that the network sees.
         fabric: launched; each rank embeds every world_size-th image.
         num_workers: processes that decode, >= 0.
-
     Returns: embeddings in the order of the table, each image once.
     """
-    _, embeddings = embed_part(network, table, config, fabric=fabric, num_workers=num_workers)
+    _, embeddings = _embed_part(network, table, config, fabric, num_workers)
     together = gather(fabric, embeddings, interleave=True)[: len(table)]
     return EmbeddedSplit(table, together.cpu().numpy())
 
 
 def embed_split(
-    network: Callable[[UInt8[Tensor, "N 3 H W"]], Float[Tensor, "N D"]],
-    split: Split,
-    config: DataConfig,
-    *,
-    fabric: Fabric,
-    num_workers: int = 0,
+    network: Network, split: Split, config: DataConfig, *, fabric: Fabric, num_workers: int = 0
 ) -> tuple[EmbeddedSplit, EmbeddedSplit | None]:
-    """The test images of a split with their embeddings, and its gallery, where it has one; see `embed`."""
+    """Embed the test images of a split, and its gallery, where it has one; see `embed`."""
     queries = embed(network, split.test, config, fabric=fabric, num_workers=num_workers)
     if split.gallery is None:
         return queries, None
     return queries, embed(network, split.gallery, config, fabric=fabric, num_workers=num_workers)
 
 
-def embed_part(
-    network: Callable[[UInt8[Tensor, "N 3 H W"]], Float[Tensor, "N D"]],
-    table: ImageTable,
-    config: DataConfig,
-    *,
-    fabric: Fabric,
-    num_workers: int,
+def _embed_part(
+    network: Network, table: ImageTable, config: DataConfig, fabric: Fabric, num_workers: int
 ) -> tuple[list[int], Float[Tensor, "n D"]]:
-    """Every world_size-th image: which ones, and their embeddings on the rank's device; arguments of `embed`.
+    """Embed every world_size-th image: return which ones, and their embeddings on the rank's device.
 
     All ranks have as many; the last may repeat the first images.
     """
@@ -172,105 +177,74 @@ def evaluate(
     gallery: EmbeddedSplit | None = None,
     intervals: bool = False,
 ) -> EvalReport:
-    """Retrieval and, where asked for, clustering metrics of one embedded split.
+    """Measure one embedded split as an evaluation config says.
 
     Args:
         embedded: at least one class with two images, or with one in the gallery.
         config: `recall_at`, `kmeans_runs` and `split` are read.
-        clustering: measure NMI and AMI too, unless `config.kmeans_runs` is 0, there is one class only, or
-            there is a gallery.
+        clustering: measure NMI and AMI too, where `MeasureSettings` does not leave them out.
         gallery: what the images search, with the same class names; None: themselves.
         intervals: compute the intervals of the retrieval metrics too.
-
     Raises:
-        InputError: (a ValueError) NaN or infinity in the embeddings, or no image with another of its class.
+        DataError: NaN or infinity in the embeddings, or no image with another of its class.
     """
-    return measure(
-        embedded.labelled,
-        split=config.split,
-        recall_at=config.recall_at,
-        kmeans_runs=config.kmeans_runs if clustering else 0,
-        gallery=None if gallery is None else gallery.labelled,
-        intervals=intervals,
-    )
+    settings = _settings(config, clustering=clustering, intervals=intervals)
+    searched = None if gallery is None else gallery.labelled
+    return measure(embedded.labelled, split=config.split, gallery=searched, settings=settings)
+
+
+def _settings(config: EvaluationConfig, *, clustering: bool, intervals: bool) -> MeasureSettings:
+    return MeasureSettings(config.recall_at, config.kmeans_runs if clustering else 0, intervals=intervals)
 
 
 def measure(
     queries: LabelledEmbeddings,
     *,
     split: str,
-    recall_at: Sequence[int] = (1, 2, 4, 8),
-    kmeans_runs: int | None = None,
     gallery: LabelledEmbeddings | None = None,
-    distance: RetrievalDistance = "cosine",
-    intervals: bool = True,
+    settings: MeasureSettings = MeasureSettings(),
 ) -> EvalReport:
-    """Retrieval and clustering metrics of embeddings from anywhere.
+    """Measure embeddings from anywhere.
 
     Args:
         queries: at least one class with two items, or with one in the gallery.
         split: what to call them.
-        recall_at: the K of Recall@K, each >= 1.
-        kmeans_runs: 0 leaves NMI and AMI out, None leaves their number to `clustering_metrics`. They are left
-            out with one class, and with a gallery, for papers do not agree on what to cluster then.
         gallery: what the queries search; None: themselves, each one excluded from its own results.
-        distance: what ranks the results; clusters are of embeddings of unit length with either.
-        intervals: compute the intervals of the retrieval metrics, with the defaults of `score_intervals`.
-
+        settings: what to measure.
     Raises:
-        InputError: (a ValueError) classes named in one and numbered in the other, or what
-            `retrieval_metrics` and `clustering_metrics` refuse.
+        DataError: classes named in one and numbered in the other, or what `retrieval_metrics` and
+            `clustering_metrics` refuse.
     """
     if gallery is not None:
         queries, gallery = with_shared_classes(queries, gallery)
     scores = retrieval_scores(
         queries.embeddings,
         queries.labels,
-        most_before=max(recall_at),
+        most_before=max(settings.recall_at),
         gallery=None if gallery is None else gallery.embeddings,
         gallery_labels=None if gallery is None else gallery.labels,
-        distance=distance,
+        distance=settings.distance,
     )
     clusters = None
-    if gallery is None and kmeans_runs != 0 and len(np.unique(queries.labels)) > 1:
-        clusters = clustering_metrics(queries.embeddings, queries.labels, num_runs=kmeans_runs)
-    return report_scores(
-        split,
-        scores,
-        queries.labels,
-        recall_at,
-        clusters=clusters,
-        num_gallery=None if gallery is None else len(gallery.labels),
-        intervals=intervals,
-        distance=distance,
-    )
+    if gallery is None and _has_clusters(queries.labels, settings):
+        clusters = clustering_metrics(queries.embeddings, queries.labels, num_runs=settings.kmeans_runs)
+    num_gallery = None if gallery is None else len(gallery.labels)
+    return _report(split, scores, queries.labels, settings, clusters, num_gallery)
 
 
-def report_scores(
+def _has_clusters(labels: Int64[np.ndarray, " N"], settings: MeasureSettings) -> bool:
+    return settings.kmeans_runs != 0 and len(np.unique(labels)) > 1
+
+
+def _report(
     split: str,
     scores: QueryScores,
     labels: Int64[np.ndarray, " N"],
-    recall_at: Sequence[int],
-    *,
+    settings: MeasureSettings,
     clusters: ClusteringReport | None,
     num_gallery: int | None,
-    intervals: bool,
-    distance: RetrievalDistance = "cosine",
 ) -> EvalReport:
-    """The report of scores that are there already.
-
-    Args:
-        split: what to call them.
-        scores: of the queries.
-        labels: class of each item of the split.
-        recall_at: the K of Recall@K, each in 1..scores.most_before.
-        clusters: None where they were not asked for.
-        num_gallery: None where the items searched among themselves.
-        intervals: compute the intervals too.
-        distance: what ranked the results.
-    """
-    metrics = [*(f"recall_at_{k}" for k in recall_at), "r_precision", "map_at_r"]
-    asked = labels[scores.queries.cpu().numpy()]
+    metrics = retrieval_names(settings.recall_at)
     return EvalReport(
         split,
         {name: scores.of_metric(name).mean().item() for name in metrics},
@@ -279,47 +253,44 @@ def report_scores(
         len(np.unique(labels)),
         len(scores.queries),
         num_gallery,
-        score_intervals(scores, asked, metrics) if intervals else None,
-        distance,
+        score_intervals(scores, scores.labels, metrics) if settings.intervals else None,
+        settings.distance,
     )
-
-
-Network = Callable[[UInt8[Tensor, "N 3 H W"]], Float[Tensor, "N D"]]
 
 
 def evaluate_split(
     network: Network, split: Split, config: RunConfig, *, fabric: Fabric, last: bool
 ) -> EvalReport:
-    """What a network measures on the test images of a split: the same on every rank, for any number of ranks.
+    """Measure a network on the test images of a split: the same on every rank, for any number of ranks.
 
     With several ranks, each holds the embeddings of its share of the images and a block of another's; only
     for k-means does the first rank hold all.
 
     Args:
-        network: an `Embedder` in evaluation mode, on the device of `fabric`.
+        network: see `Network`.
         split: its test images search its gallery, or themselves.
         config: `data`, `evaluation` and `compute.num_workers` are read.
         fabric: launched.
         last: measure NMI and AMI, and intervals, too.
-
     Raises:
-        InputError: (a ValueError) as `evaluate` does, on every rank.
+        DataError: as `evaluate` does, on every rank.
     """
     if fabric.world_size > 1:
-        return _on_ranks(network, split, config, fabric, last)
+        return _evaluate_on_ranks(network, split, config, fabric, last)
     workers = config.compute.num_workers
     queries, gallery = embed_split(network, split, config.data, fabric=fabric, num_workers=workers)
     return evaluate(queries, config.evaluation, clustering=last, gallery=gallery, intervals=last)
 
 
-def _on_ranks(network: Network, split: Split, config: RunConfig, fabric: Fabric, last: bool) -> EvalReport:
+def _evaluate_on_ranks(
+    network: Network, split: Split, config: RunConfig, fabric: Fabric, last: bool
+) -> EvalReport:
     def part(table: ImageTable) -> tuple[Tensor, Tensor, Tensor]:
-        workers = config.compute.num_workers
-        rows, embeddings = embed_part(network, table, config.data, fabric=fabric, num_workers=workers)
+        rows, embeddings = _embed_part(network, table, config.data, fabric, config.compute.num_workers)
         indices = torch.tensor(rows, device=embeddings.device)
         return embeddings, torch.from_numpy(table.labels).to(indices.device)[indices], indices
 
-    labels, settings = split.test.labels, config.evaluation
+    labels, settings = split.test.labels, _settings(config.evaluation, clustering=last, intervals=last)
     queries = part(split.test)
     scores = spread_retrieval_scores(
         *queries,
@@ -327,17 +298,10 @@ def _on_ranks(network: Network, split: Split, config: RunConfig, fabric: Fabric,
         most_before=max(settings.recall_at),
     )
     clusters = None
-    if last and split.gallery is None and settings.kmeans_runs != 0 and len(np.unique(labels)) > 1:
+    if split.gallery is None and _has_clusters(labels, settings):
         together = gather_on_first(fabric, queries[0], interleave=True)[: len(labels)].cpu()
         clusters = on_first(
             fabric, lambda: clustering_metrics(together, labels, num_runs=settings.kmeans_runs)
         )
-    return report_scores(
-        settings.split,
-        scores,
-        labels,
-        settings.recall_at,
-        clusters=clusters,
-        num_gallery=None if split.gallery is None else len(split.gallery),
-        intervals=last,
-    )
+    num_gallery = None if split.gallery is None else len(split.gallery)
+    return _report(config.evaluation.split, scores, labels, settings, clusters, num_gallery)

@@ -1,39 +1,37 @@
-"""Whether two sets of labelled embeddings are of the same items."""
+"""Which items two sets share: all of them to compare models, none to search a gallery."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError
 from tuplet.evaluation.embedding_files import LabelledEmbeddings
 
 
 def require_same_items(a: LabelledEmbeddings, b: LabelledEmbeddings) -> tuple[str, ...]:
-    """What could not be checked, one line each; otherwise the items of both are the same, in order and class.
+    """Raise an error unless both have the same items, in order and class.
 
     Items are the same where their names are, below the folder that all names of their side share. Classes
     are the same where their names are, or, where they are numbers, where they put the same items together.
 
+    Returns: what could not be checked, one line each.
     Raises:
-        InputError: (a ValueError) the first item that differs, or another number of them.
+        DataError: names the first item that differs (`given` is its row), or another number of them.
     """
-    counts = f"A has {len(a.labels):,} items and B {len(b.labels):,}"
-    unchecked = []
+    counts, unchecked, row = f"A has {len(a.labels):,} items and B {len(b.labels):,}", [], None
     if a.names is not None and b.names is not None:
         names = zip(_below_common_folder(a.names), _below_common_folder(b.names), strict=False)
         row = _first(left != right for left, right in names)
         if row is not None:
-            raise InputError(
-                f"{counts}; item {row} is {a.names[row]} in A and {b.names[row]} in B; {_WANTED}"
-            )
+            raise _differs(f"{counts}; item {row} is {a.names[row]} in A and {b.names[row]} in B", row)
     else:
         unchecked.append(
             "the items have no names on both sides: that they are the same, in the same order, is taken on"
-            " trust but for their classes"
+            " trust; only their classes are compared"
         )
     if len(a.labels) != len(b.labels):
-        raise InputError(f"{counts}; {_WANTED}")
+        raise _differs(counts, None)
     if a.class_names is not None and b.class_names is not None:
         pairs = [(a.class_names[i], b.class_names[j]) for i, j in zip(a.labels, b.labels, strict=True)]
         row, unlike = _first(left != right for left, right in pairs), ""
@@ -45,11 +43,13 @@ def require_same_items(a: LabelledEmbeddings, b: LabelledEmbeddings) -> tuple[st
     if row is not None:
         title = f"item {row}" if a.names is None else f"item {row}, {a.names[row]},"
         left, right = pairs[row]
-        raise InputError(f"{title} is of class {left} in A and {right} in B{unlike}; {_WANTED}")
+        raise _differs(f"{title} is of class {left} in A and {right} in B{unlike}", row)
     return tuple(unchecked)
 
 
-_WANTED = "want both models on the same images, in the same order, with the same classes"
+def _differs(what: str, row: int | None) -> DataError:
+    wanted = "both models on the same images, in the same order, with the same classes"
+    return DataError(f"{what}; want {wanted}", subject="items", given=row)
 
 
 def _first(conditions: Iterable[bool]) -> int | None:

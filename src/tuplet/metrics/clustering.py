@@ -10,13 +10,16 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
-from torch import Tensor
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels, unit_rows
 
 MANY = 20_000
 """Embeddings beyond which one run of k-means is the default, as papers on such data report it."""
+FEW = 1000
+"""Clusters below which all products take less time than finding out which ones matter."""
+BLOCK_ROWS = 2**16
+"""Points that are copied at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,10 @@ def clustering_metrics(
     num_iterations: int = 20,
     seed: int = 0,
 ) -> ClusteringReport:
-    """NMI and AMI between the classes and k-means clusters, one cluster a class, over several seeds.
+    """Compute NMI and AMI between the classes and k-means clusters, one cluster a class, over several seeds.
 
     k-means is faiss's, in float32, on embeddings of unit length, with every embedding used; a zero vector
-    stays zero. It runs on the GPUs that faiss has; faiss-cpu has none. On the CPU, products that cannot
-    change a cluster are left out (see `tuplet.metrics.clustering`). It uses as many threads as
+    stays zero. It runs on the GPUs that faiss has; faiss-cpu has none. It uses as many threads as
     OMP_NUM_THREADS allows, and repeats exactly on one machine with one number of threads. A cluster that runs
     empty is refilled by splitting a large one; where there are fewer distinct embeddings than classes some
     stay empty, and where all are equal both measures are 0.
@@ -68,56 +70,43 @@ def clustering_metrics(
         num_iterations: of each run at most, >= 1; a run ends early once no centroid moves.
         seed: of the first run, >= 0.
     Returns: means and sample standard deviations over the runs; 0 for the deviations of a single run.
-    Raises: InputError: fewer than two classes, an argument out of range, or embeddings or labels that
-        `tuplet.metrics.retrieval.retrieval_metrics` would refuse.
-    Source: Vinh, Epps and Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 11, 2010.
+    Raises:
+        DataError: fewer than two classes, or embeddings or labels that `retrieval_metrics` would refuse.
+        SettingsError: another argument out of range.
+    References: Vinh, Epps and Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 2010.
     """
-    _check_settings(num_runs, num_iterations, seed)
-    points = _unit_points(as_embeddings(embeddings, name="embeddings"))
-    classes = as_labels(labels, name="labels", length=len(points)).cpu().numpy()
-    k = len(np.unique(classes))
-    if k < 2:
-        raise InputError(f"all {len(points)} labels are of one class; want at least 2 classes to tell apart")
-    if num_runs is None:
-        num_runs = 1 if len(points) > MANY else 10
-    seeds = range(seed, seed + num_runs)
-    runs = [agreement(classes, cluster(points, k, num_iterations=num_iterations, seed=one)) for one in seeds]
-    nmi, nmi_std = _mean_and_std([run.nmi for run in runs])
-    ami, ami_std = _mean_and_std([run.ami for run in runs])
-    return ClusteringReport(
-        nmi,
-        nmi_std,
-        ami,
-        ami_std,
-        _settings(k, num_iterations, seeds),
-        *_mean_and_std([run.nmi_arithmetic for run in runs]),
-        *_mean_and_std([run.ami_arithmetic for run in runs]),
-    )
-
-
-def _check_settings(num_runs: int | None, num_iterations: int, seed: int) -> None:
     for name, value, least in (
         ("num_runs", num_runs, 1),
         ("num_iterations", num_iterations, 1),
         ("seed", seed, 0),
     ):
         if value is not None and value < least:
-            raise InputError(f"{name} is {value}; wanted an integer >= {least}")
-
-
-def _settings(k: int, num_iterations: int, seeds: range) -> str:
-    gpus, threads = num_gpus(), faiss.omp_get_max_threads()
-    where = f"GPUs: {gpus}" if gpus else f"threads: {threads}"
-    return (
-        "geometric average, the arithmetic one beside it; faiss k-means on L2-normalised embeddings,"
-        f" k = {k} classes, runs: {len(seeds)}, iterations: at most {num_iterations},"
-        f" seeds: {seeds[0]}..{seeds[-1]}, {where}"
+            message = f"{name} is {value}; want an integer >= {least}"
+            raise SettingsError(message, subject=name, given=value, wanted=least)
+    points: Float32[np.ndarray, "N D"] = (
+        unit_rows(as_embeddings(embeddings, name="embeddings")).float().cpu().numpy()
     )
-
-
-def _unit_points(embeddings: Float[Tensor, "N D"]) -> Float32[np.ndarray, "N D"]:
-    points: Float32[np.ndarray, "N D"] = unit_rows(embeddings).float().cpu().numpy()
-    return points
+    classes = as_labels(labels, name="labels", length=len(points)).cpu().numpy()
+    k = len(np.unique(classes))
+    if k < 2:
+        raise DataError(
+            f"all {len(points)} labels are of one class; want at least 2 classes to tell apart",
+            subject="labels",
+        )
+    if num_runs is None:
+        num_runs = 1 if len(points) > MANY else 10
+    seeds = range(seed, seed + num_runs)
+    runs = [agreement(classes, cluster(points, k, num_iterations=num_iterations, seed=one)) for one in seeds]
+    where = f"GPUs: {num_gpus()}" if num_gpus() else f"threads: {faiss.omp_get_max_threads()}"
+    return ClusteringReport(
+        *_mean_and_std([run.nmi for run in runs]),
+        *_mean_and_std([run.ami for run in runs]),
+        "geometric average, the arithmetic one beside it; faiss k-means on L2-normalised embeddings,"
+        f" k = {k} classes, runs: {num_runs}, iterations: at most {num_iterations},"
+        f" seeds: {seeds[0]}..{seeds[-1]}, {where}",
+        *_mean_and_std([run.nmi_arithmetic for run in runs]),
+        *_mean_and_std([run.ami_arithmetic for run in runs]),
+    )
 
 
 def _mean_and_std(values: list[float]) -> tuple[float, float]:
@@ -142,11 +131,9 @@ class Agreement:
 
 
 def agreement(classes: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]) -> Agreement:
-    """NMI and AMI of two labellings of the same N >= 1 items, with both averages.
+    """Compute NMI and AMI of two labellings of the same N >= 1 items, with both averages.
 
     Two labellings that are both one class agree perfectly; where one of them is, all four are 0.
-
-    Source: Vinh, Epps and Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 11, 2010.
     """
     table = contingency_matrix(classes, clusters, sparse=True, dtype=np.int64)
     a, b = (np.asarray(table.sum(axis=axis), np.int64).ravel() for axis in (1, 0))
@@ -163,12 +150,16 @@ def agreement(classes: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]) -
 
 
 def expected_mutual_information(a: Int64[np.ndarray, " A"], b: Int64[np.ndarray, " B"]) -> float:
-    """The mutual information, in nats, of labellings with these sizes, averaged over all permutations.
+    """Compute the mean mutual information of labellings with these sizes, over all permutations (Eq. 24a).
+
+    scikit-learn's goes through every pair of a class and a cluster, of which 11,316 of each make 128 million.
+    The term depends on the two sizes only, so here each pair of *sizes* is computed once and weighted.
 
     Args:
         a: size of each class, >= 1.
         b: size of each cluster, >= 1, of the same sum N.
-    Source: Vinh, Epps and Bailey, Equation 24a.
+    Returns: in nats.
+    References: Vinh, Epps and Bailey, as in `clustering_metrics`.
     """
     total = int(a.sum())
     log_factorial = torch.lgamma(torch.arange(1, total + 2, dtype=torch.float64)).numpy()
@@ -184,7 +175,7 @@ def expected_mutual_information(a: Int64[np.ndarray, " A"], b: Int64[np.ndarray,
 def _expected_terms(
     a: int, b: Int64[np.ndarray, " S"], log_factorial: Float64[np.ndarray, " L"]
 ) -> Float64[np.ndarray, " S"]:
-    """What a class of size a and a cluster of each size add: E[n / N log(N n / (a b))] of their overlap n.
+    """Compute E[n / N log(N n / (a b))] of the overlap n of a class of size a and a cluster of each size.
 
     `log_factorial` holds those of 0..N.
     """
@@ -194,6 +185,7 @@ def _expected_terms(
     lengths = most - least + 1
     starts = lengths.cumsum() - lengths
     overlap = np.arange(lengths.sum()) - np.repeat(starts - least, lengths)
+    # The overlap is hypergeometric; its factorials are those of N up to 10^6, hence the logarithms.
     fixed = log_factorial[a] + log_factorial[total - a] - log_factorial[total]
     fixed = fixed + log_factorial[b] + log_factorial[total - b]
     each = np.repeat(b, lengths)
@@ -222,16 +214,8 @@ def _beyond_zero(value: float) -> float:
     return min(value, -least) if value < 0 else max(value, least)
 
 
-BLOCK_ROWS = 2**16
-"""Points that are copied at a time."""
-
-
-FEW = 1000
-"""Clusters below which all products take less time than finding out which ones matter."""
-
-
 def num_gpus() -> int:
-    """GPUs that faiss can use; faiss-cpu has none."""
+    """Return the number of GPUs that faiss can use; faiss-cpu has none."""
     count = getattr(faiss, "get_num_gpus", None)
     return 0 if count is None else int(count())
 
@@ -239,7 +223,12 @@ def num_gpus() -> int:
 def cluster(
     points: Float32[np.ndarray, "N D"], k: int, *, num_iterations: int, seed: int
 ) -> Int64[np.ndarray, " N"]:
-    """Cluster of each point, in 0..k-1; on the GPUs that faiss has, or else on the CPU.
+    """Assign each point to one of k clusters by k-means, on the GPUs that faiss has, or else on the CPU.
+
+    On a CPU with many clusters, products that cannot change anything are left out. After a few iterations
+    most centroids stand still. A point is then compared with those that moved, unless its own moved away from
+    it: only in that case can one that stands still have become the nearest. The clusters are those of
+    faiss.Kmeans but for rounding.
 
     Args:
         points: finite, contiguous.
@@ -272,7 +261,7 @@ def _move(
     clusters: Int64[np.ndarray, " N"],
     changed: Bool[np.ndarray, " k"],
 ) -> Bool[np.ndarray, " k"]:
-    """Put centroids, in place, to the means of their points where these changed; which ones moved."""
+    """Put centroids, in place, to the means of their points where these changed; return which ones moved."""
     members = np.flatnonzero(changed[clusters])
     moved = np.zeros(len(changed), bool)
     if len(members) == 0:
@@ -292,8 +281,11 @@ def _assign(
     centroids: Float32[np.ndarray, "k D"],
     moved: Bool[np.ndarray, " k"],
 ) -> None:
-    """Bring the nearest centroids and their squared distances, in place, up to date after some moved."""
-    own = _own_distances(points, centroids, clusters, distances, moved)
+    """Update the nearest centroids and their squared distances, in place, after some centroids moved."""
+    own = distances.copy()
+    for rows in _blocks(np.flatnonzero(moved[clusters])):
+        differences = points[rows] - centroids[clusters[rows]]
+        own[rows] = np.einsum("nd,nd->n", differences, differences)
     away = own > distances
     distances[:] = own
     rows, numbers = np.flatnonzero(~away), np.flatnonzero(moved)
@@ -304,35 +296,18 @@ def _assign(
     clusters[rows], distances[rows] = _nearest(points, rows, centroids)
 
 
-def _own_distances(
-    points: Float32[np.ndarray, "N D"],
-    centroids: Float32[np.ndarray, "k D"],
-    clusters: Int64[np.ndarray, " N"],
-    distances: Float32[np.ndarray, " N"],
-    moved: Bool[np.ndarray, " k"],
-) -> Float32[np.ndarray, " N"]:
-    """The squared distance of each point to the centroid of its cluster, after some moved."""
-    own = distances.copy()
-    for rows in _blocks(np.flatnonzero(moved[clusters])):
-        differences = points[rows] - centroids[clusters[rows]]
-        own[rows] = np.einsum("nd,nd->n", differences, differences)
-    return own
-
-
 def _nearest(
     points: Float32[np.ndarray, "N D"], rows: Int64[np.ndarray, " n"], centroids: Float32[np.ndarray, "c D"]
 ) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """The nearest centroid of some points and the squared distance to it."""
+    """Find the nearest centroid of some points and the squared distance to it."""
     index = faiss.IndexFlatL2(points.shape[1])
     index.add(centroids)
-    nearest, distances = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-    start = 0
-    for block in _blocks(rows):
-        found, numbers = index.search(points[block], 1)
-        part = slice(start, start + len(block))
-        nearest[part], distances[part] = numbers[:, 0], found[:, 0]
-        start = part.stop
-    return nearest, distances
+    parts = [index.search(points[block], 1) for block in _blocks(rows)]
+    if not parts:
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    return np.concatenate([part[1][:, 0] for part in parts]), np.concatenate(
+        [part[0][:, 0] for part in parts]
+    )
 
 
 def _blocks(rows: Int64[np.ndarray, " n"]) -> list[Int64[np.ndarray, " b"]]:
@@ -346,7 +321,7 @@ def _by_faiss(
     seed: int,
     centroids: Float32[np.ndarray, "k D"] | None,
 ) -> faiss.Kmeans:
-    """k-means by faiss alone, trained from given centroids or from random points."""
+    """Train faiss's k-means from given centroids or from random points."""
     # By default faiss drops all but 256 points a centroid, and warns on stderr below 39.
     kmeans = faiss.Kmeans(
         points.shape[1],

@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch import distributed as dist
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError
 from tuplet.metrics.exact.counting import SAMPLE, Counts, block_sizes, ranges
 from tuplet.metrics.exact.positives import Positives, each, positives_of_pairs
 from tuplet.metrics.exact.similarity import (
@@ -46,7 +46,7 @@ def spread_retrieval_scores(
     distance: RetrievalDistance = "cosine",
     group: dist.ProcessGroup | None = None,
 ) -> QueryScores:
-    """What `retrieval_scores` gives for the embeddings of all ranks together, to the last digit, on each.
+    """Compute `retrieval_scores` of the embeddings of all ranks together, to the last digit, on each rank.
 
     Call it on every rank. A rank holds its own embeddings, one block of another rank's, and three numbers for
     each query. What a sampler repeated to give all ranks as many, on one rank or on several, counts once.
@@ -60,10 +60,9 @@ def spread_retrieval_scores(
         most_before: as for `retrieval_scores`.
         distance: as there.
         group: of torch.distributed; None is all of its processes.
-
     Returns: `queries` are indices of items.
-
-    Raises: InputError: as `retrieval_scores` does, on every rank.
+    Raises:
+        DataError: as `retrieval_scores` does, on every rank.
     """
     own = searched = _own_items(embeddings, labels, indices, group)
     if gallery is not None:
@@ -75,18 +74,21 @@ def spread_retrieval_scores(
 
     shown = partial(_shown, searched, group)
     positives = _find_positives(own, shown(), compared, excludes_self=gallery is None)
-    counts = Counts(positives, _bound(own, distance, frame), most_before=most_before)
+    # The bound depends on the queries and the frame only: any gallery will do.
+    anything = own.embeddings.new_zeros(1, own.embeddings.shape[1])
+    bound = similarity(own.embeddings, anything, distance, frame).bound
+    counts = Counts(positives, bound, most_before=most_before)
     _count(own, shown(), compared, counts)
-    if (
-        int(_reduced(torch.tensor(len(counts.hard()), device=own.labels.device), dist.ReduceOp.MAX, group))
-        > 0
-    ):
+    num_hard = torch.tensor(len(counts.hard()), device=own.labels.device)
+    # Showing blocks takes every rank, also those without a hard query.
+    if int(_reduced(num_hard, dist.ReduceOp.MAX, group)) > 0:
         _count_hard(own, shown(), compared, counts)
-    found = counts.ranks(own.indices).of(counts.positives.count > 0)
+    asked = positives.count > 0
+    found = counts.ranks(own.indices).of(asked)
     ranks = Ranks(*(_gathered(getattr(found, one.name), group) for one in fields(Ranks)))
     if len(ranks.queries) == 0:
-        raise InputError("no query has another item of its class to find; want at least one")
-    return QueryScores.of_ranks(ranks, most_before)
+        raise DataError("no query has another item of its class to find; want at least one", subject="labels")
+    return QueryScores.of_ranks(ranks, _gathered(own.labels[asked], group), most_before)
 
 
 @dataclass(frozen=True)
@@ -107,29 +109,33 @@ def _own_items(
     name: str = "embeddings",
     like: Tensor | None = None,
 ) -> _Items:
-    """This rank's items, without those that it or a lower rank has already; refuses what cannot be used."""
+    """Return this rank's items, without those that it or a lower rank has already.
+
+    What one rank cannot use raises an error on all ranks: an error on one alone would leave the others
+    waiting.
+    """
     message = ""
     try:
         embeddings = as_embeddings(embeddings, name=name, may_be_empty=True)
         labels = as_labels(labels, name="labels", length=len(embeddings), device=embeddings.device)
         indices = as_labels(indices, name="indices", length=len(embeddings), device=embeddings.device)
         if like is not None and embeddings.shape[1] != like.shape[1]:
-            raise InputError(
-                f"{name} is {embeddings.shape[1]} wide and the queries {like.shape[1]}; wanted the same width"
+            raise DataError(
+                f"{name} is {embeddings.shape[1]} wide and the queries {like.shape[1]}; want the same width"
             )
         embeddings = embeddings if like is None else embeddings.to(like)
-    except InputError as error:
+    except DataError as error:
         message = str(error)
     shapes: list[tuple[str, str]] = [("", "")] * dist.get_world_size(group)
     shape = f"{embeddings.dtype} of width {embeddings.shape[-1]}"
     dist.all_gather_object(shapes, (message, shape), group=group)
     for rank, (text, other) in enumerate(shapes):
         if text or other != shapes[0][1]:
-            wrong = text or f"{name} are {other}, and those of rank 0 {shapes[0][1]}; wanted the same"
-            raise InputError(f"on rank {rank}, {wrong}")
+            wrong = text or f"{name} are {other}, and those of rank 0 {shapes[0][1]}; want the same"
+            raise DataError(f"on rank {rank}, {wrong}", subject=name, given=rank)
     sizes = _sizes(len(indices), indices, group)
     if sum(sizes) == 0:
-        raise InputError(f"{name} are empty on every rank; want at least one")
+        raise DataError(f"{name} are empty on every rank; want at least one", subject=name)
     start = sum(sizes[: dist.get_rank(group)])
     first = _first_of_each(_gathered(indices, group))[start : start + len(indices)]
     mine = first.nonzero()[:, 0]
@@ -139,7 +145,7 @@ def _own_items(
 
 
 def _first_of_each(values: Int64[Tensor, " N"]) -> Bool[Tensor, " N"]:
-    """Which entries are the first of their value."""
+    """Mark the entries that are the first of their value."""
     ordered, places = values.sort(stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -147,7 +153,7 @@ def _first_of_each(values: Int64[Tensor, " N"]) -> Bool[Tensor, " N"]:
 
 
 def _shown(own: _Items, group: dist.ProcessGroup | None) -> Iterator[_Items]:
-    """The items of all ranks, block by block, the same on every rank."""
+    """Yield the items of all ranks, block by block, the same on every rank."""
     for rank, size in enumerate(_sizes(len(own.labels), own.labels, group)):
         for rows in ranges(0, size, SHOWN_ROWS):
             if rank == dist.get_rank(group):
@@ -172,11 +178,6 @@ def _frame(own: _Items, searched: _Items, group: dist.ProcessGroup | None) -> Fr
     return Frame(exponent, origin, _reduced(farthest, dist.ReduceOp.MAX, group).sqrt())
 
 
-def _bound(own: _Items, distance: RetrievalDistance, frame: Frame | None) -> Float64[Tensor, " n"]:
-    anything = own.embeddings.new_zeros(1, own.embeddings.shape[1])
-    return similarity(own.embeddings, anything, distance, frame).bound
-
-
 def _find_positives(
     own: _Items, shown: Iterator[_Items], compared: Callable[[_Items], Similarity], *, excludes_self: bool
 ) -> Positives:
@@ -197,15 +198,16 @@ def _find_positives(
 def _count(
     own: _Items, shown: Iterator[_Items], compared: Callable[[_Items], Similarity], counts: Counts
 ) -> None:
-    strip_rows, block_rows, block_columns = block_sizes(own.labels.device)
+    device = own.labels.device
+    strip_rows, block_rows, block_columns = block_sizes(device)
     sampled = False
     for block in shown:
         of_block = compared(block)
         exact = of_block.exact_pairs
         for strip in ranges(0, len(own.labels), strip_rows):
-            vectors = of_block.query_rows(torch.arange(strip.start, strip.stop, device=own.labels.device))
+            vectors = of_block.query_rows(torch.arange(strip.start, strip.stop, device=device))
             for columns in ranges(0, len(block.labels), block_columns):
-                places = torch.arange(columns.start, columns.stop, device=own.labels.device)
+                places = torch.arange(columns.start, columns.stop, device=device)
                 others = of_block.gallery_rows(places)
                 for part in ranges(0, len(vectors), block_rows):
                     rows = slice(strip.start + part.start, strip.start + part.stop)
@@ -240,7 +242,7 @@ def _reduced(value: Tensor, how: dist.ReduceOp.RedOpType, group: dist.ProcessGro
 
 
 def _sizes(size: int, like: Tensor, group: dist.ProcessGroup | None) -> list[int]:
-    """The number that each rank gives."""
+    """Return the number that each rank gives, on the device of `like`."""
     sizes = torch.empty(dist.get_world_size(group), dtype=torch.int64, device=like.device)
     dist.all_gather_into_tensor(sizes, torch.tensor([size], device=like.device), group=group)
     listed: list[int] = sizes.tolist()
@@ -248,7 +250,7 @@ def _sizes(size: int, like: Tensor, group: dist.ProcessGroup | None) -> list[int
 
 
 def _gathered(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The values of all ranks, of which each may have another number, on every rank."""
+    """Return the values of all ranks on every rank; each may have another number of them."""
     sizes = _sizes(len(values), values, group)
     padded = values.new_zeros(max(sizes))
     padded[: len(values)] = values

@@ -1,4 +1,4 @@
-"""How far a metric would move with other queries, or with other classes: bootstrap intervals.
+"""How far to trust a number: bootstrap intervals, t intervals over seeds, and paired tests of two models.
 
 Queries of one class resemble each other, so that a thousand queries of twenty classes say little more about
 the next class than twenty numbers do. The interval over classes therefore draws whole classes with all their
@@ -20,16 +20,14 @@ from jaxtyping import Float64, Int64
 from scipy.special import ndtr, stdtrit
 from scipy.stats import t as student
 
-from tuplet.errors import InputError
-
-EXACT_CLASSES = 12
-"""Up to so many classes that differ, every pattern of signs is gone through: 4,096 of them."""
-
+from tuplet.errors import SettingsError
 
 Unit: TypeAlias = Literal["queries", "classes"]
 
+EXACT_CLASSES = 12
+"""Up to so many classes that differ, every pattern of signs is gone through: 4,096 of them."""
 BLOCK_BYTES = 2**24
-"""Size of one block of resamples' weights; at least one resample, a number a query, is in it."""
+"""Size of one block of weights or signs; at least one resample or pattern is in it."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,13 @@ def mean_intervals(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> list[Interval | None]:
-    """The interval of the mean of each column, all from the same resamples.
+    """Compute the interval of the mean of each column, all from the same resamples.
 
     A resample draws as many queries, or classes, as there are, with replacement; its mean is the sum of the
     drawn scores over the number of drawn queries. The interval is the expanded percentile one: percentiles of
     the resampled means, further out where there are few units. Plain percentiles are too narrow by the factor
     sqrt((U - 1) / U) and take normal quantiles where Student's are due, which matters for twenty classes and
-    not for a hundred. BCa was tried and left: for skewed scores of 10 to 50 classes it covered within 2
+    not for a hundred. BCa was tried and left out: for skewed scores of 10 to 50 classes it covered within 2
     points of this one, on either side of it, and its correction for bias leaps where the resampled means
     take few values, as Recall's do. With 20 classes or fewer, most of them near perfect, each of them is too
     narrow (this one at 95 % covered 86 to 89 % of the time), for what a sample lacks cannot be drawn. Where
@@ -82,11 +80,13 @@ def mean_intervals(
         num_resamples: >= 100.
         seed: >= 0; the same seed gives the same interval with the same version of NumPy.
     Returns: one a column; None for each where there is one query, or one class, for then nothing varies.
-    Raises: InputError: (a ValueError) a level, number or seed out of range.
-    Source: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015;
+    Raises:
+        SettingsError: a level, number or seed out of range.
+    References: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69,
+    2015;
         Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69, 2007.
     """
-    check_settings(level, num_resamples, seed)
+    check_settings(level=level, num_resamples=num_resamples, seed=seed)
     over: Unit = "queries" if labels is None else "classes"
     # About the first score, so that equal scores give exactly their own value.
     totals, counts = class_totals(values - values[:1], labels)
@@ -102,7 +102,7 @@ def mean_intervals(
 def class_totals(
     values: Float64[np.ndarray, "n M"], labels: Int64[np.ndarray, " n"] | None
 ) -> tuple[Float64[np.ndarray, "U M"], Float64[np.ndarray, " U"]]:
-    """Sums of the values in each class, in ascending order of labels, and its number of queries.
+    """Sum the values of each class, in ascending order of labels, and count its queries.
 
     Args:
         values: one row a query.
@@ -116,24 +116,28 @@ def class_totals(
     return totals, counts.astype(np.float64)
 
 
-def check_settings(level: float, num_resamples: int, seed: int) -> None:
-    """Nothing; `mean_intervals` takes these settings.
+def check_settings(
+    *, level: float = 0.95, num_resamples: int = 2000, num_flips: int = 10000, seed: int = 0
+) -> None:
+    """Raise an error if a setting of `mean_intervals` or `sign_flips` is out of range.
 
     Raises:
-        InputError: (a ValueError) one is out of range.
+        SettingsError: names the first such setting.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; wanted a share in (0, 1), such as 0.95")
-    if num_resamples < 100:
-        raise InputError(f"num_resamples is {num_resamples}; wanted 100 or more, for an interval has tails")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; wanted an integer >= 0")
+    for name, value, fits, wanted in (
+        ("level", level, 0 < level < 1, "a share in (0, 1), such as 0.95"),
+        ("num_resamples", num_resamples, num_resamples >= 100, "100 or more, for an interval has tails"),
+        ("num_flips", num_flips, num_flips >= 100, "100 or more, for p cannot be under 1 / num_flips"),
+        ("seed", seed, seed >= 0, "an integer >= 0"),
+    ):
+        if not fits:
+            raise SettingsError(f"{name} is {value}; want {wanted}", subject=name, given=value, wanted=wanted)
 
 
 def _resampled_means(
     totals: Float64[np.ndarray, "U M"], counts: Float64[np.ndarray, " U"], num_resamples: int, seed: int
 ) -> Float64[np.ndarray, "R M"]:
-    """The mean of each resample: U of the U units drawn, sum of their totals over sum of their counts."""
+    """Draw U of the U units for each resample; return the sum of their totals over that of their counts."""
     num_units = len(counts)
     columns = np.column_stack([totals, counts])
     generator = np.random.default_rng(seed)
@@ -171,41 +175,37 @@ class SeedMean:
     level: float
 
 
-def interval_of_share(mean: SeedMean, *, most: float = 1.0) -> tuple[float, float] | None:
-    """The ends of the t interval of a share, as far as the scale goes; None for a single value.
-
-    A t interval knows nothing of the ends of the scale: of few seeds it passes them.
-
-    Args:
-        mean: of shares in [0, most].
-        most: the upper end of the scale; infinity for what has none.
-    """
-    if mean.low is None or mean.high is None:
-        return None
-    return max(mean.low, 0.0), min(mean.high, most)
-
-
 def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
-    """Mean, standard deviation, t interval and t test against zero of one number over seeds.
+    """Compute mean, standard deviation, t interval and t test against zero of one number over seeds.
 
     Given differences of two methods seed by seed, interval and test are those of the paired t test.
 
     Args:
         values: one a seed, at least one.
         level: of the interval, in (0, 1).
-
     Returns: None where one value says nothing; values that are all the same have an interval of no width and
         p 0, or 1 where they are all zero.
     """
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return SeedMean(mean, None, None, None, None, tuple(values), level)
+    # Not scipy.stats.ttest_1samp: of equal values it warns and gives NaN.
     std = float(np.std(values, ddof=1))
     error = std / math.sqrt(count)
     half = float(student.ppf(0.5 + level / 2, count - 1)) * error
     statistic = abs(mean) / error if error > 0 else math.inf if mean else 0.0
     p_value = float(2 * student.sf(statistic, count - 1))
     return SeedMean(mean, std, mean - half, mean + half, p_value, tuple(values), level)
+
+
+def interval_of_share(mean: SeedMean, *, most: float = 1.0) -> tuple[float, float] | None:
+    """Return the t interval of a share, cut off at 0 and `most` (infinity: no end); None for a single value.
+
+    A t interval knows nothing of the ends of the scale: with few seeds it passes them.
+    """
+    if mean.low is None or mean.high is None:
+        return None
+    return max(mean.low, 0.0), min(mean.high, most)
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class SignFlips:
 
 
 def sign_flips(totals: Float64[np.ndarray, "C M"], *, num_flips: int = 10000, seed: int = 0) -> SignFlips:
-    """Two-sided p-values of a paired permutation test that swaps the two models class by class.
+    """Compute two-sided p-values of a paired permutation test that swaps the two models class by class.
 
     The null hypothesis: which of the two models is A and which is B makes no difference, in any class; the
     sum of what a class's queries gain is then as likely to have the other sign, whatever the others' signs.
@@ -233,25 +233,24 @@ def sign_flips(totals: Float64[np.ndarray, "C M"], *, num_flips: int = 10000, se
     at most `EXACT_CLASSES` classes differ, else (b + 1) / (num_flips + 1) for b of the patterns drawn. The
     smallest p that C classes can give is 2 / 2^C. All columns meet the same patterns.
 
-    (scipy.stats.permutation_test gives the same p. For 11,316 classes and 10,000 patterns it takes 11 s a
-    metric, for it handles one column and permutes indices; here seven metrics are a matrix product.)
+    scipy.stats.permutation_test gives the same p. For 11,316 classes and 10,000 patterns it takes 11 s a
+    metric, for it handles one column and permutes indices; here seven metrics are a matrix product.
 
     Args:
         totals: sum over the queries of each class of what they gain, B - A, one column a metric; finite.
         num_flips: patterns drawn where there are too many to go through, >= 100.
         seed: of the draws, >= 0.
-    Raises: InputError: (a ValueError) a number out of range.
-    Source: Phipson and Smyth, "Permutation P-values Should Never Be Zero", 2010, for the + 1.
+    Raises:
+        SettingsError: a number out of range.
+    References: Phipson and Smyth, "Permutation P-values Should Never Be Zero", 2010, for the + 1.
     """
-    check_flips(num_flips, seed)
+    check_settings(num_flips=num_flips, seed=seed)
     differing = totals[(totals != 0).any(axis=1)]  # a zero has no sign to flip
     num_classes = len(differing)
     # Sums of the same numbers in another order may differ in the last bits.
     least = np.abs(differing.sum(axis=0)) - 1e-12 * np.abs(differing).sum(axis=0)
     exact = num_classes <= EXACT_CLASSES
-    patterns = (
-        _all_patterns(num_classes) if exact else _drawn_patterns(num_classes, num_flips=num_flips, seed=seed)
-    )
+    patterns = _all_patterns(num_classes) if exact else _drawn_patterns(num_classes, num_flips, seed)
     count, reached = 0, np.zeros(totals.shape[1], dtype=np.int64)
     for signs in patterns:
         count += len(signs)
@@ -260,40 +259,28 @@ def sign_flips(totals: Float64[np.ndarray, "C M"], *, num_flips: int = 10000, se
     return SignFlips(tuple(p_values.tolist()), count, exact)
 
 
-def check_flips(num_flips: int, seed: int) -> None:
-    """Nothing; `sign_flips` takes these settings.
+def _all_patterns(num_classes: int) -> Iterable[Float64[np.ndarray, "F C"]]:
+    numbers = np.arange(2**num_classes)[:, None]
+    yield 2.0 * (numbers >> np.arange(num_classes) & 1) - 1.0
 
-    Raises:
-        InputError: (a ValueError) one is out of range.
-    """
-    if num_flips < 100:
-        raise InputError(f"num_flips is {num_flips}; wanted 100 or more, for p cannot be under 1 / num_flips")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; wanted an integer >= 0")
+
+def _drawn_patterns(num_classes: int, num_flips: int, seed: int) -> Iterable[Float64[np.ndarray, "F C"]]:
+    generator = np.random.default_rng((seed, 1))  # other draws than the bootstrap's
+    block = max(1, BLOCK_BYTES // (8 * num_classes))
+    for start in range(0, num_flips, block):
+        shape = (min(block, num_flips - start), num_classes)
+        yield 2.0 * generator.integers(0, 2, shape, dtype=np.int8) - 1.0
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """The p-values adjusted for their number, so that one at most 0.05 is wrong in 5 % of all such lists.
+    """Adjust p-values for their number, so that one at most 0.05 is wrong in 5 % of all such lists.
 
     Args:
         p_values: of any tests, however they depend on each other, each in [0, 1].
-    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    References: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
     order = np.argsort(p_values, kind="stable")
     remaining = np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * remaining), 1.0)
     return tuple(adjusted.tolist())
-
-
-def _all_patterns(num_classes: int) -> Iterable[Float64[np.ndarray, "F C"]]:
-    numbers = np.arange(2**num_classes)[:, None]
-    yield 2.0 * (numbers >> np.arange(num_classes) & 1) - 1.0
-
-
-def _drawn_patterns(num_classes: int, *, num_flips: int, seed: int) -> Iterable[Float64[np.ndarray, "F C"]]:
-    generator = np.random.default_rng((seed, 1))  # other draws than the bootstrap's
-    block = max(1, BLOCK_BYTES // (8 * num_classes))
-    for start in range(0, num_flips, block):
-        shape = (min(block, num_flips - start), num_classes)
-        yield 2.0 * generator.integers(0, 2, shape, dtype=np.int8) - 1.0

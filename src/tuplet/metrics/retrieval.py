@@ -13,238 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.exact.counting import rank_by_counting
 from tuplet.metrics.exact.positives import ClassOrder
 from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.exact.sorting import Ranks, nearest_items
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels
 from tuplet.metrics.intervals import Interval, Unit, class_totals, holm, mean_intervals, sign_flips
-from tuplet.metrics.names import RetrievalDistance
-
-
-@dataclass(frozen=True)
-class QueryScores:
-    """How each query fared: what the metrics are means of. Queries without a positive are left out.
-
-    Attributes:
-        queries: which queries these are, ascending indices into the embeddings, `[n]`.
-        num_before: gallery items before the nearest positive, `[n]`, >= 0; from `most_before` on, that
-            many or more.
-        r_precision: share of positives among the first R results, in [0, 1], `[n]`.
-        average_precision: at R, in [0, 1], `[n]`.
-        most_before: Recall@K is known for every K up to this.
-    """
-
-    queries: Int64[Tensor, " n"]
-    num_before: Int64[Tensor, " n"]
-    r_precision: Float64[Tensor, " n"]
-    average_precision: Float64[Tensor, " n"]
-    most_before: int
-
-    @classmethod
-    def of_ranks(cls, ranks: Ranks, most_before: int) -> QueryScores:
-        """The scores of queries in any order, as far as they were counted."""
-        order = ranks.queries.argsort()
-        return cls(
-            ranks.queries[order],
-            ranks.num_before[order].clamp(max=most_before),
-            ranks.r_precision[order],
-            ranks.average_precision[order],
-            most_before,
-        )
-
-    def of_metric(self, name: str) -> Float64[Tensor, " n"]:
-        """What each query adds to the mean of a metric, in [0, 1].
-
-        Args:
-            name: "recall_at_K" with 1 <= K <= most_before, "r_precision" or "map_at_r".
-
-        Raises:
-            InputError: (a ValueError) there is no such metric.
-        """
-        if name == "r_precision":
-            return self.r_precision
-        if name == "map_at_r":
-            return self.average_precision
-        kind, _, k = name.rpartition("_")
-        if kind != "recall_at" or not k.isdecimal() or not 1 <= int(k) <= self.most_before:
-            raise InputError(
-                f"got metric {name!r}; want r_precision, map_at_r or recall_at_K with K in"
-                f" 1..{self.most_before}"
-            )
-        return (self.num_before < int(k)).double()
-
-
-def retrieval_metrics(
-    embeddings: Float[Array, "N D"],
-    labels: Int[Array, " N"],
-    *,
-    recall_at: Sequence[int] = (1, 2, 4, 8),
-    gallery: Float[Array, "M D"] | None = None,
-    gallery_labels: Int[Array, " M"] | None = None,
-    distance: RetrievalDistance = "cosine",
-) -> dict[str, float]:
-    """Recall@K, R-precision and MAP@R, averaged over the queries, each in [0, 1].
-
-    A positive of a query is a gallery item of its class, other than itself; R is their number. Recall@K is
-    the share of queries with a positive among the first K results, R-precision the share of positives among
-    the first R, MAP@R the sum over those positives of the precision at their rank, divided by R.
-
-    Queries without a positive are left out of every mean (`num_queries` counts the others). Ties are in the
-    order of the gallery (see the module). A zero vector has cosine similarity 0 to everything. Time is that
-    of half the products of all pairs, where the queries are searched among themselves, and else of all;
-    memory beyond the embeddings is some blocks of 16 MiB, and 40 bytes for each of up to 4 million positives.
-
-    Args:
-        embeddings: the queries, finite; tensors are worked on where they are.
-        labels: class of each query, any integers.
-        recall_at: the K of Recall@K, each >= 1; one beyond the size of the gallery is allowed.
-        gallery: what is searched; None: the queries themselves, each one excluded from its own results.
-        gallery_labels: class of each gallery item; given exactly where `gallery` is.
-        distance: "cosine" or "euclidean".
-    Returns: "recall_at_K" for each K in the order given, "r_precision", "map_at_r".
-    Raises: InputError: empty, NaN or infinity (names the first row), lengths or widths that differ, K < 1,
-        no query with a positive, an unknown distance.
-    Source: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020.
-    """
-    ks = _checked_recall_at(recall_at)
-    scores = retrieval_scores(
-        embeddings,
-        labels,
-        most_before=max(ks, default=1),
-        gallery=gallery,
-        gallery_labels=gallery_labels,
-        distance=distance,
-    )
-    names = [*(f"recall_at_{k}" for k in ks), "r_precision", "map_at_r"]
-    return {name: scores.of_metric(name).mean().item() for name in names}
-
-
-def retrieval_scores(
-    embeddings: Float[Array, "N D"],
-    labels: Int[Array, " N"],
-    *,
-    most_before: int = 1000,
-    gallery: Float[Array, "M D"] | None = None,
-    gallery_labels: Int[Array, " M"] | None = None,
-    distance: RetrievalDistance = "cosine",
-) -> QueryScores:
-    """What `retrieval_metrics` takes the means of, query by query.
-
-    Args:
-        embeddings: as there.
-        labels: as there.
-        most_before: the largest K of Recall@K that will be asked for, >= 1.
-        gallery: as there.
-        gallery_labels: as there.
-        distance: as there.
-    Raises: InputError: as there.
-    """
-    queries = as_embeddings(embeddings, name="embeddings")
-    wanted = as_labels(labels, name="labels", length=len(queries), device=queries.device)
-    if (gallery is None) != (gallery_labels is None):
-        raise InputError("got one of gallery and gallery_labels; wanted both or neither")
-    compared = similarity(queries, gallery, distance)
-    found = None
-    if gallery_labels is not None:
-        found = as_labels(
-            gallery_labels, name="gallery_labels", length=len(compared.gallery), device=wanted.device
-        )
-    classes = ClassOrder(wanted, found)
-    if not bool((classes.num_positives > 0).any()):
-        raise InputError(
-            f"none of {len(queries)} queries has another item of its class to find; want at least one"
-        )
-    ranks = rank_by_counting(compared, classes, most_before=most_before)
-    return QueryScores.of_ranks(ranks, most_before)
-
-
-def nearest_neighbours(
-    embeddings: Float[Array, "N D"],
-    k: int,
-    *,
-    gallery: Float[Array, "M D"] | None = None,
-    distance: RetrievalDistance = "cosine",
-) -> tuple[Int64[Tensor, "N k"], Float[Tensor, "N k"]]:
-    """The k nearest gallery items of each query, nearest first, and how similar they are.
-
-    Self and ties are treated as in `retrieval_metrics`.
-
-    Args:
-        embeddings: the queries, finite.
-        k: results a query, in 1..M, or 1..N-1 where a query is excluded from its own results.
-        gallery: what is searched; None: the queries themselves, each one excluded from its own results.
-        distance: "cosine" or "euclidean".
-    Returns: indices into the gallery, and similarities: the cosine, or minus the Euclidean distance; tensors,
-        on the device of the embeddings. Rounding can take a cosine past 1 by a few units in the last place.
-    Raises: InputError: as in `retrieval_metrics`, or k out of range.
-    """
-    queries = as_embeddings(embeddings, name="embeddings")
-    compared = similarity(queries, gallery, distance)
-    most = len(compared.gallery) - compared.excludes_self
-    if not 1 <= operator.index(k) <= most:
-        raise InputError(f"k is {k}; wanted 1..{most}, the number of items that a query can find")
-    indices, exact = nearest_items(compared, k)
-    return indices, compared.reported(exact).to(queries.dtype)
-
-
-def num_queries(labels: Int[Array, " N"], gallery_labels: Int[Array, " M"] | None = None) -> int:
-    """How many queries have a positive to find, and so count in the means of `retrieval_metrics`.
-
-    Args:
-        labels: class of each query, any integers.
-        gallery_labels: class of each gallery item; None: the gallery is the queries, and self is no positive.
-    Raises: InputError: labels that are not one-dimensional integers.
-    """
-    query = as_labels(labels, name="labels")
-    found = None
-    if gallery_labels is not None:
-        found = as_labels(gallery_labels, name="gallery_labels", device=query.device)
-    return int((ClassOrder(query, found).num_positives > 0).sum())
-
-
-def _checked_recall_at(recall_at: Sequence[int]) -> list[int]:
-    ks = [operator.index(k) for k in recall_at]
-    if wrong := [k for k in ks if k < 1]:
-        raise InputError(f"recall_at holds {wrong[0]}; wanted integers >= 1, e.g. 1, 2, 4, 8")
-    return ks
-
-
-def score_intervals(
-    scores: QueryScores,
-    labels: Int[Array, " n"],
-    metrics: Sequence[str],
-    *,
-    level: float = 0.95,
-    num_resamples: int = 2000,
-    seed: int = 0,
-) -> dict[str, dict[Unit, Interval | None]]:
-    """Each metric's interval over queries and over classes, as `mean_intervals` makes them.
-
-    Args:
-        scores: of n queries, on any device.
-        labels: class of each of these queries: all labels at `scores.queries`.
-        metrics: names that `scores.of_metric` knows.
-        level: as there.
-        num_resamples: as there.
-        seed: as there.
-    Returns: by metric and then by "queries" and "classes"; None where there is but one to draw.
-    Raises: InputError: (a ValueError) another number of labels than queries, an unknown metric, or as there.
-    """
-    classes = query_classes(scores, labels)
-    values = score_columns(scores, metrics)
-    over_queries, over_classes = (
-        mean_intervals(values, units, level=level, num_resamples=num_resamples, seed=seed)
-        for units in (None, classes)
-    )
-    return {
-        name: {"queries": over_queries[column], "classes": over_classes[column]}
-        for column, name in enumerate(metrics)
-    }
+from tuplet.metrics.names import RetrievalDistance, retrieval_names
 
 
 @dataclass(frozen=True)
@@ -294,6 +74,275 @@ class ScoreComparison:
     seed: int
 
 
+@dataclass(frozen=True)
+class QueryScores:
+    """The scores of each query: what the metrics are means of. Queries without a positive are left out.
+
+    >>> labels = np.arange(60) // 6
+    >>> noise = np.random.default_rng(0).normal(size=(60, 10))
+    >>> worse = retrieval_scores(np.eye(10)[labels] + 0.6 * noise, labels)
+    >>> better = retrieval_scores(np.eye(10)[labels] + 0.3 * noise, labels)
+    >>> interval = worse.interval("map_at_r")
+    >>> interval.low < worse.of_metric("map_at_r").mean() < interval.high
+    tensor(True)
+    >>> found = worse.compare(better, ["map_at_r"]).differences[0]
+    >>> found.over_classes.low > 0, found.p_value
+    (True, 0.001953125)
+
+    Attributes:
+        queries: which queries these are, ascending indices into the embeddings, `[n]`.
+        labels: class of each, `[n]`.
+        num_before: gallery items before the nearest positive, `[n]`, >= 0; from `most_before` on, that
+            many or more.
+        r_precision: share of positives among the first R results, in [0, 1], `[n]`.
+        average_precision: at R, in [0, 1], `[n]`.
+        most_before: Recall@K is known for every K up to this.
+    """
+
+    queries: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+    num_before: Int64[Tensor, " n"]
+    r_precision: Float64[Tensor, " n"]
+    average_precision: Float64[Tensor, " n"]
+    most_before: int
+
+    @classmethod
+    def of_ranks(cls, ranks: Ranks, labels: Int64[Tensor, " n"], most_before: int) -> QueryScores:
+        """Return the scores of queries whose ranks and labels are in any order."""
+        order = ranks.queries.argsort()
+        before = ranks.num_before.clamp(max=most_before)
+        return cls(
+            ranks.queries[order],
+            labels[order],
+            before[order],
+            ranks.r_precision[order],
+            ranks.average_precision[order],
+            most_before,
+        )
+
+    def of_metric(self, name: str) -> Float64[Tensor, " n"]:
+        """Return what each query adds to the mean of a metric, in [0, 1].
+
+        Args:
+            name: "recall_at_K" with 1 <= K <= most_before, "r_precision" or "map_at_r".
+        Raises:
+            SettingsError: there is no such metric.
+        """
+        if name == "r_precision":
+            return self.r_precision
+        if name == "map_at_r":
+            return self.average_precision
+        kind, _, k = name.rpartition("_")
+        if kind != "recall_at" or not k.isdecimal() or not 1 <= int(k) <= self.most_before:
+            wanted = f"r_precision, map_at_r or recall_at_K with K in 1..{self.most_before}"
+            raise SettingsError(
+                f"got metric {name!r}; want {wanted}", subject="metric", given=name, wanted=wanted
+            )
+        return (self.num_before < int(k)).double()
+
+    def interval(
+        self,
+        metric: str,
+        *,
+        over: Unit = "classes",
+        level: float = 0.95,
+        num_resamples: int = 2000,
+        seed: int = 0,
+    ) -> Interval | None:
+        """Compute the bootstrap interval of one metric; settings are those of `mean_intervals`.
+
+        Over "classes" it says where the metric may lie for other classes, over "queries" for other queries of
+        these classes.
+
+        Returns: None where there is but one class, or query, to draw.
+        Raises:
+            SettingsError: an unknown metric, or a setting out of range.
+        """
+        units = self.labels.cpu().numpy() if over == "classes" else None
+        columns = score_columns(self, [metric])
+        return mean_intervals(columns, units, level=level, num_resamples=num_resamples, seed=seed)[0]
+
+    def compare(
+        self,
+        other: QueryScores,
+        metrics: Sequence[str] | None = None,
+        *,
+        level: float = 0.95,
+        num_resamples: int = 2000,
+        num_flips: int = 10000,
+        seed: int = 0,
+    ) -> ScoreComparison:
+        """Compare with another model on the same queries, by `compare_scores`: this one is A, the other is B.
+
+        Without `metrics` these are Recall@1, 2, 4 and 8, R-precision and MAP@R.
+
+        Raises:
+            DataError: other queries, or other classes.
+            SettingsError: an unknown metric, or a setting out of range.
+        """
+        if metrics is None:
+            most = min(self.most_before, other.most_before)
+            metrics = retrieval_names(k for k in (1, 2, 4, 8) if k <= most)
+        _require_same_queries(self, other)
+        if not torch.equal(self.labels.cpu(), other.labels.cpu()):
+            raise DataError(
+                "the classes of the queries differ; want the same labels for both", subject="labels"
+            )
+        return compare_scores(
+            self,
+            other,
+            self.labels,
+            metrics,
+            level=level,
+            num_resamples=num_resamples,
+            num_flips=num_flips,
+            seed=seed,
+        )
+
+
+def retrieval_metrics(
+    embeddings: Float[Array, "N D"],
+    labels: Int[Array, " N"],
+    *,
+    recall_at: Sequence[int] = (1, 2, 4, 8),
+    gallery: Float[Array, "M D"] | None = None,
+    gallery_labels: Int[Array, " M"] | None = None,
+    distance: RetrievalDistance = "cosine",
+) -> dict[str, float]:
+    """Compute Recall@K, R-precision and MAP@R, averaged over the queries, each in [0, 1].
+
+    A positive of a query is a gallery item of its class, other than itself; R is their number. Recall@K is
+    the share of queries with a positive among the first K results, R-precision the share of positives among
+    the first R, MAP@R the sum over those positives of the precision at their rank, divided by R.
+
+    Queries without a positive are left out of every mean. Ties are in the
+    order of the gallery (see the module). A zero vector has cosine similarity 0 to everything. Time is that
+    of half the products of all pairs, where the queries are searched among themselves, and else of all;
+    memory beyond the embeddings is some blocks of 16 MiB, and 40 bytes for each of up to 4 million positives.
+
+    Args:
+        embeddings: the queries, finite; tensors are worked on where they are.
+        labels: class of each query, any integers.
+        recall_at: the K of Recall@K, each >= 1; one beyond the size of the gallery is allowed.
+        gallery: what is searched; None: the queries themselves, each one excluded from its own results.
+        gallery_labels: class of each gallery item; given exactly where `gallery` is.
+        distance: "cosine" or "euclidean".
+    Returns: "recall_at_K" for each K in the order given, "r_precision", "map_at_r".
+    Raises:
+        DataError: empty, NaN or infinity (names the first row), lengths or widths that differ, or no query
+            with a positive.
+        SettingsError: K < 1, an unknown distance, or one of gallery and gallery_labels alone.
+    References: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020.
+    """
+    ks = [operator.index(k) for k in recall_at]
+    if wrong := [k for k in ks if k < 1]:
+        message = f"recall_at holds {wrong[0]}; want integers >= 1, e.g. 1, 2, 4, 8"
+        raise SettingsError(message, subject="recall_at", given=wrong[0])
+    scores = retrieval_scores(
+        embeddings,
+        labels,
+        most_before=max(ks, default=1),
+        gallery=gallery,
+        gallery_labels=gallery_labels,
+        distance=distance,
+    )
+    return {name: scores.of_metric(name).mean().item() for name in retrieval_names(ks)}
+
+
+def retrieval_scores(
+    embeddings: Float[Array, "N D"],
+    labels: Int[Array, " N"],
+    *,
+    most_before: int = 1000,
+    gallery: Float[Array, "M D"] | None = None,
+    gallery_labels: Int[Array, " M"] | None = None,
+    distance: RetrievalDistance = "cosine",
+) -> QueryScores:
+    """Compute what `retrieval_metrics` takes the means of, query by query.
+
+    Arguments and errors are those of `retrieval_metrics`, but for `most_before`: the largest K of Recall@K
+    that will be asked for, >= 1.
+    """
+    queries = as_embeddings(embeddings, name="embeddings")
+    wanted = as_labels(labels, name="labels", length=len(queries), device=queries.device)
+    if (gallery is None) != (gallery_labels is None):
+        raise SettingsError("got one of gallery and gallery_labels; want both or neither", subject="gallery")
+    compared = similarity(queries, gallery, distance)
+    found = None
+    if gallery_labels is not None:
+        size, device = len(compared.gallery), wanted.device
+        found = as_labels(gallery_labels, name="gallery_labels", length=size, device=device)
+    classes = ClassOrder(wanted, found)
+    if not bool((classes.num_positives > 0).any()):
+        message = f"none of {len(queries)} queries has another item of its class to find; want at least one"
+        raise DataError(message, subject="labels")
+    ranks = rank_by_counting(compared, classes, most_before=most_before)
+    return QueryScores.of_ranks(ranks, wanted[ranks.queries], most_before)
+
+
+def nearest_neighbours(
+    embeddings: Float[Array, "N D"],
+    k: int,
+    *,
+    gallery: Float[Array, "M D"] | None = None,
+    distance: RetrievalDistance = "cosine",
+) -> tuple[Int64[Tensor, "N k"], Float[Tensor, "N k"]]:
+    """Find the k nearest gallery items of each query, nearest first, and how similar they are.
+
+    Self and ties are treated as in `retrieval_metrics`.
+
+    Args:
+        embeddings: the queries, finite.
+        k: results a query, in 1..M, or 1..N-1 where a query is excluded from its own results.
+        gallery: what is searched; None: the queries themselves, each one excluded from its own results.
+        distance: "cosine" or "euclidean".
+    Returns: indices into the gallery, and similarities: the cosine, or minus the Euclidean distance; tensors,
+        on the device of the embeddings. Rounding can take a cosine past 1 by a few units in the last place.
+    Raises:
+        DataError: as in `retrieval_metrics`.
+        SettingsError: k out of range, or an unknown distance.
+    """
+    queries = as_embeddings(embeddings, name="embeddings")
+    compared = similarity(queries, gallery, distance)
+    most = len(compared.gallery) - compared.excludes_self
+    if not 1 <= operator.index(k) <= most:
+        message = f"k is {k}; want 1..{most}, the number of items that a query can find"
+        raise SettingsError(message, subject="k", given=k, wanted=most)
+    indices, exact = nearest_items(compared, k)
+    return indices, compared.reported(exact).to(queries.dtype)
+
+
+def score_intervals(
+    scores: QueryScores,
+    labels: Int[Array, " n"],
+    metrics: Sequence[str],
+    *,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, dict[Unit, Interval | None]]:
+    """Compute each metric's interval over queries and over classes; settings are those of `mean_intervals`.
+
+    Labels are the classes of the queries with scores, such as `scores.labels`; metrics are names that
+    `scores.of_metric` knows.
+
+    Returns: by metric and then by "queries" and "classes"; None where there is but one to draw.
+    Raises:
+        DataError: another number of labels than queries.
+        SettingsError: an unknown metric, or a setting out of range.
+    """
+    classes = _query_classes(scores, labels)
+    values = score_columns(scores, metrics)
+    over_queries, over_classes = (
+        mean_intervals(values, units, level=level, num_resamples=num_resamples, seed=seed)
+        for units in (None, classes)
+    )
+    return {
+        name: {"queries": over_queries[column], "classes": over_classes[column]}
+        for column, name in enumerate(metrics)
+    }
+
+
 def compare_scores(
     a: QueryScores,
     b: QueryScores,
@@ -305,7 +354,7 @@ def compare_scores(
     num_flips: int = 10000,
     seed: int = 0,
 ) -> ScoreComparison:
-    """The differences b - a of two models' metrics, with intervals and paired tests.
+    """Compute the differences b - a of two models' metrics, with intervals and paired tests.
 
     Each resample of the bootstrap takes the same queries, or classes, for both models: it resamples what
     each query gained.
@@ -313,21 +362,18 @@ def compare_scores(
     Args:
         a: scores of one model, n queries.
         b: scores of the other, on the same queries.
-        labels: class of each of these queries: all labels at `a.queries`.
+        labels: class of each of these queries: all labels at `a.queries`, such as `a.labels`.
         metrics: names that both scores know.
         level: of the intervals, in (0, 1).
         num_resamples: behind the intervals, >= 100.
         num_flips: see `sign_flips`.
         seed: of resamples and signs, >= 0.
-    Raises: InputError: (a ValueError) other queries for b than for a, another number of labels, an unknown
-        metric, or a number out of range.
+    Raises:
+        DataError: other queries for b than for a, or another number of labels.
+        SettingsError: an unknown metric, or a setting out of range.
     """
-    if a.queries.tolist() != b.queries.tolist():
-        raise InputError(
-            f"got scores of {len(a.queries)} and of {len(b.queries)} queries, not the same ones; wanted both"
-            " models on the same images, with the same classes"
-        )
-    classes = query_classes(a, labels)
+    _require_same_queries(a, b)
+    classes = _query_classes(a, labels)
     first, second = score_columns(a, metrics), score_columns(b, metrics)
     gains = second - first
     over_queries, over_classes = (
@@ -345,21 +391,29 @@ def compare_scores(
 
 
 def score_columns(scores: QueryScores, metrics: Sequence[str]) -> Float64[np.ndarray, "n M"]:
-    """What each query adds to each metric, one column a metric, on the CPU."""
+    """Return what each query adds to each metric, one column a metric, on the CPU."""
     columns = [scores.of_metric(name).cpu().numpy() for name in metrics]
     return np.stack(columns, axis=1) if columns else np.zeros((len(scores.queries), 0))
 
 
-def query_classes(scores: QueryScores, labels: Int[Array, " n"]) -> Int64[np.ndarray, " n"]:
-    """The labels on the CPU, one for each query with scores.
+def _require_same_queries(a: QueryScores, b: QueryScores) -> None:
+    if not torch.equal(a.queries.cpu(), b.queries.cpu()):
+        raise DataError(
+            f"got scores of {len(a.queries)} and of {len(b.queries)} queries, not the same ones; want both"
+            " models on the same images, with the same classes",
+            subject="queries",
+        )
 
-    Raises:
-        InputError: (a ValueError) another number of them, or no integers.
-    """
+
+def _query_classes(scores: QueryScores, labels: Int[Array, " n"]) -> Int64[np.ndarray, " n"]:
+    """Return the labels on the CPU; raise an error unless there is one for each query with scores."""
     classes: Int64[np.ndarray, " n"] = as_labels(labels, name="labels").cpu().numpy()
     if len(classes) != len(scores.queries):
-        raise InputError(
-            f"labels has {len(classes)} entries for {len(scores.queries)} queries with scores; wanted one"
-            " each: all labels at scores.queries"
+        raise DataError(
+            f"labels has {len(classes)} entries for {len(scores.queries)} queries with scores; want one each:"
+            " all labels at scores.queries",
+            subject="labels",
+            given=len(classes),
+            wanted=len(scores.queries),
         )
     return classes

@@ -243,9 +243,9 @@ def test_help_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["a.npz", "--json"], "got 'a.npz --json'; want two models first"),
         (["nowhere", "nowhere.npz"], "there is no nowhere; want the folder of a run, or a file"),
         (["a", "b", "--tau", "3"], "there is no option --tau"),
-        (["a", "b", "--level", "95"], "level is 95.0; wanted a share"),
-        (["a", "b", "--num-resamples", "5"], "num_resamples is 5; wanted 100 or more"),
-        (["a", "b", "--num-flips", "5"], "num_flips is 5; wanted 100 or more"),
+        (["a", "b", "--level", "95"], "level is 95.0; want a share"),
+        (["a", "b", "--num-resamples", "5"], "num_resamples is 5; want 100 or more"),
+        (["a", "b", "--num-flips", "5"], "num_flips is 5; want 100 or more"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from tuplet.cli.arguments import parse
 from tuplet.config import ComputeConfig, EvaluationConfig, RunConfig
 from tuplet.errors import InputError
-from tuplet.metrics.names import metric_title
+from tuplet.metrics.names import metric_title, retrieval_names
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -81,11 +81,12 @@ def compare(arguments: list[str]) -> None:
             " embeddings"
         )
     chosen = parse(CompareArguments, CompareArguments(), arguments[2:], USAGE)
-    from tuplet.metrics.intervals import check_flips, check_settings
+    from tuplet.metrics.intervals import check_settings
     from tuplet.metrics.retrieval import compare_scores
 
-    check_settings(chosen.level, chosen.num_resamples, chosen.seed)
-    check_flips(chosen.num_flips, chosen.seed)
+    check_settings(
+        level=chosen.level, num_resamples=chosen.num_resamples, num_flips=chosen.num_flips, seed=chosen.seed
+    )
     runs = [_run(Path(path)) for path in paths]
     recall_at = _recall_at(chosen.recall_at, runs)
     (a, b), first_rank = _embedded(paths, runs, chosen)
@@ -96,7 +97,7 @@ def compare(arguments: list[str]) -> None:
         of_a,
         of_b,
         a.queries.labels[of_a.queries.cpu().numpy()],
-        [*(f"recall_at_{k}" for k in recall_at), "r_precision", "map_at_r"],
+        retrieval_names(recall_at),
         level=chosen.level,
         num_resamples=chosen.num_resamples,
         num_flips=chosen.num_flips,

@@ -219,7 +219,7 @@ def conclude(
         after: see `metric_table`.
     """
     from tuplet.evaluation.embedding_files import write_embeddings
-    from tuplet.evaluation.evaluate import measure
+    from tuplet.evaluation.evaluate import MeasureSettings, measure
 
     contents = [part.queries for part in parts]
     contents += [part.gallery for part in parts[:1] if part.gallery is not None]
@@ -229,10 +229,8 @@ def conclude(
         measure(
             part.queries,
             split=part.split,
-            recall_at=options.recall_at or (1,),
-            kmeans_runs=options.kmeans_runs,
             gallery=part.gallery,
-            distance=options.distance,
+            settings=MeasureSettings(options.recall_at or (1,), options.kmeans_runs, options.distance),
         )
         for part in parts
     ]

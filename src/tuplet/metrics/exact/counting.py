@@ -1,10 +1,21 @@
-"""How each query's positives rank, by counting what comes before them: no sort, no list of results.
+"""Count how each query's positives rank: how many negatives come before each of them.
 
-A similarity that is computed in float32 is compared with the exact ones of the positives. Where the bound
-on its error leaves the comparison open, the pair is computed exactly. A positive that cannot be among the
-first R any more is given up; soon a whole block asks one question only: is anything here worth a look?
+Why ranks are counted, not sorted: Recall@K, R-precision and MAP@R need the ranks of a query's R positives and
+nothing else of its M results. With the exact similarities of the positives at hand, a rank is the number of
+negatives before it, and counting is one comparison a pair, on products that the cache still holds. There is
+no N x M matrix, no sort of M numbers and no list of results.
 
-Sizes: n queries, M gallery items, T positives of all queries.
+How ties are exact: a float32 product that differs from a positive's exact similarity by more than the bound
+lies surely before or surely after that positive. A pair in between is in doubt and is computed exactly; of
+equals the lower index comes first. Random embeddings leave fewer than one doubt a query. Copies and collapsed
+embeddings leave thousands: beyond `MOST_DOUBTS` a query is hard, and its exact similarities are sorted after
+all.
+
+Why blocks: they bound the memory, and they let a query lose interest. A positive whose rank is beyond R
+counts neither for R-precision nor for MAP@R and is given up. The similarity that a negative must reach to
+matter rises with every positive given up, until most blocks are dismissed by their largest product alone.
+
+Sizes: n queries, M gallery items, T positives of all queries, p pairs.
 """
 
 from __future__ import annotations
@@ -30,43 +41,42 @@ MOST_POSITIVES = 2**22
 """Positives that are held at a time, of some 40 bytes each, unless a single query has more."""
 SAMPLE = 256
 """Gallery items that are looked at first, to give up hopeless positives before they cost anything."""
+MOST_DOUBTS = 256
+"""Pairs of one query that are computed exactly; with more, the query is hard."""
+PENDING_BLOCKS, PENDING_PAIRS = 8, 2**14
+"""Blocks that are settled together, unless one of them has more pairs to look at than this."""
+
+ExactPairs: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def rank_by_counting(similarity: Similarity, classes: ClassOrder, *, most_before: int) -> Ranks:
-    """The ranks of the positives of each query that has any, as `rank_by_sorting` gives them.
+    """Rank the positives of each query that has any, as `rank_by_sorting` does.
 
-    Args:
-        similarity: of the queries to the gallery.
-        classes: of both.
-        most_before: items before the nearest positive are counted up to this number, >= 1.
+    Items before the nearest positive are counted up to `most_before`, >= 1.
     """
     held = classes.num_positives + 1
     if similarity.excludes_self and int(held.sum()) <= MOST_POSITIVES:
-        return _ranks(similarity, classes, slice(0, len(held)), most_before, itself=True)
+        return _ranks(similarity, classes, slice(0, len(held)), most_before, among_themselves=True)
     parts = []
     start, bounds = 0, held.cumsum(0)
     while start < len(held):
         held_before = int(bounds[start] - held[start])
         fitting = int(torch.searchsorted(bounds, held_before + MOST_POSITIVES, right=True))
         stop = min(max(fitting, start + 1), start + block_sizes(held.device)[0])
-        parts.append(_ranks(similarity, classes, slice(start, stop), most_before, itself=False))
+        parts.append(_ranks(similarity, classes, slice(start, stop), most_before, among_themselves=False))
         start = stop
     return join(parts)
 
 
 def _ranks(
-    similarity: Similarity, classes: ClassOrder, some: slice, most_before: int, *, itself: bool
+    similarity: Similarity, classes: ClassOrder, some: slice, most_before: int, *, among_themselves: bool
 ) -> Ranks:
     queries = classes.queries[some]
-    positives = find_positives(
-        similarity, classes, torch.arange(some.start, some.stop, device=queries.device)
-    )
+    rows = torch.arange(some.start, some.stop, device=queries.device)
+    positives = find_positives(similarity, classes, rows)
     counts = Counts(positives, similarity.bound[queries], most_before=most_before)
     _give_up(similarity, classes, counts, some)
-    if itself:
-        _count_pairs(similarity, classes, counts)
-    else:
-        _count_all(similarity, classes, counts, some)
+    _count(similarity, classes, counts, some, among_themselves=among_themselves)
     ranks, hard = counts.ranks(queries), counts.hard()
     easy = positives.count > 0
     easy[hard] = False
@@ -77,6 +87,7 @@ def _ranks(
 
 
 def _give_up(similarity: Similarity, classes: ClassOrder, counts: Counts, some: slice) -> None:
+    """Give up positives by a sample of the gallery."""
     size = len(classes.gallery)
     if size < 4 * SAMPLE:
         return
@@ -89,88 +100,49 @@ def _give_up(similarity: Similarity, classes: ClassOrder, counts: Counts, some: 
         counts.give_up(products.masked_fill_(positive, -torch.inf), of_these)
 
 
-def _count_pairs(similarity: Similarity, classes: ClassOrder, counts: Counts) -> None:
-    """Count all queries among themselves, each product serving both sides."""
-    items = classes.gallery
-    mask, exact = _Mask(classes, slice(0, len(items))), _exact(similarity, items)
+def _count(
+    similarity: Similarity, classes: ClassOrder, counts: Counts, some: slice, *, among_themselves: bool
+) -> None:
+    """Count some queries in the whole gallery, or all queries among themselves.
+
+    Among themselves, the product of a pair serves both sides: half of the blocks are multiplied and each of
+    them is counted along its rows and along its columns.
+    """
+    queries, items = classes.queries[some], classes.gallery
+    first, last = classes.first[some, None], classes.last[some, None]
+    # Lists, since reading a number off a GPU waits for all that it was given to do.
+    firsts, lasts = classes.first[some].tolist(), classes.last[some].tolist()
     strip_rows, block_rows, block_columns = block_sizes(items.device)
-    for strip in ranges(0, len(items), strip_rows):
-        vectors = similarity.query_rows(items[strip])
-        for columns in ranges(strip.start, len(items), block_columns):
+
+    def exact(rows: Tensor, columns: Tensor) -> Tensor:
+        return similarity.exact_pairs(queries[rows], columns)
+
+    for strip in ranges(0, len(queries), strip_rows):
+        vectors = similarity.query_rows(queries[strip])
+        for columns in ranges(strip.start if among_themselves else 0, len(items), block_columns):
             others = similarity.gallery_rows(items[columns])
             for rows in ranges(strip.start, strip.stop, block_rows):
-                if rows.start >= columns.stop:
+                if among_themselves and rows.start >= columns.stop:
                     break
                 own = vectors[rows.start - strip.start : rows.stop - strip.start]
-                products = mask.without_positives(similarity.products(own, others), rows, columns)
+                products = similarity.products(own, others)
+                if firsts[rows.start] < columns.stop and lasts[rows.stop - 1] > columns.start:
+                    place = torch.arange(columns.start, columns.stop, device=items.device)
+                    products.masked_fill_((place >= first[rows]) & (place < last[rows]), -torch.inf)
                 counts.count(products, rows, items[columns], items[columns], exact)
                 # Blocks across the diagonal hold both directions already.
-                if columns.start >= rows.stop:
+                if among_themselves and columns.start >= rows.stop:
                     counts.count(products.T, columns, items[rows], items[rows], exact)
     counts.settle(exact)
 
 
-def _count_all(similarity: Similarity, classes: ClassOrder, counts: Counts, some: slice) -> None:
-    """Count a few queries in the whole gallery."""
-    queries, mask = classes.queries[some], _Mask(classes, some)
-    exact = _exact(similarity, queries)
-    _, block_rows, block_columns = block_sizes(queries.device)
-    vectors = similarity.query_rows(queries)
-    for columns in ranges(0, len(classes.gallery), block_columns):
-        items = classes.gallery[columns]
-        others = similarity.gallery_rows(items)
-        for rows in ranges(0, len(vectors), block_rows):
-            products = mask.without_positives(similarity.products(vectors[rows], others), rows, columns)
-            counts.count(products, rows, items, items, exact)
-    counts.settle(exact)
-
-
-def _exact(similarity: Similarity, queries: Int64[Tensor, " n"]) -> ExactPairs:
-    return lambda rows, items: similarity.exact_pairs(queries[rows], items)
-
-
-@final
-class _Mask:
-    """Where the positives of some queries are in the gallery, class by class."""
-
-    def __init__(self, classes: ClassOrder, some: slice) -> None:
-        self._first, self._last = classes.first[some], classes.last[some]
-        self._bounds = self._first.cpu(), self._last.cpu()
-
-    def without_positives(
-        self, products: Float32[Tensor, "b m"], rows: slice, columns: slice
-    ) -> Float32[Tensor, "b m"]:
-        """The products, with -inf in place of positives and self."""
-        first, last = self._bounds
-        if first[rows.start] < columns.stop and last[rows.stop - 1] > columns.start:
-            place = torch.arange(columns.start, columns.stop, device=products.device)
-            positive = (place >= self._first[rows, None]) & (place < self._last[rows, None])
-            products.masked_fill_(positive, -torch.inf)
-        return products
-
-
-def block_sizes(device: torch.device) -> tuple[int, int, int]:
-    """Rows of a strip, rows and columns of a block."""
-    on_gpu = device.type == "cuda"
-    return (GPU_BLOCK,) * 3 if on_gpu else (STRIP_ROWS, BLOCK_ROWS, BLOCK_COLUMNS)
-
-
-def ranges(start: int, stop: int, step: int) -> Iterator[slice]:
-    """Slices of so many that follow each other."""
-    return (slice(first, min(first + step, stop)) for first in range(start, stop, step))
-
-
-ExactPairs: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-
-MOST_DOUBTS = 256
-"""Pairs of one query that are computed exactly; with more, the query is hard."""
-PENDING_BLOCKS, PENDING_PAIRS = 8, 2**14
-"""Blocks that are settled together, unless one of them has more pairs to look at than this."""
-
-
 @final
 class Counts:
-    """What is known so far of n queries.
+    """The negatives before each positive of n queries, as far as they are counted.
+
+    A negative between two thresholds is placed among the positives: above `_surely` it comes before all of
+    them, below `_lowest` it cannot change a metric. Both are the similarity of a positive, moved by the
+    bound.
 
     Attributes:
         positives: of each query.
@@ -190,7 +162,7 @@ class Counts:
         self._refresh((count > 0).nonzero()[:, 0])
 
     def give_up(self, products: Float32[Tensor, "b S"], rows: slice) -> None:
-        """Give up positives that a sample of the gallery alone puts behind the first R; nothing is counted.
+        """Give up positives that a sample of the gallery alone puts behind the first R; count nothing.
 
         Args:
             products: approximate similarities to the sample, -inf at positives.
@@ -236,21 +208,15 @@ class Counts:
             self.settle(exact)
 
     def settle(self, exact: ExactPairs) -> None:
-        """Finish what was put off: a few blocks are settled together, for each costs many small steps.
-
-        Args:
-            exact: as given to `count` since this was called last.
-        """
+        """Place the pairs that were put off: a few blocks together, for each takes many small steps."""
         if self._pending:
-            places, rows, there, items, similarity = (
-                torch.cat(parts) for parts in zip(*self._pending, strict=True)
-            )
+            places, rows, there, items, similarity = map(torch.cat, zip(*self._pending, strict=True))
             self._pending.clear()
             self._place(rows, there, items, similarity, exact)
             self._refresh(torch.unique(places))
 
     def hard(self) -> Int64[Tensor, " k"]:
-        """The queries of which too much stayed open: what was counted of them is worth nothing."""
+        """Return the queries with too many doubts: what was counted of them is incomplete."""
         return (self._doubts > MOST_DOUBTS).nonzero()[:, 0]
 
     def begin_again(self, rows: Int64[Tensor, " k"]) -> None:
@@ -260,21 +226,14 @@ class Counts:
         self._alive[rows] = self.positives.count[rows]
 
     def count_exactly(
-        self,
-        rows: Int64[Tensor, " p"],
-        items: Int64[Tensor, " p"],
-        similarity: Float64[Tensor, " p"],
+        self, rows: Int64[Tensor, " p"], items: Int64[Tensor, " p"], similarity: Float64[Tensor, " p"]
     ) -> None:
         """Count negatives whose exact similarities are known."""
         before = self.positives.before(rows, similarity, items)
         self._hits.index_add_(0, self.positives.start[rows] + before, torch.ones_like(rows))
 
     def ranks(self, queries: Int64[Tensor, " n"]) -> Ranks:
-        """The ranks of the positives of all queries, once all is counted; NaN where a query has none.
-
-        Args:
-            queries: what to call them.
-        """
+        """Return the ranks of these queries, once all is counted; NaN where one has no positive."""
         count = self.positives.count
         r_precision = torch.zeros(len(count), dtype=torch.float64, device=count.device)
         average_precision = torch.zeros_like(r_precision)
@@ -294,7 +253,7 @@ class Counts:
         similarity: Float64[Tensor, " p"],
         exact: ExactPairs,
     ) -> None:
-        """Count negatives before the positives that they precede, by approximate similarities."""
+        """Count negatives before the positives they precede, exactly where the product leaves a doubt."""
         positives, bound = self.positives, self._bound[rows]
         after = positives.before(rows, similarity + bound)
         doubtful = positives.similarity[positives.start[rows] + after] >= similarity - bound
@@ -306,12 +265,13 @@ class Counts:
         self._hits.index_add_(0, positives.start[rows] + after, torch.ones_like(rows))
 
     def _refresh(self, rows: Int64[Tensor, " k"]) -> None:
-        """Give up positives of some queries, and say what of the gallery still matters to them."""
+        """Give up positives of some queries, and reset their thresholds."""
         start, similarity = self.positives.start[rows], self.positives.similarity
         which, position, before = self._negatives(rows)
         alive = torch.zeros_like(rows)
         alive.index_add_(0, which, (before + position <= self.positives.count[rows][which]).long())
         self._alive[rows] = alive
+        # Recall@K still needs the nearest positive, until K negatives are before it.
         wanted = (alive > 0) | (self._hits[start] < self._most_before)
         wanted &= self._doubts[rows] <= MOST_DOUBTS
         lowest = similarity[start + (alive - 1).clamp(min=0)] - self._bound[rows]
@@ -322,10 +282,21 @@ class Counts:
     def _negatives(
         self, rows: Int64[Tensor, " k"]
     ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-        """The positives that may be among the first R: whose, position from 1 on, negatives before so far."""
+        """Return, of the positives still alive: whose, position from 1 on, negatives before it so far."""
         row, position = each(self._alive[rows])
         hits = self._hits[self.positives.start[rows][row] + position - 1]
         before = hits.cumsum(0)
         begins = (position == 1).nonzero()[:, 0]
         earlier = before[begins] - hits[begins]
         return row, position, before - earlier.repeat_interleave(self._alive[rows][row[begins]])
+
+
+def block_sizes(device: torch.device) -> tuple[int, int, int]:
+    """Return the rows of a strip, and the rows and columns of a block."""
+    on_gpu = device.type == "cuda"
+    return (GPU_BLOCK,) * 3 if on_gpu else (STRIP_ROWS, BLOCK_ROWS, BLOCK_COLUMNS)
+
+
+def ranges(start: int, stop: int, step: int) -> Iterator[slice]:
+    """Yield slices of `step` that follow each other; the last may be shorter."""
+    return (slice(first, min(first + step, stop)) for first in range(start, stop, step))

@@ -17,6 +17,9 @@ from tuplet.metrics.exact.similarity import CHUNK_BYTES, Similarity
 class ClassOrder:
     """Queries and gallery in the order of their classes, each class's items in the order of their indices.
 
+    In this order the positives of a query are one range of the gallery, so two numbers a query replace an N x
+    M mask.
+
     Attributes:
         queries: indices of the queries that have a positive, or of all where the gallery is the queries, so
             that both are in the same order; `[n]`.
@@ -31,10 +34,8 @@ class ClassOrder:
         self.gallery_labels = query_labels if gallery_labels is None else gallery_labels
         found, self.gallery = self.gallery_labels.sort(stable=True)
         wanted, self.queries = query_labels.sort(stable=True)
-        self.first, self.last = (
-            torch.searchsorted(found, wanted),
-            torch.searchsorted(found, wanted, right=True),
-        )
+        self.first = torch.searchsorted(found, wanted)
+        self.last = torch.searchsorted(found, wanted, right=True)
         self.num_positives = self.last - self.first - int(gallery_labels is None)
         if gallery_labels is not None:
             asked = self.num_positives > 0
@@ -64,13 +65,14 @@ class Positives:
         similarity: Float64[Tensor, " p"],
         item: Int64[Tensor, " p"] | None = None,
     ) -> Int64[Tensor, " p"]:
-        """How many positives of a query come before something of a given similarity and index.
+        """Count the positives of a query that come before something of a given similarity and index.
 
         Args:
             rows: which queries, as counted here.
             similarity: of each to that something, on the scale of the exact similarities.
             item: its index into the gallery, which decides between equals; None: no equal comes before it.
         """
+        # A binary search for all p at once, for torch.searchsorted knows neither ranges nor a second key.
         low = self.start[rows]
         high = low + self.count[rows]
         while bool((low < high).any()):
@@ -85,13 +87,7 @@ class Positives:
 
 
 def find_positives(similarity: Similarity, classes: ClassOrder, rows: Int64[Tensor, " n"]) -> Positives:
-    """The positives of some queries.
-
-    Args:
-        similarity: of the queries to the gallery.
-        classes: of both.
-        rows: ascending places in `classes.queries`.
-    """
+    """Find the positives of the queries at `rows` of `classes.queries`, which ascend."""
     counts = classes.num_positives[rows]
     start = _starts(counts)
     size = int(counts.sum()) + len(rows)
@@ -111,32 +107,29 @@ def find_positives(similarity: Similarity, classes: ClassOrder, rows: Int64[Tens
 
 
 def positives_of_pairs(
-    num_queries: int,
-    rows: Int64[Tensor, " p"],
-    similarity: Float64[Tensor, " p"],
-    item: Int64[Tensor, " p"],
+    num_queries: int, rows: Int64[Tensor, " p"], similarity: Float64[Tensor, " p"], item: Int64[Tensor, " p"]
 ) -> Positives:
-    """The positives of some queries, given in any order.
-
-    Args:
-        num_queries: n.
-        rows: whose positive each is, 0..n-1.
-        similarity: exact.
-        item: index into the gallery.
-    """
+    """Put positives that are given in any order into place: `rows` says whose each is, 0..n-1."""
+    # Stable sorts from the last key to the first: by index, by similarity, by query.
     order = item.argsort()
     order = order[similarity[order].argsort(descending=True, stable=True)]
     order = order[rows[order].argsort(stable=True)]
     counts = torch.bincount(rows, minlength=num_queries)
-    start = _starts(counts)
     into = torch.arange(len(rows), device=rows.device) + rows[order]
     places = len(rows) + num_queries
     return Positives(
-        start,
+        _starts(counts),
         counts,
         similarity.new_full((places,), -torch.inf).index_copy_(0, into, similarity[order]),
         item.new_zeros(places).index_copy_(0, into, item[order]),
     )
+
+
+def each(counts: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
+    """Number the things of each owner: return whose each thing is, and its number from 1 on."""
+    row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    return row, torch.arange(1, len(row) + 1, device=counts.device) - first[row]
 
 
 def _starts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
@@ -146,7 +139,8 @@ def _starts(counts: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
 def _tables(
     similarity: Similarity, classes: ClassOrder, rows: Int64[Tensor, " n"]
 ) -> Iterator[tuple[Int64[Tensor, "k b"], Int64[Tensor, "k b"], Int64[Tensor, "k m"]]]:
-    """Classes of one size at a time: places in `rows`, the queries there, and the items of each class."""
+    """Yield classes of one size at a time: places in `rows`, the queries there, the items of each class."""
+    # Classes of equal size stack into one batched product: thousands of classes of five images are one call.
     _, num_queries = torch.unique_consecutive(classes.first[rows], return_counts=True)
     begin = num_queries.cumsum(0) - num_queries
     num_items = (classes.last - classes.first)[rows[begin]]
@@ -161,10 +155,3 @@ def _tables(
             for columns in torch.split(torch.arange(b, device=rows.device), most_rows):
                 places = some[:, None] + columns
                 yield places, classes.queries[rows[places]], classes.gallery[gallery_places]
-
-
-def each(counts: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    """For each of so many things: whose it is, and its number from 1 on."""
-    row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    first = counts.cumsum(0) - counts
-    return row, torch.arange(1, len(row) + 1, device=counts.device) - first[row]

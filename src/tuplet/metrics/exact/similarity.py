@@ -1,8 +1,14 @@
 """How similar queries are to a gallery: quickly in float32 with a bound on the error, and exactly.
 
-What is exact decides the order of results. It does not depend on blocks, threads, devices or the kernel
-that multiplies: the cosine is computed in float64 and rounded to a multiple of 2^-32, so that rounding errors
-never tell equals apart; Euclidean distances are summed in float64, without products that would cancel.
+Every pair has two numbers. Its *product* is an entry of a float32 matrix product: fast, but the last digits
+depend on the kernel, the block and the device. Its *exact* similarity depends on the two vectors alone, so it
+may decide an order. `bound` says how far apart the two can be; most pairs are settled by the product and the
+bound.
+
+What rounding does: float64 sums of the same terms in another order differ by about 1e-16, enough to make two
+copies of one vector differ by chance. Exact cosines are therefore rounded to multiples of 2^-32, a grid a
+million times coarser than that noise, and cosines that fall on one grid point tie. Euclidean distances need
+no grid: they are sums of squared differences, without products that cancel, always in the same order.
 
 Sizes: N queries, M gallery items, D wide; b rows of queries, m of the gallery.
 """
@@ -19,7 +25,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.inputs import Array, as_embeddings, one_for_zero
 from tuplet.metrics.names import RetrievalDistance
 
@@ -37,7 +43,7 @@ class Similarity(ABC):
     Attributes:
         queries, gallery: as given, in one precision, on one device.
         excludes_self: the gallery is the queries, and no query finds itself.
-        bound: largest difference between a query's approximate and exact similarities, `[N]`.
+        bound: largest difference between a query's products and exact similarities, `[N]`.
     """
 
     bound: Float64[Tensor, " N"]
@@ -49,40 +55,39 @@ class Similarity(ABC):
 
     @abstractmethod
     def query_rows(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b W"]:
-        """Vectors whose products with `gallery_rows` are the approximate similarities."""
+        """Return vectors whose `products` with `gallery_rows` approximate the similarities."""
 
     @abstractmethod
     def gallery_rows(self, rows: Int64[Tensor, " m"]) -> Float32[Tensor, "m W"]:
         """See `query_rows`."""
 
+    def products(
+        self, query_rows: Float32[Tensor, "b W"], gallery_rows: Float32[Tensor, "m W"]
+    ) -> Float32[Tensor, "b m"]:
+        """Compute approximate similarities, in full float32 precision."""
+        with _full_precision(query_rows.device):
+            return query_rows @ gallery_rows.T
+
     def exact_pairs(
         self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]
     ) -> Float64[Tensor, " n"]:
-        """Exact similarity of each query to the gallery item beside it."""
+        """Compute the exact similarity of each query to the gallery item beside it."""
         step = max(1, CHUNK_BYTES // (8 * self.queries.shape[1]))
         parts = zip(torch.split(queries, step), torch.split(gallery, step), strict=True)
         return torch.cat([self._pairs(q, g) for q, g in parts])
 
     @abstractmethod
-    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-        """`exact_pairs` of few pairs."""
+    def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]: ...
 
     @abstractmethod
     def exact_tables(
         self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
     ) -> Float64[Tensor, "k b m"]:
-        """Exact similarities of k groups of queries to as many groups of gallery items."""
+        """Compute exact similarities of k groups of queries to as many groups of gallery items."""
 
-    @abstractmethod
     def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
-        """What people read: the cosine, or minus the Euclidean distance."""
-
-    def products(
-        self, query_rows: Float32[Tensor, "b W"], gallery_rows: Float32[Tensor, "m W"]
-    ) -> Float32[Tensor, "b m"]:
-        """Approximate similarities, in full float32 precision."""
-        with _full_precision(query_rows.device):
-            return query_rows @ gallery_rows.T
+        """Return what people read: the cosine, or minus the Euclidean distance."""
+        return exact
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Frame:
 
     Attributes:
         exponent: 2^exponent is above every coordinate.
-        origin: a point in the middle of the gallery, divided by 2^exponent.
+        origin: the mean of the gallery, divided by 2^exponent.
         longest: largest distance of a gallery item from the origin, divided likewise.
     """
 
@@ -106,24 +111,35 @@ def similarity(
     distance: RetrievalDistance,
     frame: Frame | None = None,
 ) -> Similarity:
-    """The similarities of queries to a gallery.
+    """Return the similarities of queries to a gallery.
 
     Args:
         queries: as `as_embeddings` returns them.
         gallery: None: the queries, each of them excluded from its own results.
         distance: "cosine" or "euclidean".
         frame: of a larger gallery that this one is a part of.
-    Raises: InputError: a gallery of another width, NaN in it, or an unknown distance.
+    Raises:
+        DataError: a gallery of another width, or NaN in it.
+        SettingsError: an unknown distance.
     """
     if distance not in get_args(RetrievalDistance):
-        raise InputError(f"distance is {distance!r}; wanted one of {', '.join(get_args(RetrievalDistance))}")
+        wanted = get_args(RetrievalDistance)
+        raise SettingsError(
+            f"distance is {distance!r}; want one of {', '.join(wanted)}",
+            subject="distance",
+            given=distance,
+            wanted=wanted,
+        )
     searched = None
     if gallery is not None:
         searched = as_embeddings(gallery, name="gallery").to(queries.device)
         if searched.shape[1] != queries.shape[1]:
-            raise InputError(
-                f"embeddings are {queries.shape[1]} wide and the gallery {searched.shape[1]}; "
-                "wanted the same width: embed both with one model"
+            raise DataError(
+                f"embeddings are {queries.shape[1]} wide and the gallery {searched.shape[1]}; want the same"
+                " width: embed both with one model",
+                subject="gallery",
+                given=searched.shape[1],
+                wanted=queries.shape[1],
             )
         wider = torch.promote_types(queries.dtype, searched.dtype)
         queries, searched = queries.to(wider), searched.to(wider)
@@ -137,7 +153,8 @@ class _Cosine(Similarity):
         self._query_sizes = _sizes(self.queries)
         self._gallery_sizes = self._query_sizes if gallery is None else _sizes(self.gallery)
         width = queries.shape[1]
-        # Of a dot product, of rounding both rows to float32, and of the grid, whatever the order of the sum.
+        # A float32 dot product of D terms of unit vectors errs by at most D roundings, whatever the order of
+        # the sum. The 16 covers rounding both vectors to float32 and the grid, the 1.01 second-order terms.
         bound = 1.01 * (width + 16) * FLOAT32
         self.bound = torch.full((len(queries),), bound, dtype=torch.float64, device=queries.device)
         self._grid_bound = (width + 8) * 2 * FLOAT64 * GRID
@@ -161,7 +178,8 @@ class _Cosine(Similarity):
         with _full_precision(q.device):
             table = (q @ g.transpose(1, 2)).mul_(GRID)
         rounded = table.round()
-        # Where this sum may fall on the other side of a half than the sum of a pair, the pair decides.
+        # Near the middle between two grid points, the noise of the matrix product decides where it rounds to,
+        # and another block may round elsewhere. There the sum of the single pair decides, for every caller.
         doubtful = (table.sub_(rounded).abs_() > 0.5 - self._grid_bound).nonzero(as_tuple=True)
         rounded.div_(GRID)
         if len(doubtful[0]) > 0:
@@ -169,12 +187,11 @@ class _Cosine(Similarity):
             rounded[doubtful] = self.exact_pairs(queries[k, row], gallery[k, column])
         return rounded
 
-    def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
-        return exact
-
 
 @final
 class _Euclidean(Similarity):
+    """Minus the squared distance, of coordinates divided by a power of two so that no square overflows."""
+
     def __init__(
         self, queries: Float[Tensor, "N D"], gallery: Float[Tensor, "M D"] | None, frame: Frame | None
     ) -> None:
@@ -184,17 +201,16 @@ class _Euclidean(Similarity):
             self._origin = sum_of_rows(self.gallery, self._exponent) / len(self.gallery)
         else:
             self._exponent, self._origin = frame.exponent, frame.origin
-        self._gallery_squares = squares_of_rows(self.gallery, self._exponent, self._origin)
-        self._query_squares = (
-            self._gallery_squares
-            if self.excludes_self
-            else squares_of_rows(self.queries, self._exponent, self._origin)
-        )
+        squares = self._gallery_squares = squares_of_rows(self.gallery, self._exponent, self._origin)
+        if not self.excludes_self:
+            squares = squares_of_rows(self.queries, self._exponent, self._origin)
+        self._query_squares = squares
         longest = self._gallery_squares.max().sqrt() if frame is None else frame.longest
-        # All that is summed is below (|q| + |g|)^2, and what float32 cannot hold (below 1e-38) is lost.
+        # Every term that is summed is below (|q| + |g|)^2; float32 loses what is below 1e-38.
         reach = (self._query_squares.sqrt() + longest).square()
         self.bound = 1.01 * (queries.shape[1] + 16) * FLOAT32 * reach + 1e-37
 
+    # One product gives the whole of -|q - g|^2 = 2 q.g - |g|^2 - |q|^2: the squares are two further columns.
     def query_rows(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b W"]:
         near, squares = self._centred(self.queries[rows]), self._query_squares[rows, None]
         return torch.cat([2.0 * near, torch.ones_like(squares), -squares], dim=1).float()
@@ -218,15 +234,15 @@ class _Euclidean(Similarity):
     def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
         return -torch.ldexp((-exact).sqrt(), torch.tensor(self._exponent))
 
-    # Far from the origin products cancel: they are taken about the middle of the gallery.
     def _centred(self, rows: Float[Tensor, "b D"]) -> Float64[Tensor, "b D"]:
+        # Far from the origin the three terms cancel, and a bound that grows with |q| and |g| settles nothing.
         return _scaled(rows, self._exponent).sub_(self._origin)
 
 
 def _unit(
     rows: Float[Tensor, "n D"], sizes: Float64[Tensor, "n 2"], which: Int64[Tensor, "..."]
 ) -> Float64[Tensor, "... D"]:
-    """Rows at length one, in float64; zero rows stay zero."""
+    """Return some rows at length one, in float64; zero rows stay zero."""
     # The largest entry is divided out first: squares of huge entries overflow, and of tiny ones vanish. It
     # also makes most multiples of a row identical to it.
     largest, length = sizes[which, None].unbind(-1)
@@ -234,13 +250,17 @@ def _unit(
 
 
 def _sizes(rows: Float[Tensor, "n D"]) -> Float64[Tensor, "n 2"]:
-    """Largest entry of each row, and the length once that is divided out; 1 for 0."""
+    """Return the largest entry of each row, and the length once that is divided out; 1 for 0."""
     parts = []
-    for part in torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1]))):
+    for part in _chunks(rows):
         largest = one_for_zero(part.abs().amax(1, keepdim=True).double())
         length = one_for_zero(torch.linalg.vector_norm(part.double() / largest, dim=1, keepdim=True))
         parts.append(torch.cat([largest, length], dim=1))
     return torch.cat(parts)
+
+
+def _chunks(rows: Float[Tensor, "n D"]) -> Iterator[Float[Tensor, "c D"]]:
+    return iter(torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1]))))
 
 
 def _scaled(rows: Float[Tensor, "b D"], exponent: int) -> Float64[Tensor, "b D"]:
@@ -248,14 +268,14 @@ def _scaled(rows: Float[Tensor, "b D"], exponent: int) -> Float64[Tensor, "b D"]
 
 
 def exponent_of(largest: Float[Tensor, ""]) -> int:
-    """The exponent of a power of two above the largest coordinate; squares of huge ones would overflow."""
+    """Return the exponent of a power of two above the largest coordinate."""
     return int(torch.frexp(largest.double()).exponent.clamp(min=-1000))
 
 
 def sum_of_rows(rows: Float[Tensor, "n D"], exponent: int) -> Float64[Tensor, " D"]:
-    """The sum of rows, divided by 2^exponent."""
+    """Add up rows, divided by 2^exponent."""
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    for part in torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1]))):
+    for part in _chunks(rows):
         total += _scaled(part, exponent).sum(0)
     return total
 
@@ -263,14 +283,13 @@ def sum_of_rows(rows: Float[Tensor, "n D"], exponent: int) -> Float64[Tensor, " 
 def squares_of_rows(
     rows: Float[Tensor, "n D"], exponent: int, origin: Float64[Tensor, " D"]
 ) -> Float64[Tensor, " n"]:
-    """Squared lengths of rows that are divided by 2^exponent and taken about an origin."""
-    parts = torch.split(rows, max(1, CHUNK_BYTES // (8 * rows.shape[1])))
-    return torch.cat([_scaled(part, exponent).sub_(origin).square_().sum(1) for part in parts])
+    """Compute squared lengths of rows, divided by 2^exponent and taken about an origin."""
+    return torch.cat([_scaled(part, exponent).sub_(origin).square_().sum(1) for part in _chunks(rows)])
 
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products in the precision of their arguments, whatever training asked for (autocast, TF32)."""
+    """Multiply matrices in the precision of their arguments, whatever training asked for (autocast, TF32)."""
     asked = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
