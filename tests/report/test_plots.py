@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -20,9 +21,8 @@ from tuplet.training.run_folder import EpochReport
 def epoch_report(
     epoch: int, recall: float | None = None, rates: dict[str, float] | None = None
 ) -> EpochReport:
-    losses = (
-        {"distribution": 4.0 / epoch, "cross_entropy": 2.0 / epoch, "total": 6.0 / epoch} if epoch else {}
-    )
+    sizes = {"distribution": 4.0, "cross_entropy": 2.0, "total": 6.0}
+    losses = {name: size / epoch for name, size in sizes.items()} if epoch else {}
     evaluation = None if recall is None else EvalReport("test", {"recall_at_1": recall}, None, 9, 3, 9)
     return EpochReport(epoch, losses, evaluation, 1.0, 0.5, 10.0, rates or {"backbone": 1e-4, "hgnn": 1e-3})
 
@@ -56,18 +56,8 @@ def test_recall_curve_is_labelled_with_its_last_value_in_percent() -> None:
 
 
 def test_recall_curve_takes_the_smallest_k_there_is() -> None:
-    epochs = [
-        EpochReport(
-            e,
-            {},
-            EvalReport("test", {"recall_at_100": 0.9, "recall_at_10": 0.5}, None, 9, 3, 9),
-            0.0,
-            0.0,
-            0.0,
-            {},
-        )
-        for e in (0, 1)
-    ]
+    evaluation = EvalReport("test", {"recall_at_100": 0.9, "recall_at_10": 0.5}, None, 9, 3, 9)
+    epochs = [dataclasses.replace(epoch_report(number), evaluation=evaluation) for number in (0, 1)]
     assert "Recall@10, %" in texts(plots.recall_curve(epochs))
 
 
@@ -85,10 +75,8 @@ def test_a_rate_of_zero_is_a_gap_and_not_a_warning(rate: float) -> None:
 
 
 def test_a_loss_that_is_no_number_is_drawn_as_a_gap() -> None:
-    epochs = [
-        EpochReport(e, {"total": value}, None, 1.0, 0.0, 1.0, {})
-        for e, value in ((1, 2.0), (2, float("nan")))
-    ]
+    losses = enumerate((2.0, float("nan")), 1)
+    epochs = [dataclasses.replace(epoch_report(e), losses={"total": value}) for e, value in losses]
     assert plots.loss_curves(epochs).startswith("<svg")
 
 

@@ -3,24 +3,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from html_page import Page
+from scipy import stats
 from torch import Tensor
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, override
 from tuplet.data.image_tables import ImageTable
-from tuplet.errors import InputError
+from tuplet.errors import DataError, RunFolderError
 from tuplet.evaluation.evaluate import ClusteringReport, EmbeddedSplit, EvalReport
-from tuplet.report.run_report import ReportContent, _shortened, write_report
-from tuplet.training.run_folder import EpochReport
-
-VOID = {"meta", "img", "br", "wbr", "link"}
+from tuplet.report.run_report import ReportContent, _shortened, summary_page, write_report
+from tuplet.training.run_folder import EpochReport, Run
 
 
 class Drawn(ImageTable):
@@ -33,44 +32,12 @@ class Drawn(ImageTable):
         return f"photos/{index}.png"
 
 
-class Page(HTMLParser):
-    """The page's text, tags and attributes; fails where tags do not nest."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.stack: list[str] = []
-        self.pieces: list[str] = []
-        self.feed(self.source)
-        assert self.stack == []
-        self.text = re.sub(r"\s+", " ", "".join(self.pieces).replace("\N{NO-BREAK SPACE}", " "))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-        if tag in ("td", "th", "dt", "dd", "p", "li"):
-            self.pieces.append(" ")
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.stack:
-            self.pieces.append(data)
+class Report(Page):
+    """A report's numbers and pictures."""
 
     def row(self, title: str) -> list[str]:
         """The cells right of a metric's title."""
-        row = next(
-            r
-            for r in re.findall(r"<tr>.*?</tr>", self.source)
-            if f'"title">{title}<' in r or f">{title}<" in r
-        )
+        row = next(r for r in re.findall(r"<tr>.*?</tr>", self.source) if f">{title}<" in r)
         cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
         return [re.sub(r"<[^>]*>", "", cell).replace("&nbsp;", " ").strip() for cell in cells]
 
@@ -79,11 +46,8 @@ class Page(HTMLParser):
         found = []
         for row in self.source.split('<li class="card row">')[1:]:
             query, neighbours = row.split("<ol>", 1)[0], row.split("<ol>", 1)[1].split("</ol>", 1)[0]
-            name = re.search(r'title="[^"]* · ([^"]*)"', query)
-            assert name is not None
-            found.append(
-                (name[1], re.findall(r'class="mark">(\S+) .*?class="name">(.*?)</span>', neighbours))
-            )
+            (name,) = re.findall(r'title="[^"]* · ([^"]*)"', query)
+            found.append((name, re.findall(r'class="mark">(\S+) .*?class="name">(.*?)</span>', neighbours)))
         return found
 
 
@@ -127,17 +91,17 @@ def content(**changes: object) -> ReportContent:
     return dataclasses.replace(usual, **changes)  # type: ignore[arg-type]
 
 
-def written(tmp_path: Path, **changes: object) -> Page:
+def written(tmp_path: Path, **changes: object) -> Report:
     write_report(content(**changes), tmp_path / "report.html")
-    return Page(tmp_path / "report.html")
+    return Report((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+def page(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return written(tmp_path_factory.mktemp("run"))
 
 
-def test_headline_says_what_was_trained_and_how_good_it_is(page: Page) -> None:
+def test_headline_says_what_was_trained_and_how_good_it_is(page: Report) -> None:
     text = page.text
     assert "Recall@1 on 106 classes never seen in training: 41.2 % before, 90.3 % after 2 epochs." in text
     assert "trained with the HIST loss on 12 images of 3 classes (birds)" in text
@@ -157,7 +121,7 @@ def test_an_oracles_number_is_called_so_wherever_it_leads(tmp_path: Path) -> Non
     assert "trained with the supcon loss on" in text
 
 
-def test_tables_hold_the_numbers_given(page: Page) -> None:
+def test_tables_hold_the_numbers_given(page: Report) -> None:
     assert page.row("Recall@1") == ["41.2 %", "90.3 %", "+49.1"]
     assert page.row("Recall@8") == ["95.0 %", "95.0 %", "±0.0"]
     assert page.row("R-precision") == ["40.0 %", "40.0 %", "±0.0"]
@@ -169,21 +133,7 @@ def test_tables_hold_the_numbers_given(page: Page) -> None:
     assert "Training 20.0 s Images a second 100 2 evaluations 0.8 s" in page.text
 
 
-def test_a_fall_is_shown_with_a_minus(tmp_path: Path) -> None:
-    page = written(tmp_path, epochs=[epoch(0, evaluation(0.5)), epoch(2, evaluation(0.4))])
-    assert page.row("Recall@1") == ["50.0 %", "40.0 %", "\N{MINUS SIGN}10.0"]
-
-
-def test_validation_is_called_so(tmp_path: Path) -> None:
-    measured = dataclasses.replace(evaluation(0.6), split="validation")
-    config = override(RunConfig(), {"evaluation.split": "validation", "schedule.epochs": 2})
-    page = written(tmp_path, config=config, epochs=[epoch(2, measured)])
-    assert "Measured on the validation split: classes held out of the training classes" in page.text
-    assert "Validation classes" in page.text
-    assert "Test classes" not in page.text
-
-
-def test_the_page_needs_nothing_but_itself(page: Page) -> None:
+def test_the_page_needs_nothing_but_itself(page: Report) -> None:
     assert "://" not in page.source
     assert "@import" not in page.source
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "base", "form"})
@@ -196,7 +146,7 @@ def test_the_page_needs_nothing_but_itself(page: Page) -> None:
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page.source))
 
 
-def test_the_page_can_be_read_by_a_screen_reader(page: Page) -> None:
+def test_the_page_can_be_read_by_a_screen_reader(page: Report) -> None:
     headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1
     assert headings.count(1) == 1
@@ -227,7 +177,7 @@ def test_text_from_the_data_is_escaped(tmp_path: Path) -> None:
     assert "Łódź_\N{CAT FACE}_?" in page.text
 
 
-def test_mistakes_are_ordered_by_how_far_they_miss(page: Page) -> None:
+def test_mistakes_are_ordered_by_how_far_they_miss(page: Report) -> None:
     rows = page.rows_of_pictures()
     # The nearest wrong and the nearest right are 1° and 87° from ant's third, 1° and 35° from bee's third.
     # Then come cats, whose nearest is ant's third, at 1°, and whose nearest right is at 2° and 1°.
@@ -277,36 +227,44 @@ def test_confused_classes_are_counted_both_ways(tmp_path: Path) -> None:
     assert re.findall(r"<b>([\d.]+)&nbsp;%</b>", hardest)[:2] == ["0.0", "0.0"]
 
 
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        ([epoch(0, None)], ["Nothing was measured in this run."]),
+        ([], ["No epoch was trained, so there are no curves."]),
+        ([epoch(0, evaluation(0.4)), epoch(1, evaluation(0.5))], ["The run stopped at epoch 1 of 2."]),
+        ([epoch(1, evaluation(0.5)), epoch(2, None)], ["Epochs after 1 were trained and not evaluated"]),
+        (
+            [epoch(0, evaluation(0.412)), epoch(1, None)],
+            ["seen in training: 41.2 % before training.", "no later epoch was evaluated", "41.2 % – –"],
+        ),
+        (
+            [epoch(0, evaluation(0.5)), epoch(2, evaluation(0.4))],
+            ["50.0 % 40.0 % \N{MINUS SIGN}10.0", "no nmi"],
+        ),
+        (
+            [epoch(2, dataclasses.replace(evaluation(0.6), split="validation"))],
+            [
+                "Measured on the validation split: classes held out of",
+                "Validation classes",
+                "no test classes",
+            ],
+        ),
+    ],
+)
+def test_the_page_says_what_was_measured(epochs: list[EpochReport], said: list[str], tmp_path: Path) -> None:
+    changes = {"evaluation.split": "validation"} if "Validation classes" in said else {}
+    config = override(content().config, changes)
+    text = written(tmp_path, epochs=epochs, config=config).text
+    for sentence in said:
+        assert sentence in text or (sentence.startswith("no ") and sentence[3:] not in text.lower()), sentence
+
+
 def test_no_mistakes_is_said(tmp_path: Path) -> None:
     evaluated = split(at_angles([0, 1, 90, 91]), [0, 0, 1, 1], ["ant", "bee"])
     text = written(tmp_path, evaluated=evaluated).text
     assert "There are none: the nearest image of every one of the 4 queries is of its class." in text
     assert "No class is confused with another at rank 1." in text
-
-
-def test_only_the_network_before_training_was_evaluated(tmp_path: Path) -> None:
-    page = written(tmp_path, epochs=[epoch(0, evaluation(0.412)), epoch(1, None)])
-    assert "never seen in training: 41.2 % before training." in page.text
-    assert "no later epoch was evaluated" in page.text
-    assert page.row("Recall@1") == ["41.2 %", "–", "–"]
-
-
-def test_nothing_was_evaluated(tmp_path: Path) -> None:
-    assert "Nothing was measured in this run." in written(tmp_path, epochs=[epoch(0, None)]).text
-    assert "No epoch was trained, so there are no curves." in written(tmp_path, epochs=[]).text
-
-
-def test_a_run_that_stopped_early_says_so(tmp_path: Path) -> None:
-    epochs = [epoch(0, evaluation(0.4)), epoch(1, evaluation(0.5))]
-    assert "The run stopped at epoch 1 of 2." in written(tmp_path, epochs=epochs).text
-    epochs = [epoch(1, evaluation(0.5)), epoch(2, None)]
-    assert "Epochs after 1 were trained and not evaluated" in written(tmp_path, epochs=epochs).text
-
-
-def test_without_clustering_no_nmi_is_shown(tmp_path: Path) -> None:
-    text = written(tmp_path, epochs=[epoch(0, evaluation(0.4)), epoch(2, evaluation(0.5))]).text
-    assert "NMI" not in text
-    assert "AMI" not in text
 
 
 @pytest.mark.parametrize(("labels", "asked"), [([0], 0), ([0, 1], 0), ([0, 0], 2), ([0, 0, 1], 2)])
@@ -323,7 +281,7 @@ def test_tiny_sets_and_classes_of_one_image(tmp_path: Path, labels: list[int], a
 def test_what_was_run_can_be_run_again(tmp_path: Path) -> None:
     folder = tmp_path / "my runs"
     write_report(content(), folder / "report.html")
-    page = Page(folder / "report.html")
+    page = Report((folder / "report.html").read_text(encoding="utf-8"))
     assert f"tuplet train --config '{folder.as_posix()}/config.yaml'" in page.text
     shown = "".join(page.pieces).split("Configuration")[1].split("Environment")[0]
     assert from_dict(yaml.safe_load(shown)) == content().config
@@ -331,7 +289,7 @@ def test_what_was_run_can_be_run_again(tmp_path: Path) -> None:
     assert "hardware.gpu –" in page.text
 
 
-def test_long_notes_are_folded_away(page: Page, tmp_path: Path) -> None:
+def test_long_notes_are_folded_away(page: Report, tmp_path: Path) -> None:
     assert "<details open><summary>1 note<" in page.source
     long = written(tmp_path, notes=[f"{i}.jpg: skipped" for i in range(1500)])
     assert "<details><summary>1,500 notes<" in long.source
@@ -351,8 +309,9 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
     diverged = split(np.array([[np.nan, 1.0], [1.0, 0.0]]), [0, 0], ["ant"])
-    with pytest.raises(InputError, match="1 of 2 evaluated embeddings are not finite"):
+    with pytest.raises(DataError) as error:
         write_report(content(evaluated=diverged), path)
+    assert (error.value.subject, error.value.given) == ("evaluated", 1)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
@@ -360,3 +319,33 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
 def test_long_class_names_keep_both_ends() -> None:
     assert _shortened("crab") == "crab"
     assert _shortened("Japanese_(katakana)_character12") == "Japanese_(…character12"
+
+
+def finished(folder: Path, config: RunConfig, shares: dict[str, float]) -> Run:
+    """Return a run whose metrics were these before training and after its only epoch."""
+    run = Run.create(config, folder)
+    evaluation = EvalReport("test", shares, None, 30, 5, 30)
+    for epoch in range(2):
+        run.append(EpochReport(epoch, {}, evaluation, 2.0 * epoch, 0.0, 0.0, {}))
+    run.write_json(run.environment_file, {"processor": "a", "cores": 2, "device": "cpu", "torch": "2"})
+    return run
+
+
+def test_no_interval_passes_the_ends_of_the_scale(tiny: RunConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=1))
+    seeds = [{"recall_at_1": 0.40, "recall_at_2": 0.97, "map_at_r": 0.301}, {}]
+    seeds[1] = {"recall_at_1": 0.60, "recall_at_2": 0.99, "map_at_r": 0.303}
+    runs = [
+        finished(tmp_path / str(seed), dataclasses.replace(config, seed=seed), shares)
+        for seed, shares in enumerate(seeds)
+    ]
+    page = summary_page("tiny", runs, command="tuplet train demo")
+    low, _ = stats.ttest_1samp([97, 99], 0).confidence_interval(0.95)
+    inside, beyond = stats.ttest_1samp([30.1, 30.3], 0).confidence_interval(0.95)
+    assert "| Recall@1 | 50.0 | 50.0 | 14.1 | 0.0 to 100.0 |" in page
+    assert f"| Recall@2 | 98.0 | 98.0 | 1.4 | {low:.1f} to 100.0 |" in page
+    assert f"| MAP@R | 30.2 | 30.2 | 0.1 | {inside:.1f} to {beyond:.1f} |" in page
+    other = finished(tmp_path / "2", dataclasses.replace(config, seed=2, name="other"), seeds[0])
+    with pytest.raises(RunFolderError) as error:
+        summary_page("tiny", [*runs, other], command="tuplet train demo")
+    assert error.value.subject == str(other.folder)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from processes import in_processes
 from torch import Tensor
+from training_runs import assert_same_weights, trained
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.errors import InputError
+from tuplet.errors import DeviceError
 from tuplet.training.devices import keeping_memory
-from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run
 
 CPU = torch.device("cpu")
@@ -100,28 +100,18 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> CountingBackend:
     return counting
 
 
-def weights(run: Run) -> dict[str, Tensor]:
-    state = run.load_checkpoint()
-    assert state is not None
-    return {f"{part}.{name}": value for part in ("network", "loss") for name, value in state[part].items()}
-
-
 def test_a_compiled_run_that_was_stopped_ends_as_one_that_was_not_compiled(
     tiny: RunConfig, backend: CountingBackend, tmp_path: Path
 ) -> None:
     compiled = Run.create(override(tiny, {"compute.compile": True}), tmp_path / "compiled")
-    epochs = train_epochs(compiled)
-    next(epochs)
-    next(epochs)
-    epochs.close()
-    list(train_epochs(compiled))
+    trained(compiled, 2)
+    trained(compiled)
     # The steps, and nothing of the measuring after each epoch.
     assert backend.calls == 3 * (36 // 8)
     plain = Run.create(tiny, tmp_path / "plain")
-    list(train_epochs(plain))
+    trained(plain)
     assert backend.calls == 3 * (36 // 8)
-    assert weights(compiled).keys() == weights(plain).keys()
-    assert [n for n, value in weights(plain).items() if not torch.equal(value, weights(compiled)[n])] == []
+    assert_same_weights(plain, compiled)
     assert compiled.embedder().state_dict().keys() == plain.embedder().state_dict().keys()
 
 
@@ -129,7 +119,8 @@ def test_no_compiler_is_one_line(tiny: RunConfig, monkeypatch: pytest.MonkeyPatc
     config = pytest.importorskip("torch._inductor.config")
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     run = Run.create(override(tiny, {"compute.compile": True}), tmp_path / "run")
-    with pytest.raises(InputError, match=r"compute\.compile is True .*want a C\+\+ compiler") as caught:
-        next(train_epochs(run))
-    assert "\n" not in str(caught.value)
+    with pytest.raises(DeviceError) as error:
+        trained(run, 1)
+    assert error.value.subject == "compute.compile"
+    assert "\n" not in str(error.value)
     assert not run.checkpoint_file.exists()

@@ -9,7 +9,8 @@ import torch
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_split
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError
+from tuplet.evaluation.evaluate import EvalReport
 from tuplet.training.devices import launch
 from tuplet.training.experiment import (
     ImageCache,
@@ -17,11 +18,12 @@ from tuplet.training.experiment import (
     epochs_of_runs,
     fold_folder,
     fold_of,
+    label_of_network,
     open_run,
     select,
 )
 from tuplet.training.loop import train_epochs
-from tuplet.training.run_folder import Run
+from tuplet.training.run_folder import EpochReport, Run
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +88,9 @@ def test_a_run_with_other_settings_is_left_alone(tiny: RunConfig, tmp_path: Path
     assert open_run(tiny, tmp_path / "run").folder == run.folder
     on_more = override(tiny, {"compute.num_workers": 1})
     assert open_run(on_more, tmp_path / "run").config == on_more
-    with pytest.raises(InputError, match="holds a run with other settings"):
+    with pytest.raises(RunFolderError) as error:
         open_run(replace(tiny, seed=5), tmp_path / "run")
+    assert error.value.subject == str(run.folder)
 
 
 def test_a_fold_measures_every_epoch_and_no_test_class(tiny: RunConfig) -> None:
@@ -105,3 +108,48 @@ def test_images_are_read_again_only_where_others_are_needed(tiny: RunConfig) -> 
     larger = images.of(override(tiny, {"data.image_size": 72}))
     assert larger is not first
     assert larger.train.image(0).shape == (3, 72, 72)
+
+
+def epochs(*recalls: float | None) -> list[EpochReport]:
+    """Return one report an epoch, from epoch 0 on; None: not measured."""
+
+    def measured(recall: float | None) -> EvalReport | None:
+        return None if recall is None else EvalReport("test", {"recall_at_1": recall}, None, 4, 2, 4)
+
+    return [EpochReport(number, {}, measured(one), 1.0, 0.0, 1.0, {}) for number, one in enumerate(recalls)]
+
+
+def test_last_takes_the_last_however_good_another_was(tiny: RunConfig) -> None:
+    found = select(tiny, epochs(0.1, 0.9, 0.5, 0.4))
+    assert (found.epoch, found.evaluation.retrieval["recall_at_1"]) == (3, 0.4)
+    assert (found.selection, found.label) == ("last", "last epoch of 3")
+
+
+def test_oracle_takes_the_best_on_the_test_classes_and_says_so(tiny: RunConfig) -> None:
+    oracle = override(tiny, {"evaluation.selection": "oracle"})
+    found = select(oracle, epochs(0.1, 0.5, 0.9, 0.9))
+    assert (found.epoch, found.selection) == (2, "oracle")
+    assert found.label == "oracle: epoch 2 of 3, the best on the test classes themselves"
+
+
+def test_validation_says_on_how_many_folds(tiny: RunConfig) -> None:
+    config = override(tiny, {"evaluation.selection": "validation", "schedule.stop_after": 2})
+    label = "epoch 2 of 3, chosen on 4 folds of validation classes"
+    assert select(config, epochs(0.1, 0.9, 0.5)).label == label
+
+
+def test_an_unfinished_run_says_so(tiny: RunConfig) -> None:
+    assert select(tiny, epochs(0.1, None, 0.3)).label == "unfinished: epoch 2 of 3"
+    assert label_of_network(tiny, 1) == "unfinished: epoch 1 of 3"
+
+
+def test_nothing_measured(tiny: RunConfig) -> None:
+    with pytest.raises(RunFolderError):
+        select(tiny, epochs(None, None))
+
+
+def test_the_best_epoch_is_that_of_the_mean_over_folds() -> None:
+    folds = [epochs(0.9, 0.2, 0.8, 0.5), epochs(0.9, 0.9, 0.1, 0.5)]
+    assert best_epoch(folds) == 1  # 0.55; epoch 0 does not count
+    assert best_epoch(folds, at_least=2) == 3
+    assert best_epoch([epochs(0.0, 0.5, None, 0.5)]) == 1

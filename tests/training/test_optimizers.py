@@ -9,10 +9,11 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
+from training_runs import assert_same_weights, trained
 
 from tuplet.config import OptimizerConfig, RunConfig
 from tuplet.config.overrides import override
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 from tuplet.losses.hist import HISTLoss
 from tuplet.models.embedder import Embedder
 from tuplet.training.loop import train_epochs
@@ -107,12 +108,8 @@ def test_every_parameter_has_one_optimizer_and_its_learning_rate(num_layers, nam
     held = [id(parameter) for group in groups for parameter in group["params"]]
     wanted = [id(parameter) for module in (network, loss) for parameter in module.parameters()]
     assert sorted(held) == sorted(wanted)
-    assert [group["name"] for group in optimizers[0].param_groups] == [
-        "backbone",
-        "embedding",
-        "distributions",
-        "hgnn",
-    ]
+    names = [group["name"] for group in optimizers[0].param_groups]
+    assert names == ["backbone", "embedding", "distributions", "hgnn"]
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert rates[id(loss.means)] == 0.5
     assert rates[id(loss.hgnn.output_parameters()[0])] == 0.25
@@ -130,20 +127,16 @@ def test_every_parameter_has_one_optimizer_and_its_learning_rate(num_layers, nam
 
 def test_sparse_gradients_cannot_be_clipped(tiny: RunConfig):
     changes = {"optimizer.class_update": "rowwise", "loss.class_fraction": 0.5, "optimizer.clip_norm": 1.0}
-    with pytest.raises(InputError, match=r"optimizer.clip_norm is 1.0; want 0, for sparse gradients"):
+    with pytest.raises(SettingsError) as error:
         override(tiny, changes)
+    assert error.value.subject == "optimizer.clip_norm"
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.05])
 def test_scaled_gradients_train_clipped_or_not(tiny: RunConfig, tmp_path: Path, clip_norm: float) -> None:
     """What a GPU does with 16-mixed, with a scaler that works on a CPU."""
-    changes = {
-        "compute.precision": "16-mixed",
-        "optimizer.clip_norm": clip_norm,
-        "optimizer.name": "sgd",
-        "schedule.epochs": 1,
-    }
-    run = Run.create(override(tiny, changes), tmp_path / "run")
+    changes = {"compute.precision": "16-mixed", "optimizer.clip_norm": clip_norm, "optimizer.name": "sgd"}
+    run = Run.create(override(tiny, {**changes, "schedule.epochs": 1}), tmp_path / "run")
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     fabric = Fabric(accelerator="cpu", plugins=MixedPrecision("16-mixed", "cpu", scaler))
     norms = []
@@ -163,25 +156,21 @@ def test_scaled_gradients_train_clipped_or_not(tiny: RunConfig, tmp_path: Path, 
 
 def test_16_mixed_has_one_optimizer_and_whole_gradients_on_each_rank(tiny: RunConfig) -> None:
     for changes in ({"optimizer.class_update": "rowwise"}, {"compute.shard_classes": True}):
-        with pytest.raises(InputError, match=r"precision is '16-mixed'; want bf16-mixed or 32-true, for"):
+        with pytest.raises(SettingsError) as error:
             override(tiny, {"compute.precision": "16-mixed", **changes})
+        assert error.value.subject == "compute.precision"
 
 
 def test_a_run_with_sampled_classes_and_sparse_gradients_resumes_bit_for_bit(tiny: RunConfig, tmp_path: Path):
     changes = {"optimizer.class_update": "rowwise", "loss.class_fraction": 0.8, "data.quarter_turns": True}
     config = override(tiny, changes)
     runs = [Run.create(config, tmp_path / name) for name in ("whole", "stopped")]
-    list(train_epochs(runs[0]))
-    epochs = train_epochs(runs[1])
-    for _ in range(2):
-        next(epochs)
-    epochs.close()
-    list(train_epochs(runs[1]))
+    trained(runs[0])
+    trained(runs[1], 2)
+    trained(runs[1])
+    assert_same_weights(*runs)
     states = [run.load_checkpoint() for run in runs]
     assert states[0] is not None
-    assert states[1] is not None
-    for name, value in states[0]["loss"].items():
-        assert torch.equal(states[1]["loss"][name], value), name
     steps = states[0]["optimizers"][1]["state"][0]["steps"]
     assert len(steps) == 24
     assert steps.max() > steps.min()

@@ -7,7 +7,7 @@ import torch
 
 from tuplet.config import RunConfig
 from tuplet.data.files import write_atomically
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError
 from tuplet.training.environment import hash_weights
 from tuplet.training.run_folder import Run
 
@@ -18,15 +18,16 @@ def test_a_run_is_what_create_made(tiny: RunConfig, tmp_path: Path) -> None:
     assert run.reports() == []
     assert run.load_checkpoint() is None
     assert run.read_json(run.environment_file) == {}
-    with pytest.raises(InputError, match=r"has no finished epoch; want one: tuplet train --resume"):
-        run.embedder()
-    with pytest.raises(InputError, match="is not empty; want a new folder"):
-        Run.create(tiny, run.folder)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is a file; want a new folder"):
-        Run.create(tiny, tmp_path / "file")
-    with pytest.raises(InputError, match="there is no run in"):
-        Run(tmp_path)
+    for folder, refused in (
+        (run.folder, run.embedder),  # no finished epoch
+        (run.folder, lambda: Run.create(tiny, run.folder)),  # not empty
+        (tmp_path / "file", lambda: Run.create(tiny, tmp_path / "file")),
+        (tmp_path, lambda: Run(tmp_path)),  # no run
+    ):
+        with pytest.raises(RunFolderError) as error:
+            refused()
+        assert error.value.subject == str(folder)
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +38,7 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
         raise OSError("no space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="no space left"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]

@@ -15,15 +15,15 @@ from typing import cast
 import pytest
 import torch
 from processes import command_started, in_processes, run_command
+from training_runs import assert_close_weights, trained
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError, SettingsError
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import ClassShard
 from tuplet.models.embedder import Embedder
 from tuplet.training.class_shards import load_rows
-from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run, write_config
 from tuplet.training.session import Session
 
@@ -56,30 +56,23 @@ def sharded(tiny: RunConfig) -> RunConfig:
     return override(tiny, changes)
 
 
-def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        torch.testing.assert_close(
-            b[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
-        )
-
-
 @pytest.mark.parametrize("update", ["same", "rowwise"])
 def test_processes_that_share_the_classes_learn_what_one_learns(
     update: str, sharded: RunConfig, tmp_path: Path
 ) -> None:
     config = override(sharded, {"optimizer.name": "sgd", "optimizer.class_update": update})
     one = Run.create(config, tmp_path / "one")
-    list(train_epochs(one))
+    trained(one)
     two = new_run(override(config, {"compute.devices": 2}), tmp_path / "two")
-    assert_close(learnt(one, 5), learnt(two, 5))
+    assert_close_weights(learnt(one, 5), learnt(two, 5))
     assert not [path for path in two.folder.glob("checkpoints/classes-*") if path.name != "classes-2"]
     assert one.reports()[-1].losses == pytest.approx(two.reports()[-1].losses, rel=1e-4)
 
 
 def test_devices_that_each_have_all_classes_sum_over_the_same(tiny: RunConfig) -> None:
-    with pytest.raises(InputError, match=r"class_fraction is 0.5; want 1, or compute.shard_classes"):
+    with pytest.raises(SettingsError) as error:
         override(tiny, {"compute.devices": 2, "loss.class_fraction": 0.5})
+    assert error.value.subject == "loss.class_fraction"
     override(tiny, {"compute.devices": 2, "loss.class_fraction": 0.5, "compute.shard_classes": True})
 
 
@@ -200,9 +193,11 @@ def test_a_process_that_dies_ends_the_job_and_the_run_resumes(endless: Path, tmp
 
 def test_rows_of_other_classes_are_refused(sharded: RunConfig, tmp_path: Path) -> None:
     run = Run.create(override(sharded, {"schedule.epochs": 1}), tmp_path / "run")
-    list(train_epochs(run))
-    with pytest.raises(InputError, match=r"classes-1 holds 5 classes; want 6"):
+    trained(run)
+    with pytest.raises(RunFolderError) as error:
         load_rows(run.classes_folder(1), ClassShard(6))
+    assert (error.value.given, error.value.wanted) == (5, 6)
     (run.classes_folder(1) / ".metadata").unlink()
-    with pytest.raises(InputError, match=r"classes-1 cannot be read .*; want what tuplet wrote"):
-        next(train_epochs(Run(run.folder)))
+    with pytest.raises(RunFolderError) as error:
+        trained(Run(run.folder))
+    assert (error.value.subject, error.value.given) == (str(run.classes_folder(1)), None)
