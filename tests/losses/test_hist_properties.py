@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_incidence_is_one_at_the_own_class_and_in_0_1_elsewhere(distance, seed, 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 2**31), exponent=st.floats(-8, 8))
+@given(seed=st.integers(0, 2**31), exponent=st.floats(-30, 30))
 def test_the_length_of_embeddings_and_means_changes_no_distance(distance, seed, exponent):
     torch.manual_seed(seed)
     embeddings, means, log_variances = torch.randn(7, 5), torch.randn(4, 5), torch.randn(4, 5)
@@ -108,16 +109,12 @@ def test_the_hardest_sample_counts_most(distance):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_every_sample_has_a_gradient(distance):
+def test_gradients_reach_every_sample_and_flow_through_the_incidence(distance):
     loss, embeddings, labels = make(distance=distance)
     by_embeddings = gradients(loss, embeddings, labels)[1]
     assert by_embeddings.isfinite().all()
     assert (by_embeddings.norm(dim=1) > 0).all()
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-def test_gradients_flow_through_the_incidence(distance):
-    loss, embeddings, labels = make(distance=distance)
+    loss.zero_grad()
     loss.terms(embeddings, labels).cross_entropy.backward()
     assert loss.means.grad.norm() > 0
     assert (loss.log_variances.grad is not None) == (distance == "mahalanobis")
@@ -155,7 +152,9 @@ def test_float64_agrees_with_float32(distance):
     torch.testing.assert_close(by_embeddings.double(), by_wide, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.uint32, torch.uint64]
+)
 def test_pytorch_metric_learning_calls_it_so(dtype):
     loss, embeddings, labels = make()
     miner = tuple(torch.arange(3) for _ in range(3))
@@ -196,10 +195,11 @@ def test_means_and_log_variances_start_he_normal_by_fan_out():
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 5])
 def test_number_of_propagations(num_layers):
-    loss = make(num_layers=num_layers)[0]
-    assert (len(loss.hgnn.layers), len(loss.hgnn.norms)) == (num_layers, num_layers - 1)
-    assert [layer.out_features for layer in loss.hgnn.layers] == [8] * (num_layers - 1) + [C]
-    assert loss.hgnn.layers[0].in_features == D
+    hgnn = make(num_layers=num_layers)[0].hgnn
+    shapes = [(layer.in_features, layer.out_features) for layer in hgnn.layers]
+    widths = [D, *[8] * (num_layers - 1), C]
+    assert shapes == list(pairwise(widths))
+    assert len(hgnn.norms) == num_layers - 1
 
 
 @pytest.mark.parametrize("arguments", [{"lambda_s": 0.0}, {"num_layers": 1}, {}], ids=str)
@@ -262,14 +262,6 @@ def test_optimising_the_loss_separates_the_classes():
     assert torch.equal(nearest, labels)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_embeddings_of_extreme_length_keep_their_distances(scale):
-    loss, embeddings, _ = make()
-    plain = class_distances(embeddings, loss.means, loss.log_variances)
-    scaled = class_distances(embeddings * scale, loss.means, loss.log_variances)
-    torch.testing.assert_close(scaled, plain, atol=1e-5, rtol=0)
-
-
 def test_a_zero_embedding_gets_a_bounded_gradient():
     loss, embeddings, labels = make()
     embeddings = embeddings.detach()
@@ -277,12 +269,6 @@ def test_a_zero_embedding_gets_a_bounded_gradient():
     _, by_embeddings, _ = gradients(loss, embeddings, labels)
     assert by_embeddings.isfinite().all()
     assert by_embeddings[3].norm() < 1e3
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint32, torch.uint64])
-def test_labels_of_any_integer_type(dtype):
-    loss, embeddings, labels = make(lambda_s=0.0)
-    assert loss(embeddings, labels.to(dtype)) == loss(embeddings, labels)
 
 
 def test_a_float64_loss_keeps_its_width_on_float32_embeddings():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError, ModelError
 from tuplet.models import Embedder
 from tuplet.models.bn_inception import BNInception
 
@@ -137,17 +137,17 @@ def test_a_file_as_published_loads_strictly(network: BNInception, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("key", "change", "message"),
+    ("key", "change", "given"),
     [
-        ("inception_4d_1x1.bias", None, r"1 keys missing \(inception_4d_1x1.bias\)"),
-        ("inception_4d_1x1.mask", torch.zeros(96), r"1 keys unexpected \(inception_4d_1x1.mask\)"),
-        ("conv2_3x3_bn.bias", torch.zeros(2, 192), r"conv2_3x3_bn.bias \[2, 192\] for \[192\]"),
-        ("conv2_3x3_bn.bias", torch.zeros(192, 1), r"conv2_3x3_bn.bias \[192, 1\] for \[192\]"),
-        ("conv2_3x3_bn.bias", torch.zeros(1, 191), r"conv2_3x3_bn.bias \[1, 191\] for \[192\]"),
+        ("inception_4d_1x1.bias", None, "inception_4d_1x1.bias"),
+        ("inception_4d_1x1.mask", torch.zeros(96), "inception_4d_1x1.mask"),
+        ("conv2_3x3_bn.bias", torch.zeros(2, 192), "conv2_3x3_bn.bias [2, 192] for [192]"),
+        ("conv2_3x3_bn.bias", torch.zeros(192, 1), "conv2_3x3_bn.bias [192, 1] for [192]"),
+        ("conv2_3x3_bn.bias", torch.zeros(1, 191), "conv2_3x3_bn.bias [1, 191] for [192]"),
     ],
 )
 def test_another_file_says_what_does_not_fit(
-    network: BNInception, key: str, change: Tensor | None, message: str, tmp_path: Path
+    network: BNInception, key: str, change: Tensor | None, given: str, tmp_path: Path
 ) -> None:
     state = as_published(network)
     if change is None:
@@ -156,8 +156,9 @@ def test_another_file_says_what_does_not_fit(
         state[key] = change
     file = tmp_path / "w.pth"
     torch.save(state, file)
-    with pytest.raises(InputError, match=rf"does not fit bn_inception: .*{message}"):
+    with pytest.raises(ModelError) as caught:
         Embedder("bn_inception", 8, weights=file)
+    assert (caught.value.given, caught.value.wanted) == ([given], "bn_inception")
 
 
 @pytest.fixture
@@ -188,19 +189,16 @@ def test_published_weights_are_fetched_and_their_hash_is_checked(
     )
     wrong = file.rename(tmp_path / "bn_inception-52deb4733.pth")
     published_at(wrong.as_uri())
-    with pytest.raises(InputError, match=r'could not be fetched \(invalid hash value \(expected "52deb4733"'):
+    with pytest.raises(ModelError) as caught:
         Embedder("bn_inception", 8)
+    assert 'invalid hash value (expected "52deb4733"' in str(caught.value.__cause__)
 
 
 def test_no_network_says_where_the_file_is(published_at) -> None:
     published_at("http://127.0.0.1:9/bn_inception-52deb4733.pth")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ModelError) as caught:
         Embedder("bn_inception", 8)
-    message = str(caught.value)
-    assert "weights of bn_inception could not be fetched (http://127.0.0.1:9/bn_inception-5" in message
-    assert message.endswith(
-        "want a network connection, or model.weights, a local file of them, or model.pretrained False"
-    )
+    assert "http://127.0.0.1:9/bn_inception-52deb4733.pth" in str(caught.value)
 
 
 def test_sides_that_do_not_halve_evenly_are_refused(network: BNInception) -> None:
@@ -208,7 +206,6 @@ def test_sides_that_do_not_halve_evenly_are_refused(network: BNInception) -> Non
         for side in (31, 38, 63, 70):
             assert network.forward_features(torch.rand(1, 3, side, 38)).shape[2:] == ((side + 1) // 32, 1)
         for height, width in ((30, 64), (64, 39), (16, 16), (80, 80)):
-            with pytest.raises(
-                InputError, match=f"images are {height} x {width} pixels; want multiples of 32"
-            ):
+            with pytest.raises(DataError) as caught:
                 network.forward_features(torch.rand(1, 3, height, width))
+            assert caught.value.given == (height, width)

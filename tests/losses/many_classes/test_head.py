@@ -114,9 +114,8 @@ def test_log_variances_on_the_bounds_of_their_clip_have_the_gradient_of_plain(pl
 @pytest.mark.parametrize("extent", [0, 12])
 def test_float32(monkeypatch, distance, implementation, extent):
     n, num_classes, width = 32, 500, 64
-    loss = make(n=n, num_classes=num_classes, width=width, hidden=32, dtype=torch.float32, distance=distance)[
-        0
-    ]
+    sizes = {"n": n, "num_classes": num_classes, "width": width, "hidden": 32}
+    loss = make(**sizes, dtype=torch.float32, distance=distance)[0]
     set_chunks(monkeypatch, 100, row_bytes=4 * width, keep=False)
     scales = torch.logspace(-extent, extent, num_classes)[:, None]
     embeddings, labels = torch.randn(n, width), torch.randperm(num_classes)[:8].repeat(4)
@@ -279,9 +278,7 @@ def test_a_compiled_training_step_gives_the_same_without_a_warning(monkeypatch):
             assert apart(loss.means.grad, by_means) < 1e-12
     # Where one graph ends, torch itself looks for .grad of what the next begins with.
     messages = [str(each.message) for each in caught]
-    assert [
-        text for text in messages if "The .grad attribute of a Tensor that is not a leaf" not in text
-    ] == []
+    assert all("The .grad attribute of a Tensor that is not a leaf" in text for text in messages)
 
 
 def test_no_single_graph_holds_the_loss_for_its_checks_read_labels():

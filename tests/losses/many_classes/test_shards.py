@@ -70,10 +70,8 @@ def errors(case, rank, ranks):
     """How far this process is from one process alone, relative to the norm of all gradients."""
     embeddings, labels = batch(case)
     embeddings.requires_grad_()
-    whole, part = (
-        build(case, ClassShard(case.num_classes)),
-        build(case, ClassShard.of_group(case.num_classes)),
-    )
+    whole = build(case, ClassShard(case.num_classes))
+    part = build(case, ClassShard.of_group(case.num_classes))
     wanted = whole.terms(embeddings, labels)
     wanted.total.backward()
     mine = slice(rank * N // ranks, (rank + 1) * N // ranks)
@@ -96,7 +94,7 @@ def errors(case, rank, ranks):
         yield (parameter.grad - expected).norm() / scale
 
 
-def compare(rank, ranks, port, queue):
+def compare(rank, ranks, port, queue, folder):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -107,51 +105,30 @@ def compare(rank, ranks, port, queue):
     value = sampled.terms(*batch(Case(103))).total
     value.backward()
     moved = int((sampled.means.grad.abs().sum(dim=1) > 0).sum())
-    queue.put((rank, found, float(value.detach()), moved))
+    shard = ClassShard.of_group(9)
+    rows = load_rows(folder / "by one", shard)
+    save_rows(folder / "by four", {name: 2 * value for name, value in rows.items()}, shard)
+    queue.put((rank, found, float(value.detach()), moved, rows["means"].tolist()))
     distributed.destroy_process_group()
 
 
-def test_four_processes_compute_the_loss_and_the_gradients_of_one():
-    said = in_processes(compare, 4)
-    for rank, found, _, _ in said:
+def test_four_processes_compute_what_one_does_and_read_and_write_its_rows(tmp_path):
+    written = {"means": torch.arange(27.0).view(9, 3), "biases": torch.arange(9.0)}
+    save_rows(tmp_path / "by one", written, ClassShard(9))
+    results = in_processes(compare, 4, tmp_path)
+    for rank, found, *_ in results:
         for case, worst in zip(CASES, map(max, found), strict=True):
             assert worst < (1e-12 if case.dtype == torch.float64 else 1e-5), (rank, case, worst)
     # With half of the classes in the sum, all agree on one loss, below that of all classes.
-    values = [value for _, _, value, _ in said]
+    _, _, values, moved, rows = zip(*results, strict=True)
     assert len(set(values)) == 1
     assert values[0] < float(build(Case(103), ClassShard(103)).terms(*batch(Case(103))).total.detach())
-    assert [moved for *_, moved in said] == [13, 13, 13, 12]
-
-
-def write(rank, ranks, port, queue, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    shard = ClassShard.of_group(9)
-    rows = torch.arange(27.0).view(9, 3)[shard.first : shard.first + shard.num_kept]
-    save_rows(folder, {"means": rows, "biases": rows[:, 0].contiguous()}, shard)
-    queue.put(rank)
-    distributed.destroy_process_group()
-
-
-def read(rank, ranks, port, queue, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    shard = ClassShard.of_group(9)
-    rows = load_rows(folder, shard)
-    queue.put((rank, shard.num_kept, rows["means"].tolist(), rows["biases"].tolist()))
-    distributed.destroy_process_group()
-
-
-def test_rows_written_by_three_processes_are_read_by_four_and_by_one(tmp_path):
-    in_processes(write, 3, tmp_path / "rows")
-    wanted = torch.arange(27.0).view(9, 3)
-    alone = load_rows(tmp_path / "rows", ClassShard(9))
-    assert torch.equal(alone["means"], wanted)
-    assert torch.equal(alone["biases"], wanted[:, 0])
-    said = in_processes(read, 4, tmp_path / "rows")
-    assert [kept for _, kept, _, _ in said] == [3, 3, 3, 0]
-    assert [row for *_, means, _ in said for row in means] == wanted.tolist()
-    assert [bias for *_, biases in said for bias in biases] == wanted[:, 0].tolist()
+    assert moved == (13, 13, 13, 12)
+    # Of nine classes the last process keeps none.
+    assert [len(part) for part in rows] == [3, 3, 3, 0]
+    assert [row for part in rows for row in part] == written["means"].tolist()
+    read = load_rows(tmp_path / "by four", ClassShard(9))
+    assert all(torch.equal(read[name], 2 * value) for name, value in written.items())
 
 
 def test_first_values_are_those_of_the_whole_loss_for_any_number_of_processes():
