@@ -33,7 +33,8 @@ class DataConfig:
     split_seed: int | None = None
     """None: the first classes by name train. A number: a random share of them, drawn with this seed."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """An image that cannot be read: stop with its path, or read all once before, skip and list those."""
+    """What to do about unreadable images: stop at the first; or read all before training, skip and list
+    them."""
     glyph_train_classes: int = 100
     """Generated characters that train, >= 2; source=glyphs only."""
     glyph_test_classes: int = 100
@@ -44,17 +45,17 @@ class DataConfig:
     """Side of the square the network sees, pixels, >= 8."""
     resize: int | None = None
     """Short side before the centre crop at test, pixels, >= image_size; None: 256 / 224 of image_size.
-    augmentation=crop-flip alone reads it; the others take the whole image."""
+    Used by augmentation=crop-flip only; the others take the whole image."""
     augmentation: Augmentation = "crop-flip"
     """Training: crop-flip is RandomResizedCrop and a horizontal flip; affine is for characters; or none."""
     quarter_turns: bool = False
-    """Each training class turned by 90, 180 and 270 degrees is another class: for characters."""
+    """Add each training class turned by 90, 180 and 270 degrees as three more classes: for characters."""
     cache: Literal["none", "memory"] = "none"
     """memory: decode once and keep every image, short side at `resize`, as uint8. For sets that fit."""
     sampler: Literal["random", "per-class"] = "random"
-    """random: shuffled; per-class: `images_per_class` images of each class that is in the batch."""
+    """random: shuffled; per-class: `images_per_class` images of each class in the batch."""
     batch_size: int = 32
-    """Images a step over all ranks, N, >= 2."""
+    """Images a step, N, over all ranks together, >= 2."""
     images_per_class: int = 4
     """Images a class in a batch, >= 1, dividing batch_size; sampler=per-class only."""
     label_noise: float = 0.0

@@ -47,8 +47,8 @@ class LossConfig:
     alpha: float = 0.9
     """Decay of the semantic tuplets per unit of distance (Eq. 3), > 0; see `alpha_control`."""
     alpha_control: bool = False
-    """Admit alpha <= 0, outside of the paper's range, as a control: with 0 every sample of the batch belongs
-    wholly to every tuplet, below 0 the more the farther it is."""
+    """Allow alpha <= 0, outside the paper's range, as a control experiment: at 0 every sample of the batch
+    has weight 1 in every tuplet, below 0 the weight grows with the distance."""
     lambda_s: float = 1.0
     """Weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 leaves the HGNN out."""
     hidden_dim: int = 512

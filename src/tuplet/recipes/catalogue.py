@@ -25,43 +25,23 @@ from tuplet.recipes.paper import PAPER_RECIPES
 
 def demo() -> RunConfig:
     """Generated characters, a small network, a minute on two cores: to see the whole job at work."""
-    return RunConfig(
-        name="demo",
-        data=DataConfig(
-            source="glyphs",
-            glyph_train_classes=100,
-            glyph_test_classes=60,
-            glyphs_per_class=16,
-            image_size=48,
-            augmentation="affine",
-            cache="memory",
-            batch_size=32,
-        ),
-        model=_small_network(),
-        loss=LossConfig(tau=16.0, alpha=1.0, hidden_dim=128),
-        optimizer=_small_network_optimizer(),
-        schedule=ScheduleConfig(epochs=15, warmup_epochs=0, decay="cosine"),
-        compute=ComputeConfig(num_workers=1),
+    data = DataConfig(
+        source="glyphs",
+        glyph_train_classes=100,
+        glyph_test_classes=60,
+        glyphs_per_class=16,
+        image_size=48,
+        augmentation="affine",
+        cache="memory",
+        batch_size=32,
     )
+    return _characters("demo", data, tau=16.0, epochs=15)
 
 
 def omniglot() -> RunConfig:
-    """Handwritten characters below data.root, a small network trained from nothing, in minutes."""
-    return RunConfig(
-        name="omniglot",
-        data=DataConfig(
-            image_size=48,
-            augmentation="affine",
-            quarter_turns=True,
-            cache="memory",
-            batch_size=32,
-        ),
-        model=_small_network(),
-        loss=LossConfig(tau=8.0, alpha=1.0, hidden_dim=128),
-        optimizer=_small_network_optimizer(),
-        schedule=ScheduleConfig(epochs=16, warmup_epochs=0, decay="cosine"),
-        compute=ComputeConfig(num_workers=1),
-    )
+    """Handwritten characters below data.root, a small network trained from scratch, in minutes."""
+    data = DataConfig(image_size=48, augmentation="affine", quarter_turns=True, cache="memory", batch_size=32)
+    return _characters("omniglot", data, tau=8.0, epochs=16)
 
 
 def folder() -> RunConfig:
@@ -75,16 +55,20 @@ def folder() -> RunConfig:
     )
 
 
-def _small_network() -> ModelConfig:
-    return ModelConfig(backbone="tuplet_convnet", embedding_dim=128, pretrained=False)
-
-
-def _small_network_optimizer() -> OptimizerConfig:
-    return OptimizerConfig(lr_backbone=1e-3, lr_embedding=1e-3, lr_distributions=3e-2, lr_hgnn=1e-3)
+def _characters(name: str, data: DataConfig, *, tau: float, epochs: int) -> RunConfig:
+    return RunConfig(
+        name=name,
+        data=data,
+        model=ModelConfig(backbone="tuplet_convnet", embedding_dim=128, pretrained=False),
+        loss=LossConfig(tau=tau, alpha=1.0, hidden_dim=128),
+        optimizer=OptimizerConfig(lr_backbone=1e-3, lr_embedding=1e-3, lr_distributions=3e-2, lr_hgnn=1e-3),
+        schedule=ScheduleConfig(epochs=epochs, warmup_epochs=0, decay="cosine"),
+        compute=ComputeConfig(num_workers=1),
+    )
 
 
 COMPARE_SAMPLES: tuple[LossName, ...] = ("multi-similarity", "triplet", "supcon")
-"""Losses of the samples of a batch alone: without two of a class they have nothing to learn from."""
+"""Losses that compare the samples of a batch: without two of a class they learn nothing."""
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "demo": demo,
@@ -118,9 +102,9 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
 
     Args:
         config: whose data, network, schedule and settings of HIST stay.
-        name: hist, or a rival, then with its published settings. Those that compare the samples of a batch
-            get `data.images_per_class` images of each class, where batches were random; or the number nearest
-            to it that divides the batch into two classes or more.
+        name: hist, or a rival with its published settings. For a rival that compares samples, random batches
+            become `data.images_per_class` images of each class, or the nearest number that divides the batch
+            into two classes or more.
 
     Raises: SettingsError: no such loss, a batch that cannot be divided so, or a setting that only hist has.
     """
