@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from PIL import Image
@@ -25,7 +26,7 @@ def put(root: Path, *names: str, size: tuple[int, int] = (4, 3)) -> Path:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in {".png", ".JPG"}:
-            Image.new("RGB", size, "teal").save(path, "PNG")
+            Image.new("RGB", size, f"#{crc32(bytes(path)) & 0xFFFFFF:06x}").save(path, "PNG")
         else:
             path.write_bytes(b"no image")
     return root

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tuplet.data.decoding import image_extensions
 from tuplet.data.image_tables import FileImages
+from tuplet.data.shared_images import without_queries
 from tuplet.data.splits import ClassPaths, ReadSettings, Split, file_images, readable, split_of_classes
 from tuplet.errors import DataError, counted, unusable
 
@@ -45,6 +46,9 @@ def load_folder(root: Path, settings: ReadSettings | None = None) -> Split:
     parts, skipped = readable(parts, settings)
     if not any(parts):
         raise unusable(root, _NO_IMAGES, _WANTED)
+    if len(parts) == 3:
+        parts[2], left_out = without_queries(parts[2], parts[1], root)
+        notes += left_out
     return split_of_classes(root, parts, settings, skipped=skipped, notes=notes)
 
 

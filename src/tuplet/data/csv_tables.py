@@ -9,6 +9,7 @@ from pathlib import Path
 from tuplet.data.class_folders import LAYOUTS, require_files, root_error
 from tuplet.data.label_files import csv_rows, existing, naming
 from tuplet.data.parquet import read_columns
+from tuplet.data.shared_images import without_queries
 from tuplet.data.splits import ClassPaths, ReadSettings, Split, readable, split_of_classes
 from tuplet.errors import DataError, counted, unusable
 
@@ -40,7 +41,10 @@ def load_table(file: Path, settings: ReadSettings | None = None) -> Split:
     parts, skipped = readable(parts, settings)
     if not any(parts):
         raise unusable(file, f"has no image that can be read, the first: {skipped[0]}", "paths of images")
-    return split_of_classes(file, parts, settings, skipped=skipped)
+    notes: list[str] = []
+    if len(parts) == 3:
+        parts[2], notes = without_queries(parts[2], parts[1], file)
+    return split_of_classes(file, parts, settings, skipped=skipped, notes=notes)
 
 
 def _rows(file: Path) -> tuple[list[tuple[str, ...]], bool]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Float, Float64
+
 from tuplet.errors import DataError
 from tuplet.evaluation.embedding_files import LabelledEmbeddings
 
@@ -45,6 +48,42 @@ def require_same_items(a: LabelledEmbeddings, b: LabelledEmbeddings) -> tuple[st
         left, right = pairs[row]
         raise _differs(f"{title} is of class {left} in A and {right} in B{unlike}", row)
     return tuple(unchecked)
+
+
+def require_other_items(queries: LabelledEmbeddings, gallery: LabelledEmbeddings) -> tuple[str, ...]:
+    """Raise an error if the gallery is the queries again: each query would find itself first.
+
+    A file tells of an item no more than its numbers. All rows equal, in order, is one file under two names, a
+    copy or another format. A query with the numbers of some gallery item may be that item, or be told apart
+    from it by nothing: this is a note.
+
+    Returns: notes, one line each.
+    Raises:
+        DataError: the gallery holds the embeddings of the queries.
+    """
+    a, b = queries.embeddings, gallery.embeddings
+    if a.shape[1] != b.shape[1]:
+        return ()
+    if len(a) == len(b) and np.array_equal(a, b):
+        raise DataError(
+            "the gallery holds the embeddings of the queries, so that each query finds itself first; want"
+            " other items, or no gallery: then each query searches the other queries",
+            subject="gallery",
+            given=len(b),
+        )
+    # Rows are compared in full only where their first numbers occur on both sides.
+    held = {row.tobytes() for row in _plain(b[np.isin(b[:, 0], a[:, 0])])}
+    num_shared = sum(row.tobytes() in held for row in _plain(a[np.isin(a[:, 0], b[:, 0])]))
+    if not num_shared:
+        return ()
+    have = "1 query has" if num_shared == 1 else f"{num_shared:,} queries have"
+    return (
+        f"{have} the very embedding of an item in the gallery: where it is the same image, it finds itself",
+    )
+
+
+def _plain(rows: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "n D"]:
+    return rows.astype(np.float64) + 0.0  # one precision, and no -0.0 beside 0.0
 
 
 def _differs(what: str, row: int | None) -> DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pictures(root: Path, sizes: dict[str, int]) -> Path:
     """A folder of noise: this many pictures of each class."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(crc32(root.name.encode()))
     for name, size in sizes.items():
         (root / name).mkdir(parents=True)
         for number in range(size):
@@ -44,7 +45,8 @@ def test_nothing_is_said_of_images_that_can_be_measured(
 ) -> None:
     plain = pictures(tmp_path / "plain", {"a": 5, "b": 5})
     assert notes(capsys, model, "--images", plain) == []
-    assert notes(capsys, model, "--images", plain, "--gallery-images", plain) == []
+    others = pictures(tmp_path / "others", {"a": 5, "b": 5})
+    assert notes(capsys, model, "--images", plain, "--gallery-images", others) == []
 
 
 def test_one_class_and_classes_of_one_image(
@@ -95,6 +97,7 @@ def test_ranks_that_hold_everything(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = pictures(tmp_path / "pictures", {"a": 5, "b": 5})
-    searched = ("--gallery-images", folder) if gallery else ()
+    others = pictures(tmp_path / "others", {"a": 5, "b": 5})
+    searched = ("--gallery-images", others) if gallery else ()
     said = notes(capsys, model, "--images", folder, *searched, "--recall-at", *ranks)
     assert said == ([f"note: {named}"] if named else [])

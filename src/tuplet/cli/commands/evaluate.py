@@ -166,10 +166,13 @@ def _evaluate_file(what: Path, rest: Sequence[str]) -> None:
     options = replace(completed(options, EvaluationConfig()), kmeans_runs=options.kmeans_runs)
     files = saved_files(options.save, 1, with_gallery=chosen.gallery is not None)
     from tuplet.evaluation.embedding_files import read_embeddings
+    from tuplet.evaluation.items import require_other_items
 
-    queries = read_embeddings(what, chosen.labels)
-    gallery = None if chosen.gallery is None else read_embeddings(chosen.gallery, chosen.gallery_labels)
-    conclude([Measured(str(what), queries, gallery)], options, files)
+    queries, gallery, notes = read_embeddings(what, chosen.labels), None, list[str]()
+    if chosen.gallery is not None:
+        gallery = read_embeddings(chosen.gallery, chosen.gallery_labels)
+        notes = [f"note: {note}" for note in require_other_items(queries, gallery)]
+    conclude([Measured(str(what), queries, gallery, tuple(notes))], options, files)
 
 
 def _is_model(folder: Path) -> bool:
@@ -325,7 +328,11 @@ def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
     Raises:
         InputError: images that cannot be used, or none of a class that is in the gallery.
     """
+    import numpy as np
+
     from tuplet.data.class_folders import load_images
+    from tuplet.data.image_tables import Subset
+    from tuplet.data.shared_images import queries_in
     from tuplet.data.splits import ReadSettings
     from tuplet.data.transforms import short_side
     from tuplet.progress import track
@@ -339,12 +346,17 @@ def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
     load = partial(load_images, settings=settings)
     gallery = None if chosen.gallery_images is None else load(chosen.gallery_images)
     loaded = {str(folder): load(folder) for folder in chosen.images}
-    searched = None if gallery is None else gallery[0]
+    searched, left_out = None, list[str]()
+    if gallery is not None and chosen.gallery_images is not None:
+        asked = [path for table, _ in loaded.values() for path in table.paths]
+        shared, left_out = queries_in(gallery[0].paths, asked, chosen.gallery_images)
+        kept = [row for row, path in enumerate(gallery[0].paths) if path not in shared]
+        searched = Subset(gallery[0], np.array(kept))
     splits: dict[str, Images] = {
         name: (table, (*notes, *_of_classes(table, searched, name)))
         for name, (table, notes) in loaded.items()
     }
-    return splits, gallery
+    return splits, None if searched is None or gallery is None else (searched, (*gallery[1], *left_out))
 
 
 def _of_classes(table: ImageTable, gallery: ImageTable | None, folder: str) -> list[str]:

@@ -1,0 +1,160 @@
+"""What people report of other projects: nothing is read as something else in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tuplet.cli.main import main
+from tuplet.data.class_folders import load_folder
+from tuplet.data.csv_tables import load_table
+from tuplet.errors import DataError
+from tuplet.evaluation.embedding_files import LabelledEmbeddings, write_embeddings
+from tuplet.models.embedder import Embedder
+
+
+def say(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run a command; return its exit status and what it printed on stdout and stderr."""
+    try:
+        main([str(argument) for argument in arguments])
+        status = 0
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    return status, *capsys.readouterr()
+
+
+# A query finds itself: random vectors, whose Recall@1 is low among themselves and 100 % in themselves.
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "e.npy", rng.normal(size=(40, 8)).astype(np.float32))
+    np.save(tmp_path / "y.npy", np.arange(40) % 8)
+    return tmp_path / "e.npy"
+
+
+def in_gallery(vectors: Path, gallery: Path) -> list[object]:
+    labels = vectors.with_name("y.npy")
+    return ["evaluate", vectors, "--labels", labels, "--gallery", gallery, "--gallery-labels", labels]
+
+
+@pytest.mark.parametrize("how", ["itself", "link", "hard link", "copy", "npz"])
+def test_embeddings_are_no_gallery_of_themselves(
+    vectors: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery = {"itself": vectors, "npz": vectors.with_name("g.npz")}.get(how, vectors.with_name("g.npy"))
+    if how == "link":
+        gallery.symlink_to(vectors)
+    elif how == "hard link":
+        gallery.hardlink_to(vectors)
+    elif how == "copy":
+        shutil.copy(vectors, gallery)
+    elif how == "npz":
+        write_embeddings(gallery, LabelledEmbeddings(np.load(vectors), np.arange(40) % 8))
+    status, out, err = say(capsys, *in_gallery(vectors, gallery))
+    assert (status, out) == (2, "")
+    assert "each query finds itself" in err
+
+
+def test_queries_among_other_embeddings_are_counted(
+    vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings = np.load(vectors)
+    embeddings[5:] += 1
+    np.save(vectors.with_name("g.npy"), embeddings[::-1])
+    status, out, _ = say(capsys, *in_gallery(vectors, vectors.with_name("g.npy")), "--json")
+    assert status == 0
+    (note,) = json.loads(out)["notes"]
+    assert note.startswith("note: 5 queries have the very embedding")
+
+
+def test_other_embeddings_are_a_gallery_without_a_note(
+    vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(vectors.with_name("g.npy"), np.load(vectors) + 1)
+    status, out, _ = say(capsys, *in_gallery(vectors, vectors.with_name("g.npy")), "--json")
+    assert (status, json.loads(out)["notes"]) == (0, [])
+
+
+def pictures(folder: Path, seed: int, num_classes: int = 3, each: int = 2) -> Path:
+    rng = np.random.default_rng(seed)
+    for label in range(num_classes):
+        (folder / f"c{label}").mkdir(parents=True)
+        for number in range(each):
+            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"c{label}" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Training and query images; the gallery is the test's."""
+    pictures(tmp_path / "root" / "query", seed=1)
+    training = pictures(tmp_path / "root" / "train", seed=2)
+    for folder in training.iterdir():
+        folder.rename(folder.with_name(f"train-{folder.name}"))
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("how", ["link", "links", "copy"])
+def test_a_gallery_of_the_queries_themselves_is_refused(root: Path, how: str) -> None:
+    if how == "link":
+        (root / "gallery").symlink_to(root / "query")
+    elif how == "copy":
+        shutil.copytree(root / "query", root / "gallery")
+    else:
+        for file in (root / "query").glob("*/*.png"):
+            link = root / "gallery" / file.parent.name / f"of-{file.name}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+    with pytest.raises(DataError) as error:
+        load_folder(root)
+    assert (error.value.subject, error.value.given) == (str(root), 6)
+
+
+def test_queries_in_the_gallery_are_left_out_and_counted(root: Path) -> None:
+    pictures(root / "gallery", seed=3)
+    shutil.copy(root / "query" / "c0" / "0.png", root / "gallery" / "c1" / "again.png")
+    (root / "gallery" / "c2" / "link.png").symlink_to(root / "query" / "c2" / "1.png")
+    split = load_folder(root)
+    assert split.gallery is not None
+    assert len(split.gallery) == 6
+    assert any(note.startswith("2 images of the gallery are queries themselves") for note in split.notes)
+
+
+def test_a_table_leaves_copies_out_too(root: Path) -> None:
+    pictures(root / "gallery", seed=3)
+    shutil.copy(root / "query" / "c0" / "0.png", root / "gallery" / "c1" / "again.png")
+    rows = [
+        f"{file.relative_to(root)},{file.parent.name},{file.parent.parent.name}"
+        for file in sorted(root.glob("*/*/*.png"))
+    ]
+    (root / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    split = load_table(root / "table.csv")
+    assert split.gallery is not None
+    assert len(split.gallery) == 6
+    assert any(note.startswith("1 image of the gallery is a query itself") for note in split.notes)
+
+
+def test_folders_of_images_are_no_gallery_of_themselves(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(root / "model")
+    measure = ("evaluate", root / "model", "--images", root / "query", "--data.image-size", 32, "--json")
+    (root / "linked").symlink_to(root / "query")
+    for gallery in ("query", "linked"):
+        status, out, err = say(capsys, *measure, "--gallery-images", root / gallery)
+        assert (status, out) == (2, "")
+        assert "holds nothing but the queries themselves" in err
+    others = pictures(root / "gallery", seed=3)
+    shutil.copy(root / "query" / "c0" / "0.png", others / "c1" / "again.png")
+    status, out, _ = say(capsys, *measure, "--gallery-images", others)
+    report = json.loads(out)
+    assert (status, report["num_queries"], report["num_gallery"]) == (0, 6, 6)
+    assert any("1 image of the gallery is a query itself" in note for note in report["notes"])
