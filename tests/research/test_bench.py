@@ -15,7 +15,7 @@ from tuplet.config.overrides import override
 from tuplet.data.load import load_data
 from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.recipes.catalogue import with_loss
-from tuplet.research.bench import Protocol, best_trial, search_of, trials
+from tuplet.research.bench import Protocol, best_trial, trials
 from tuplet.research.tuning.search import run_trials
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
@@ -138,7 +138,7 @@ def test_a_trial_that_diverges_has_lost(tiny: RunConfig, tmp_path: Path) -> None
     )
     wild = override(config, {"optimizer.lr_backbone": 1e30, "optimizer.name": "sgd"})
     protocol = Protocol({"proxy-nca": wild}, 2, 1, "recall_at_1", tmp_path)
-    search, images = search_of(protocol, "proxy-nca"), load_data(config)
+    search, images = protocol.search("proxy-nca"), load_data(config)
     assert len(list(run_trials(search, fabric=launch(config), images=images))) == 2
     assert [trial.value for trial in trials(protocol, "proxy-nca")] == [None, None]
     with pytest.raises(Exception, match="every trial of proxy-nca diverged"):

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from tuplet.research.queue import Storage, first_number, work
+from tuplet.research.queue import Queue, first_number
 
 USER = "postgres" if os.getuid() == 0 else None
 
@@ -89,7 +89,7 @@ def worker(server: Server, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_a_worker_is_killed_in_mid_trial(server: Server, tmp_path: Path) -> None:
-    study = Storage(server.url).study("shared")
+    study = Queue(server.url, "shared").study
     with worker(server, tmp_path / "lost") as lost, worker(server, tmp_path / "other") as other:
         try:
             deadline = time.monotonic() + 120
@@ -123,8 +123,7 @@ def running(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def test_a_server_that_is_away_for_a_moment_costs_nothing(server: Server) -> None:
-    storage = Storage(server.url, heartbeat_seconds=1)
-    study = storage.study("restarted")
+    queue = Queue(server.url, "restarted", heartbeat_seconds=1)
 
     def job(trial: optuna.Trial) -> float:
         value = trial.suggest_float("x", 0, 1)
@@ -134,6 +133,6 @@ def test_a_server_that_is_away_for_a_moment_costs_nothing(server: Server) -> Non
             server.start()
         return value
 
-    ended = list(work(storage, study, job, wanted=2))
+    ended = list(queue.work(job, wanted=2))
     assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 2
-    assert [trial.value for trial in study.get_trials()] == [trial.params["x"] for trial in ended]
+    assert [trial.value for trial in queue.study.get_trials()] == [trial.params["x"] for trial in ended]

@@ -13,13 +13,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tuplet.errors import InputError
-from tuplet.research.queue import Storage, first_number, sqlite_url, work
+from tuplet.errors import InputError, RunFolderError, SettingsError
+from tuplet.research.queue import Queue, first_number, sqlite_url
 
 
-def opened(folder: Path, *, heartbeat_seconds: int = 20) -> tuple[Storage, optuna.Study]:
-    storage = Storage(sqlite_url(folder / "study.db"), heartbeat_seconds=heartbeat_seconds)
-    return storage, storage.study("one")
+def opened(folder: Path, *, heartbeat_seconds: int = 20) -> Queue:
+    return Queue(sqlite_url(folder / "study.db"), "one", heartbeat_seconds=heartbeat_seconds)
 
 
 def parabola(trial: optuna.Trial) -> float:
@@ -27,13 +26,13 @@ def parabola(trial: optuna.Trial) -> float:
 
 
 def test_as_many_trials_as_are_wanted(tmp_path: Path) -> None:
-    storage, study = opened(tmp_path)
+    queue = opened(tmp_path)
     numbers: list[int] = []
-    ended = list(work(storage, study, parabola, wanted=3, prepare=lambda _, number: numbers.append(number)))
+    ended = list(queue.work(parabola, wanted=3, prepare=lambda _, number: numbers.append(number)))
     assert [trial.number for trial in ended] == [0, 1, 2] == numbers
     assert all(trial.value == -((trial.params["x"] - 0.5) ** 2) for trial in ended)
-    assert list(work(storage, study, parabola, wanted=2)) == []
-    assert [trial.number for trial in work(*opened(tmp_path), parabola, wanted=4)] == [3]
+    assert list(queue.work(parabola, wanted=2)) == []
+    assert [trial.number for trial in opened(tmp_path).work(parabola, wanted=4)] == [3]
 
 
 def test_two_workers_never_take_one_too_many(tmp_path: Path) -> None:
@@ -42,9 +41,9 @@ def test_two_workers_never_take_one_too_many(tmp_path: Path) -> None:
     by_worker: list[list[int]] = [[], []]
 
     def worker(place: int) -> None:
-        storage, study = opened(tmp_path)
+        queue = opened(tmp_path)
         begun.wait(timeout=20)
-        for trial in work(storage, study, slow, wanted=9, poll_seconds=0.05):
+        for trial in queue.work(slow, wanted=9, poll_seconds=0.05):
             by_worker[place].append(trial.number)
 
     def slow(trial: optuna.Trial) -> float:
@@ -59,12 +58,12 @@ def test_two_workers_never_take_one_too_many(tmp_path: Path) -> None:
     assert sorted(by_worker[0] + by_worker[1]) == list(range(9))
     assert by_worker[0]
     assert by_worker[1]
-    states = Counter(trial.state for trial in opened(tmp_path)[1].get_trials())
+    states = Counter(trial.state for trial in opened(tmp_path).study.get_trials())
     assert states == {TrialState.COMPLETE: 9}
 
 
 def test_ctrl_c_lets_the_trial_be_tried_again(tmp_path: Path) -> None:
-    storage, study = opened(tmp_path)
+    queue = opened(tmp_path)
     seen: list[float] = []
 
     def stopped(trial: optuna.Trial) -> float:
@@ -74,32 +73,33 @@ def test_ctrl_c_lets_the_trial_be_tried_again(tmp_path: Path) -> None:
         return seen[-1]
 
     with pytest.raises(KeyboardInterrupt):
-        list(work(storage, study, stopped, wanted=3))
-    again = list(work(*opened(tmp_path), stopped, wanted=3))
+        list(queue.work(stopped, wanted=3))
+    again = list(opened(tmp_path).work(stopped, wanted=3))
     assert [(trial.number, first_number(trial)) for trial in again] == [(2, 1), (3, 3)]
     assert again[0].params["x"] == seen[1] == seen[2]
-    states = [trial.state for trial in study.get_trials()]
+    states = [trial.state for trial in queue.study.get_trials()]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
 
 
 def test_what_the_job_raises_ends_the_work(tmp_path: Path) -> None:
-    storage, study = opened(tmp_path)
+    queue = opened(tmp_path)
 
     def broken(trial: optuna.Trial) -> float:
         raise InputError("no such image")
 
-    with pytest.raises(InputError, match="no such image"):
-        list(work(storage, study, broken, wanted=2))
-    assert [trial.number for trial in work(storage, study, parabola, wanted=2)] == [1, 2]
+    with pytest.raises(InputError) as error:
+        list(queue.work(broken, wanted=2))
+    assert str(error.value) == "no such image"
+    assert [trial.number for trial in queue.work(parabola, wanted=2)] == [1, 2]
 
 
 def test_a_pruned_trial_counts(tmp_path: Path) -> None:
-    storage, study = opened(tmp_path)
+    queue = opened(tmp_path)
 
     def poor(trial: optuna.Trial) -> float:
         raise optuna.TrialPruned
 
-    assert [trial.state for trial in work(storage, study, poor, wanted=2)] == [TrialState.PRUNED] * 2
+    assert [trial.state for trial in queue.work(poor, wanted=2)] == [TrialState.PRUNED] * 2
 
 
 def silence(folder: Path) -> None:
@@ -111,7 +111,7 @@ def silence(folder: Path) -> None:
 
 def test_the_trial_of_a_lost_worker_is_tried_again_once(tmp_path: Path) -> None:
     """The lost one comes back: what it says then is not counted."""
-    storage, study = opened(tmp_path)
+    queue = opened(tmp_path)
     others: list[optuna.trial.FrozenTrial] = []
     waits: list[int] = []
 
@@ -119,11 +119,11 @@ def test_the_trial_of_a_lost_worker_is_tried_again_once(tmp_path: Path) -> None:
         value = parabola(trial)
         if trial.number == 0:
             silence(tmp_path)
-            others.extend(work(*opened(tmp_path), parabola, wanted=2, waiting=waits.append))
+            others.extend(opened(tmp_path).work(parabola, wanted=2, waiting=waits.append))
         return value
 
-    assert list(work(storage, study, lost, wanted=2)) == []
-    trials = study.get_trials()
+    assert list(queue.work(lost, wanted=2)) == []
+    trials = queue.study.get_trials()
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert [(trial.number, first_number(trial)) for trial in others] == [(1, 0), (2, 2)]
     assert trials[0].params == trials[1].params
@@ -132,54 +132,57 @@ def test_the_trial_of_a_lost_worker_is_tried_again_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, InputError("x")])
 def test_a_lost_worker_that_is_stopped(tmp_path: Path, raised: BaseException | type[BaseException]) -> None:
-    storage, study = opened(tmp_path)
+    queue = opened(tmp_path)
 
     def lost(trial: optuna.Trial) -> float:
         trial.suggest_float("x", 0, 1)
         if trial.number == 0:
             silence(tmp_path)
-            list(work(*opened(tmp_path), parabola, wanted=1))
+            list(opened(tmp_path).work(parabola, wanted=1))
         raise raised
 
     with pytest.raises(KeyboardInterrupt if raised is KeyboardInterrupt else InputError):
-        list(work(storage, study, lost, wanted=1))
-    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+        list(queue.work(lost, wanted=1))
+    assert [trial.state for trial in queue.study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_waiting_for_trials_that_run_elsewhere(tmp_path: Path) -> None:
-    storage, study = opened(tmp_path)
+    queue = opened(tmp_path)
     elsewhere = optuna.load_study(study_name="one", storage=sqlite_url(tmp_path / "study.db")).ask()
     waits: list[int] = []
 
     def end_it(running: int) -> None:
         waits.append(running)
-        study.tell(elsewhere, 0.5)
+        queue.study.tell(elsewhere, 0.5)
 
-    assert list(work(storage, study, parabola, wanted=1, waiting=end_it, poll_seconds=0.01)) == []
+    assert list(queue.work(parabola, wanted=1, waiting=end_it, poll_seconds=0.01)) == []
     assert waits == [1]
 
 
+@pytest.mark.parametrize("url", ["mysql://root@localhost/x", "runs/study.db"])
+def test_addresses_of_another_kind(url: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Queue(url, "one")
+    assert (error.value.subject, error.value.given) == ("--storage", url.partition("://")[0])
+
+
 @pytest.mark.parametrize(
-    ("url", "message"),
+    ("url", "shown"),
     [
-        ("mysql://root@localhost/x", "--storage begins with 'mysql'; want sqlite:///FILE or postgresql://"),
-        ("runs/study.db", "--storage begins with 'runs/study.db'; want sqlite:///FILE"),
-        (
-            "postgresql://me:secret@127.0.0.1:1/x",
-            r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x cannot be used \(.*\); want a database",
-        ),
-        ("sqlite:////no/such/folder/study.db", r"sqlite:////no/such/folder/study.db cannot be used"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "postgresql+psycopg://me:***@127.0.0.1:1/x"),
+        ("sqlite:////no/such/folder/study.db", "sqlite:////no/such/folder/study.db"),
     ],
 )
-def test_storages_that_cannot_be_used(url: str, message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        Storage(url)
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_databases_that_cannot_be_used(url: str, shown: str) -> None:
+    with pytest.raises(RunFolderError) as error:
+        Queue(url, "one")
+    assert error.value.subject == shown
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_lost_sign_of_life_does_not_end_the_trial(tmp_path: Path) -> None:
-    storage, study = opened(tmp_path, heartbeat_seconds=1)
+    queue = opened(tmp_path, heartbeat_seconds=1)
     errors: list[object] = []
     before: Callable[..., object] = threading.excepthook
     threading.excepthook = errors.append
@@ -194,7 +197,7 @@ def test_a_lost_sign_of_life_does_not_end_the_trial(tmp_path: Path) -> None:
         return 0.5
 
     try:
-        assert [trial.value for trial in work(storage, study, without_table, wanted=1)] == [0.5]
+        assert [trial.value for trial in queue.work(without_table, wanted=1)] == [0.5]
     finally:
         threading.excepthook = before  # type: ignore[assignment]
     assert errors == []

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tuplet.config import LossName, RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.splits import Split
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 from tuplet.evaluation.evaluate import EvalReport, embed_split, evaluate
 from tuplet.metrics.intervals import (
     SeedMean,
@@ -42,14 +42,15 @@ class Protocol:
     """What every loss of a comparison gets alike.
 
     Attributes:
-        losses: the configs to compare, by loss, alike but for the loss and what it needs; the first is the
-            one that the others are held against.
+        losses: the configs to compare, by loss, alike but for the loss and what it needs; the others are
+            compared with the first.
         num_trials: settings tried for each loss on validation classes, >= 1; the first are the config's own,
             and 1 tries none.
         num_seeds: final trainings of each loss, >= 1.
-        metric: of the validation classes, by which the settings are chosen: a name in `EvalReport.retrieval`.
-        folder: where the runs are.
-        sampler: where the other settings come from; the spaces are `wide_space`.
+        metric: of the validation classes, by which the settings are selected: a name in
+            `EvalReport.retrieval`.
+        folder: of the runs.
+        sampler: of the other settings, from `wide_space`.
     """
 
     losses: Mapping[LossName, RunConfig]
@@ -58,6 +59,27 @@ class Protocol:
     metric: str
     folder: Path
     sampler: SamplerName = "gp"
+
+    def search(self, name: LossName) -> Search:
+        """Return the search of one loss: its own settings first, then what the sampler draws."""
+        config = self.losses[name]
+        return Search(
+            config,
+            wide_space(config),
+            self.folder / name,
+            num_trials=self.num_trials,
+            metric=self.metric,
+            sampler=self.sampler,
+            study=f"bench-{name}",
+        )
+
+    def run_folder(self, name: LossName, seed: int) -> Path:
+        """Return the folder of the final training of a loss with one seed."""
+        return seed_folder(self.folder / name, seed)
+
+    def finished_runs(self, name: LossName) -> list[Run]:
+        """Return the final trainings of a loss, a run a seed."""
+        return [Run(self.run_folder(name, seed)) for seed in range(self.num_seeds)]
 
 
 @dataclass(frozen=True)
@@ -75,87 +97,17 @@ class Trial:
     seconds: float
 
 
-def train_loss(
-    protocol: Protocol, name: LossName, *, fabric: Fabric, images: Split
-) -> Iterator[tuple[Run, EpochReport]]:
-    """Each epoch as it ends, with its run, of one loss's seeds with the settings that its search found.
-
-    What is finished in the protocol's folder is not repeated.
-
-    Raises:
-        InputError: (a ValueError) as `train` does; every trial diverged.
-    """
-    config = override(protocol.losses[name], best_trial(protocol, name).changes)
-    for seed in range(protocol.num_seeds):
-        yield from epochs_of_runs(
-            replace(config, seed=seed), run_folder(protocol, name, seed), fabric=fabric, images=images
-        )
-
-
-def search_of(protocol: Protocol, name: LossName) -> Search:
-    """The search of one loss: its own settings first, then what the sampler draws from wide ranges."""
-    config = protocol.losses[name]
-    return Search(
-        config,
-        wide_space(config),
-        protocol.folder / name,
-        num_trials=protocol.num_trials,
-        metric=protocol.metric,
-        sampler=protocol.sampler,
-        study=f"bench-{name}",
-    )
-
-
-def trials(protocol: Protocol, name: LossName) -> list[Trial]:
-    """The settings that were tried for a loss, in order; empty where there was nothing to choose."""
-    if protocol.num_trials == 1:
-        return []
-    tried = []
-    for trial in open_search(search_of(protocol, name))[1].get_trials():
-        if trial.state == TrialState.COMPLETE:
-            changes = {} if "recipe" in trial.user_attrs else dict(trial.params)
-            value = None if "diverged" in trial.user_attrs else trial.value
-            tried.append(Trial(changes, value, trial.user_attrs["seconds"]))
-    return tried
-
-
-def best_trial(protocol: Protocol, name: LossName) -> Trial:
-    """The trial of a loss that was best on the validation classes, the first of equals.
-
-    Raises:
-        InputError: (a ValueError) every trial diverged.
-    """
-    if protocol.num_trials == 1:
-        return Trial({}, None, 0.0)
-    finished = [(one.value, one) for one in trials(protocol, name) if one.value is not None]
-    if not finished:
-        raise InputError(
-            f"every trial of {name} diverged; want one that does not: lower optimizer.lr_backbone"
-        )
-    return max(finished, key=lambda one: one[0])[1]
-
-
-def finished_runs(protocol: Protocol, name: LossName) -> Sequence[Run]:
-    """The final trainings of a loss, a run a seed."""
-    return [Run(run_folder(protocol, name, seed)) for seed in range(protocol.num_seeds)]
-
-
-def run_folder(protocol: Protocol, name: LossName, seed: int) -> Path:
-    """Where the final training of a loss with one seed is."""
-    return seed_folder(protocol.folder / name, seed)
-
-
 @dataclass(frozen=True)
 class LossResult:
     """One loss over its seeds.
 
     Attributes:
         name: of the loss.
-        trials: settings that were tried; empty where nothing was chosen.
-        changes: the chosen settings, by dotted path, where they are not the published ones.
+        trials: settings that were tried; empty where nothing was selected.
+        changes: the selected settings, by dotted path, where they are not the published ones.
         labels: which epoch counts and why, by seed.
         metrics: retrieval metrics, "nmi" and "ami" where they were measured, in [0, 1].
-        train_seconds: of each final training, folds for choosing its epochs left out.
+        train_seconds: of each final training, without the folds that select its epochs.
         trial_seconds: of all trials together.
         environments: of the final trainings.
     """
@@ -192,7 +144,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Everything that a comparison found.
+    """The result of a comparison.
 
     Attributes:
         frozen: what the backbone's pooled features measure before any training.
@@ -205,8 +157,52 @@ class BenchResult:
     differences: tuple[Difference, ...]
 
 
+def train_loss(
+    protocol: Protocol, name: LossName, *, fabric: Fabric, images: Split
+) -> Iterator[tuple[Run, EpochReport]]:
+    """Train each seed of one loss with its best settings, and yield each epoch as it ends, with its run.
+
+    What is finished in the protocol's folder is not repeated.
+
+    Raises: InputError: as `epochs_of_runs` does, or every trial diverged.
+    """
+    config = override(protocol.losses[name], best_trial(protocol, name).changes)
+    for seed in range(protocol.num_seeds):
+        folder = protocol.run_folder(name, seed)
+        yield from epochs_of_runs(replace(config, seed=seed), folder, fabric=fabric, images=images)
+
+
+def trials(protocol: Protocol, name: LossName) -> list[Trial]:
+    """Return the settings that were tried for a loss, in order; none where there was nothing to select."""
+    if protocol.num_trials == 1:
+        return []
+    tried = []
+    for trial in open_search(protocol.search(name)).study.get_trials():
+        if trial.state == TrialState.COMPLETE:
+            changes = {} if "recipe" in trial.user_attrs else dict(trial.params)
+            value = None if "diverged" in trial.user_attrs else trial.value
+            tried.append(Trial(changes, value, trial.user_attrs["seconds"]))
+    return tried
+
+
+def best_trial(protocol: Protocol, name: LossName) -> Trial:
+    """Return the trial of a loss that was best on the validation classes, the first of equals.
+
+    Raises: SettingsError: every trial diverged or failed.
+    """
+    if protocol.num_trials == 1:
+        return Trial({}, None, 0.0)
+    finished = [(one.value, one) for one in trials(protocol, name) if one.value is not None]
+    if not finished:
+        raise SettingsError(
+            f"every trial of {name} diverged; want one that does not: lower optimizer.lr_backbone",
+            subject=name,
+        )
+    return max(finished, key=lambda one: one[0])[1]
+
+
 def compare_losses(protocol: Protocol, *, fabric: Fabric, images: Split) -> BenchResult:
-    """What the finished runs of a protocol found.
+    """Collect the result of a protocol.
 
     Args:
         protocol: whose runs are finished, all of them.
@@ -215,12 +211,11 @@ def compare_losses(protocol: Protocol, *, fabric: Fabric, images: Split) -> Benc
     """
     losses = tuple(_loss_result(protocol, name) for name in protocol.losses)
     config = next(iter(protocol.losses.values()))
-    names = list(protocol.losses)
     metrics = [metric for metric in losses[0].metrics if metric not in ("nmi", "ami")]
-    columns = None
+    p_over_classes = None
     if config.evaluation.selection != "oracle":
-        columns = [_mean_columns(protocol, name, metrics, fabric, images) for name in names]
-    p_over_classes = None if columns is None else _swap_tests(columns)
+        columns = [_mean_columns(protocol, name, metrics, fabric, images) for name in protocol.losses]
+        p_over_classes = _swap_tests(columns)
     differences = []
     for place, metric in enumerate(metrics):
         over_seeds = [_seed_difference(losses[0], other, metric) for other in losses[1:]]
@@ -233,7 +228,7 @@ def compare_losses(protocol: Protocol, *, fabric: Fabric, images: Split) -> Benc
 
 
 def frozen_backbone(config: RunConfig, *, fabric: Fabric, images: Split) -> EvalReport:
-    """What the backbone measures on the test images before any training, without the embedding layer.
+    """Measure the backbone on the test images before any training, without the embedding layer.
 
     Args:
         config: its model, with its pooling, and its data and evaluation.
@@ -257,11 +252,11 @@ class _Pooled(nn.Module):
 
 
 def _loss_result(protocol: Protocol, name: LossName) -> LossResult:
-    runs = finished_runs(protocol, name)
+    runs = protocol.finished_runs(name)
     reports = [run.reports() for run in runs]
-    chosen = [select(run.config, epochs) for run, epochs in zip(runs, reports, strict=True)]
-    values: dict[str, list[float]] = {metric: [] for metric in chosen[0].evaluation.retrieval}
-    for one in chosen:
+    selected = [select(run.config, epochs) for run, epochs in zip(runs, reports, strict=True)]
+    values: dict[str, list[float]] = {metric: [] for metric in selected[0].evaluation.retrieval}
+    for one in selected:
         for metric, value in one.evaluation.retrieval.items():
             values[metric].append(value)
         clusters = one.evaluation.clustering
@@ -273,7 +268,7 @@ def _loss_result(protocol: Protocol, name: LossName) -> LossResult:
         name,
         tried,
         best_trial(protocol, name).changes,
-        tuple(one.label for one in chosen),
+        tuple(one.label for one in selected),
         {metric: seed_mean(of_seeds) for metric, of_seeds in values.items()},
         seed_mean([sum(epoch.train_seconds for epoch in epochs) for epochs in reports]),
         sum(one.seconds for one in tried),
@@ -289,9 +284,9 @@ def _seed_difference(first: LossResult, other: LossResult, metric: str) -> SeedM
 def _mean_columns(
     protocol: Protocol, name: LossName, metrics: Sequence[str], fabric: Fabric, images: Split
 ) -> tuple[Float64[np.ndarray, "n M"], Int64[np.ndarray, " n"]]:
-    """What each query adds to each metric on average over the seeds, and the queries' classes."""
+    """Return what each query adds to each metric on average over the seeds, and the queries' classes."""
     columns = []
-    for run in finished_runs(protocol, name):
+    for run in protocol.finished_runs(name):
         network = fabric.setup_module(run.embedder()).eval()
         workers = run.config.compute.num_workers
         queries, gallery = embed_split(network, images, run.config.data, fabric=fabric, num_workers=workers)
@@ -310,52 +305,77 @@ def _mean_columns(
 def _swap_tests(
     columns: Sequence[tuple[Float64[np.ndarray, "n M"], Int64[np.ndarray, " n"]]],
 ) -> list[tuple[float, ...]]:
-    """By metric, the adjusted p-values of every loss but the first."""
+    """Return, by metric, the adjusted p-values of every loss but the first."""
     (first, classes), *others = columns
     p_values = [sign_flips(class_totals(one - first, classes)[0]).p_values for one, _ in others]
     return [holm(of_metric) for of_metric in zip(*p_values, strict=True)]
 
 
 def comparison_page(protocol: Protocol, result: BenchResult, *, command: str) -> str:
-    """The comparison as a page of Markdown: scores, differences, settings, cost, and how to read them.
+    """Write the comparison as Markdown: scores, differences, settings, cost, and how to read them.
 
     Args:
         protocol: what every loss got.
-        result: what it found.
+        result: of the comparison.
         command: that wrote the page.
     """
     config = next(iter(protocol.losses.values()))
     frozen = result.frozen
     metrics = list(frozen.retrieval)
-    headline = headline_metric(frozen.retrieval) or metrics[0]
-    shown = [headline, "map_at_r"]
+    shown = [headline_metric(frozen.retrieval) or metrics[0], "map_at_r"]
     gallery = "" if frozen.num_gallery is None else f" in a gallery of {frozen.num_gallery:,}"
     seeds = f"Seeds 0..{protocol.num_seeds - 1}" if protocol.num_seeds > 1 else "Seed 0 only: no intervals"
-    return "\n".join(
-        [
-            f"# Losses compared: {config.name}",
-            "",
-            f"{frozen.num_images:,} test images of {frozen.num_classes:,} classes never trained on,"
-            f" {frozen.num_queries:,} queries{gallery}. {seeds}.",
-            f"Selection: {_selection(result)}.",
-            _settings_line(protocol),
-            "",
-            *_score_table(protocol, result, shown),
-            "",
-            *_difference_table(result, shown),
-            *_setting_table(protocol, result),
-            *_cost_table(protocol, result),
-            *_environment(result),
-            "",
-            f"    {command}",
-            "",
-        ]
+    labels = sorted({label for loss in result.losses for label in loss.labels})
+    an_own = "an epoch of its own for each run (comparison.json names it)"
+    environments = [one for loss in result.losses for one in loss.environments]
+    lines = [
+        f"# Losses compared: {config.name}",
+        "",
+        f"{frozen.num_images:,} test images of {frozen.num_classes:,} classes never trained on,"
+        f" {frozen.num_queries:,} queries{gallery}. {seeds}.",
+        f"Selection: {labels[0] if len(labels) == 1 else an_own}.",
+        _settings_line(protocol),
+        "",
+        *_score_table(protocol, result, shown),
+        "",
+        *_difference_table(result, shown),
+        *_setting_table(protocol, result),
+        *_cost_table(result),
+        f"Wall-clock time of training alone. {machines(environments)}; commit {commits(environments)}.",
+        "",
+        f"    {command}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """Return one row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(value: SeedMean, factor: float = 100.0) -> str:
+    """Return a mean times a factor, and its standard deviation where there are several seeds."""
+    digits = 1 if factor == 100 else 2
+    std = "" if value.std is None else f" ± {factor * value.std:.{digits}f}"
+    return f"{factor * value.mean:.{digits}f}{std}"
+
+
+def machines(environments: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the trainings ran on, in words; where they differ, each value once."""
+
+    def every(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(one.get(name, "unknown")) for one in environments))
+
+    return (
+        f"{every('processor')}, {every('cores')} cores, threads: {every('threads')}, device"
+        f" {every('device')}; torch {every('torch')}"
     )
 
 
-def _selection(result: BenchResult) -> str:
-    labels = sorted({label for loss in result.losses for label in loss.labels})
-    return labels[0] if len(labels) == 1 else "an epoch of its own for each run (comparison.json names it)"
+def commits(environments: Sequence[Mapping[str, Any]]) -> str:
+    """Return the commits of the trainings, each once."""
+    return ", ".join(dict.fromkeys(map(short_commit, environments)))
 
 
 def _settings_line(protocol: Protocol) -> str:
@@ -369,102 +389,84 @@ def _settings_line(protocol: Protocol) -> str:
 
 
 def _score_table(protocol: Protocol, result: BenchResult, shown: Sequence[str]) -> list[str]:
-    clusters = "nmi" in result.losses[0].metrics
+    clusterings = ["nmi", "ami"] if "nmi" in result.losses[0].metrics else []
+    head = [cell for metric in shown for cell in (metric_title(metric), "95 %")]
     rows = [
-        f"| % | {' | '.join(f'{metric_title(m)} | 95 %' for m in shown)} |{' NMI | AMI |' * clusters}",
-        f"| --- |{' ---: | --- |' * len(shown)}{' ---: | ---: |' * clusters}",
+        table_row(["%", *head, *(metric.upper() for metric in clusterings)]),
+        table_row(["---", *["---:", "---"] * len(shown), *["---:"] * len(clusterings)]),
     ]
     for loss in result.losses:
-        cells = [f"{_spread(loss.metrics[m])} | {_interval(loss.metrics[m])}" for m in shown]
-        cells += [_spread(loss.metrics[m]) for m in ("nmi", "ami") if clusters]
-        rows.append(f"| {loss.name} | {' | '.join(cells)} |")
+        cells = [cell for m in shown for cell in (spread(loss.metrics[m]), _interval(loss.metrics[m]))]
+        rows.append(table_row([loss.name, *cells, *(spread(loss.metrics[m]) for m in clusterings)]))
     frozen = result.frozen
-    cells = [f"{100 * frozen.retrieval[m]:.1f} | " for m in shown]
-    if clusters:
+    cells = [cell for metric in shown for cell in (_percent(frozen.retrieval[metric]), "")]
+    if clusterings:
         both = frozen.clustering
-        cells += ["", ""] if both is None else [f"{100 * both.nmi_mean:.1f}", f"{100 * both.ami_mean:.1f}"]
-    rows.append(f"| {_frozen_title(protocol)} | {' | '.join(cells)} |")
-    return rows
-
-
-def _frozen_title(protocol: Protocol) -> str:
-    model = next(iter(protocol.losses.values())).model
-    return "pretrained backbone, frozen" if model.pretrained else "untrained backbone"
+        cells += ["", ""] if both is None else [_percent(both.nmi_mean), _percent(both.ami_mean)]
+    pretrained = next(iter(protocol.losses.values())).model.pretrained
+    title = "pretrained backbone, frozen" if pretrained else "untrained backbone"
+    return [*rows, table_row([title, *cells])]
 
 
 def _difference_table(result: BenchResult, shown: Sequence[str]) -> list[str]:
     if not result.differences:
         return []
-    first = result.losses[0].name
+    head = [cell for m in shown for cell in (metric_title(m), "95 %", "p seeds", "p classes")]
     rows = [
-        f"Less {first}, in points: mean over seeds of the paired differences, its 95 % t interval, p of the"
-        " paired t test, and p of swapping the two losses in any test class.",
+        f"Less {result.losses[0].name}, in points: mean over seeds of the paired differences, its 95 % t"
+        " interval, p of the paired t test, and p of swapping the two losses in any test class.",
         "",
-        f"| | {' | '.join(f'{metric_title(m)} | 95 % | p seeds | p classes' for m in shown)} |",
-        f"| --- |{' ---: | --- | ---: | ---: |' * len(shown)}",
+        f"| {table_row(head)}",
+        table_row(["---", *["---:", "---", "---:", "---:"] * len(shown)]),
     ]
     for loss in result.losses[1:]:
         cells = [
-            _difference(one)
+            cell
             for metric in shown
             for one in result.differences
             if (one.name, one.metric) == (loss.name, metric)
+            for cell in _difference(one)
         ]
-        rows.append(f"| {loss.name} | {' | '.join(cells)} |")
+        rows.append(table_row([loss.name, *cells]))
     others = len(result.losses) - 1
     return [*rows, "", f"Both p are adjusted by Holm for the number of rows, {others}, metric by metric.", ""]
 
 
-def _difference(one: Difference) -> str:
+def _difference(one: Difference) -> tuple[str, ...]:
     low, high = one.over_seeds.low, one.over_seeds.high
     interval = "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
-    p_values = f"{_p(one.p_over_seeds)} | {_p(one.p_over_classes)}"
-    return f"{100 * one.over_seeds.mean:+.1f} | {interval} | {p_values}"
+    return f"{100 * one.over_seeds.mean:+.1f}", interval, _p(one.p_over_seeds), _p(one.p_over_classes)
 
 
 def _setting_table(protocol: Protocol, result: BenchResult) -> list[str]:
     if protocol.num_trials == 1:
         return []
+    first = f"{metric_title(protocol.metric)} on validation classes: first trial"
     rows = [
-        f"| settings | {metric_title(protocol.metric)} on validation classes: first trial | best | changed |",
-        "| --- | ---: | ---: | --- |",
+        table_row(["settings", first, "best", "changed"]),
+        table_row(["---", "---:", "---:", "---"]),
     ]
     for loss in result.losses:
         values = [trial.value for trial in loss.trials]
         best = max((value for value in values if value is not None), default=None)
         changes = ", ".join(f"{path}={value}" for path, value in loss.changes.items()) or "nothing"
-        rows.append(f"| {loss.name} | {_percent(values[0])} | {_percent(best)} | {changes} |")
+        rows.append(table_row([loss.name, _percent(values[0]), _percent(best), changes]))
     firsts = "The first trial has the recipe's own settings of HIST, and each rival's published ones."
     return [*rows, "", firsts, ""]
 
 
-def _cost_table(protocol: Protocol, result: BenchResult) -> list[str]:
+def _cost_table(result: BenchResult) -> list[str]:
     gpus = any(environment.get("device") != "cpu" for environment in result.losses[0].environments)
     hours = "GPU hours" if gpus else "hours"
-    rows = [f"| cost | training, minutes a seed | {hours}, seeds and trials |", "| --- | ---: | ---: |"]
+    rows = [
+        table_row(["cost", "training, minutes a seed", f"{hours}, seeds and trials"]),
+        table_row(["---", "---:", "---:"]),
+    ]
     for loss in result.losses:
         ranks = int(loss.environments[0].get("ranks", 1)) if gpus else 1
         total = ranks * (sum(loss.train_seconds.values) + loss.trial_seconds) / 3600
-        rows.append(f"| {loss.name} | {loss.train_seconds.mean / 60:.1f} | {total:.2f} |")
+        rows.append(table_row([loss.name, f"{loss.train_seconds.mean / 60:.1f}", f"{total:.2f}"]))
     return [*rows, ""]
-
-
-def _environment(result: BenchResult) -> list[str]:
-    environments = [one for loss in result.losses for one in loss.environments]
-
-    def every(name: str) -> str:
-        return ", ".join(dict.fromkeys(str(one.get(name, "unknown")) for one in environments))
-
-    commits = ", ".join(dict.fromkeys(map(short_commit, environments)))
-    return [
-        f"Wall-clock time of training alone. {every('processor')}, {every('cores')} cores,"
-        f" threads: {every('threads')}, device {every('device')}; torch {every('torch')}; commit {commits}."
-    ]
-
-
-def _spread(value: SeedMean) -> str:
-    std = "" if value.std is None else f" ± {100 * value.std:.1f}"
-    return f"{100 * value.mean:.1f}{std}"
 
 
 def _interval(value: SeedMean) -> str:

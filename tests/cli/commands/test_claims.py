@@ -126,7 +126,7 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     """Of two of its models, by hand; what `agreement` measures of rivals is the same."""
     import numpy as np
 
-    from tuplet.research.claims.results import _write_agreement, agreement_file
+    from tuplet.research.claims.results import _agreement
     from tuplet.training.experiment import ImageCache
 
     runs = sorted(
@@ -134,8 +134,7 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     )
     first, second = [run for run in runs if run.config.loss.lambda_s == 0.0]
     fabric = launch(first.config)
-    _write_agreement(folder, first.config, second.config, fabric=fabric, images=ImageCache())
-    found = json.loads(agreement_file(folder, first.config, second.config).read_text())
+    found = _agreement(folder, first.config, second.config, fabric=fabric, images=ImageCache())
     nearest = []
     for run in (first, second):
         test = embed(run.embedder(), load_split(run.config).test, run.config.data, fabric=fabric).embeddings
@@ -150,7 +149,9 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
 def test_other_settings_want_another_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["claims", "run", "hgnn", "--on", "glyphs", "--to", str(folder), *OPTIONS, "--loss.tau", "9"])
-    assert "has a study on other settings; want the same ones, or another folder" in capsys.readouterr().err
+    assert (
+        "has a claims run on other settings; want the same ones, or another folder" in capsys.readouterr().err
+    )
 
 
 def test_a_budget_that_is_too_small_says_what_would_do(
@@ -164,7 +165,7 @@ def test_a_budget_that_is_too_small_says_what_would_do(
             ["claims", "run", "2", "--on", "glyphs", "--budget", "5m", "--to", str(tmp_path / "x"), *OPTIONS]
         )
     said = capsys.readouterr()
-    assert said.err.endswith("the smallest study takes about 12 minutes here; want --budget 12m\n")
+    assert said.err.endswith("the smallest claims run takes about 12 minutes here; want --budget 12m\n")
     assert not (tmp_path / "x" / "plan.json").exists()
 
 

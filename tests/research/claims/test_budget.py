@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tuplet.config.overrides import override
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 from tuplet.research.claims import budget
 from tuplet.research.claims.budget import Speed, first_point, fit_to_budget, num_trainings, reduce_entries
 from tuplet.research.claims.plan import Entry, Job, Plan, full_entry, glyphs, jobs_of, run_key
@@ -131,13 +131,13 @@ def test_where_one_run_fails_another_is_timed(study: Study) -> None:
         "timing    claim 2: L = 1",
     ]
     study.failing = {one.key for one in jobs_of(study.plan, [replace(study.entry, num_seeds=1)])}
-    with pytest.raises(InputError, match="no run could be timed for --budget"):
+    with pytest.raises(SettingsError):
         study.fit_to_budget(1000.0)
 
 
 def too_small(plan: Plan, keys: str, speed: Speed, seconds: float, folder: Path, **spent: float) -> str:
     entries = [full_entry(plan.claims[key], 3) for key in keys.split()]
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(SettingsError) as refused:
         reduce_entries(plan, entries, {"on": speed}, seconds, folder, **spent)
     return str(refused.value)
 
@@ -145,7 +145,7 @@ def too_small(plan: Plan, keys: str, speed: Speed, seconds: float, folder: Path,
 def test_what_would_do_instead_of_a_budget_that_is_too_small(tmp_path: Path) -> None:
     """The smallest study of claim 2: three points, two seeds, a third of 9 epochs; 31 s a run."""
     speed, base = Speed(1.0, 10.0, 40 * 12), Plan(BASE)
-    smallest = "the smallest study takes about 4 minutes here; want --budget 4m"
+    smallest = "the smallest claims run takes about 4 minutes here; want --budget 4m"
     said = too_small(base, "2", speed, 60.0, tmp_path)
     assert said == smallest
     # Timing took a minute of five, and a second more is too much.
@@ -153,7 +153,7 @@ def test_what_would_do_instead_of_a_budget_that_is_too_small(tmp_path: Path) -> 
     assert said.startswith(f"{smallest.replace('4', '5')}, or ")
     two = Plan(override(BASE, {"schedule.epochs": 2}))
     said = too_small(two, "2", Speed(1.0, 1.0, 40 * 12), 10.0, tmp_path)
-    assert said == "the smallest study takes about 1 minute here; want --budget 1m"
+    assert said == "the smallest claims run takes about 1 minute here; want --budget 1m"
     said = too_small(base, "2 3", speed, 60.0, tmp_path)
     assert said.endswith("m, or fewer claims")
 

@@ -12,7 +12,7 @@ from fabricated import fabricate_entry
 
 from tuplet.config import ComputeConfig, RunConfig
 from tuplet.config.overrides import override
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError, SettingsError
 from tuplet.recipes.catalogue import recipe
 from tuplet.research.claims.budget import Speed, parse_budget, reduce_entries, thinned
 from tuplet.research.claims.plan import (
@@ -79,8 +79,9 @@ def test_jobs_are_shared_between_claims_and_come_seed_by_seed(plan: Plan) -> Non
 def test_a_base_that_is_one_of_the_points_twice_is_refused() -> None:
     base = override(glyphs(), {"loss.lambda_s": 0.0})
     plan = Plan(base)
-    with pytest.raises(InputError, match="claim hgnn would compare a run with itself on this base"):
+    with pytest.raises(SettingsError) as error:
         jobs_of(plan, [full_entry(plan.claims["hgnn"], 2)])
+    assert error.value.subject == "claim hgnn"
 
 
 def test_plans_survive_the_disk(tmp_path: Path, plan: Plan) -> None:
@@ -90,31 +91,31 @@ def test_plans_survive_the_disk(tmp_path: Path, plan: Plan) -> None:
     write_plan(planned, tmp_path)
     assert read_plan(tmp_path) == planned
     assert plan_for(tmp_path, plan.base) == planned
-    with pytest.raises(InputError, match="has a study on other settings"):
+    with pytest.raises(RunFolderError):
         plan_for(tmp_path, override(plan.base, {"loss.tau": 5}))
     (tmp_path / "plan.json").write_text("{}")
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(RunFolderError):
         read_plan(tmp_path)
 
 
 def test_a_study_goes_on_in_one_precision(tmp_path: Path, plan: Plan) -> None:
     write_plan(plan, tmp_path)
     assert plan_for(tmp_path, override(plan.base, {"compute.num_workers": 0})).base.compute.num_workers == 0
-    with pytest.raises(InputError, match="has a study on other settings"):
+    with pytest.raises(RunFolderError):
         plan_for(tmp_path, override(plan.base, {"compute.precision": "bf16-mixed"}))
 
 
 def test_new_studies_have_a_name_of_their_own(tmp_path: Path, plan: Plan) -> None:
     new = plan_for(tmp_path / "one", plan.base)
-    assert new.study_id
-    assert new.study_id != plan_for(tmp_path / "two", plan.base).study_id
+    assert new.run_id
+    assert new.run_id != plan_for(tmp_path / "two", plan.base).run_id
     write_plan(new, tmp_path / "one")
     assert plan_for(tmp_path / "one", plan.base) == new
     # Plans of before have none, and get none: their queues go on.
     tree = json.loads((tmp_path / "one" / "plan.json").read_text())
     del tree["study_id"]
     (tmp_path / "one" / "plan.json").write_text(json.dumps(tree))
-    assert plan_for(tmp_path / "one", plan.base).study_id == ""
+    assert plan_for(tmp_path / "one", plan.base).run_id == ""
 
 
 def test_the_first_rule_and_the_most_seeds_stay(plan: Plan) -> None:
@@ -174,11 +175,13 @@ def test_no_plan_holds_a_password(tmp_path: Path, plan: Plan, address: str) -> N
 def test_plans_with_unknown_claims_and_points(tmp_path: Path, plan: Plan) -> None:
     entry = full_entry(plan.claims["2"], 2)
     write_plan(plan.including([replace(entry, points=(("L = 1",), ("L = 77",)))], "run"), tmp_path)
-    with pytest.raises(InputError, match="has 'L = 77' of claim 2, which this version of tuplet does not"):
+    with pytest.raises(RunFolderError) as error:
         read_plan(tmp_path)
+    assert error.value.given == "2"
     write_plan(plan.including([replace(entry, key="gone")], "run"), tmp_path)
-    with pytest.raises(InputError, match="has claim 'gone', which this version of tuplet does not know"):
+    with pytest.raises(RunFolderError) as error:
         read_plan(tmp_path)
+    assert error.value.given == "gone"
 
 
 def test_shortened_runs_keep_their_shape() -> None:
@@ -197,8 +200,9 @@ def test_budgets(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "0m", "m", "-5m", "5 minutes", "30m1h"])
 def test_times_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="want a time such as 45s"):
+    with pytest.raises(SettingsError) as error:
         parse_budget(text)
+    assert (error.value.subject, error.value.given) == ("--budget", text)
 
 
 def test_a_thin_grid_has_ends_and_published_setting() -> None:
@@ -240,14 +244,15 @@ def test_a_budget_takes_points_then_epochs_then_seeds(tmp_path: Path, plan: Plan
         (3, 3, 2),
     ]
     assert fitting.left_out == ("without L = 3, L = 4", "3 epochs in place of 9", "2 seeds in place of 5")
-    with pytest.raises(InputError, match="the smallest study takes about 1 minute here; want --budget 1m"):
+    with pytest.raises(SettingsError) as error:
         reduce_entries(plan, entries, {"on": speed}, 6 * 7 - 1, tmp_path)
+    assert error.value.wanted == 1
 
 
 def test_what_is_finished_costs_nothing(tmp_path: Path, plan: Plan) -> None:
     entry = full_entry(plan.claims["hgnn"], 2)
     speed = Speed(0.0, 1.0, 720)
-    with pytest.raises(InputError, match="the smallest study takes"):
+    with pytest.raises(SettingsError):
         reduce_entries(plan, [entry], {"on": speed}, 1, tmp_path)
     fabricate_entry(tmp_path, plan, entry, lambda point, seed: 0.5)
     assert reduce_entries(plan, [entry], {"on": speed}, 1, tmp_path) == [entry]

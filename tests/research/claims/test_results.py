@@ -67,7 +67,7 @@ def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -
     assert last["mean"] == pytest.approx(statistics.fmean(gaps))
     assert (last["outcome"], last["p_fails"]) == (
         "does not hold",
-        found.verdict.evidence[-1].comparison.p_fails,
+        found.verdict.evidence[-1].p_fails,
     )
     page = report_markdown(claims_report(plan, tmp_path))
     assert "| 2 | HIST performs consistently whatever the number of layers" in page

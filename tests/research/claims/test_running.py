@@ -169,9 +169,9 @@ def test_studies_in_folders_of_one_name_on_one_database(tmp_path: Path, quick: R
     url = sqlite_url(tmp_path / "shared.db")
     for ids in (("one", "two"), ("", "")):  # those of old plans have one queue
         here, there = tmp_path / f"a{ids[0]}" / "study", tmp_path / f"b{ids[0]}" / "study"
-        stopped = Worker(here, quick, 1, 2, study_id=ids[0], storage_url=url)
+        stopped = Worker(here, quick, 1, 2, run_id=ids[0], storage_url=url)
         stopped.run(stop_at=(1, 0))
-        other = Worker(there, quick, 3, study_id=ids[1], storage_url=url)
+        other = Worker(there, quick, 3, run_id=ids[1], storage_url=url)
         other.run()
         assert other.epochs == [(3, 0), (3, 1), (3, 2)]
         assert [one.name for one in (there / "runs").iterdir()] == [other.jobs[0].key]

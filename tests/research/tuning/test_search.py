@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from lightning_fabric import Fabric
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,13 +17,14 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_data
 from tuplet.data.splits import Split
-from tuplet.errors import InputError
+from tuplet.errors import InputError, RunFolderError, SettingsError
 from tuplet.evaluation.evaluate import embed, evaluate
-from tuplet.research.tuning.report import best_so_far, result_of, write_result
-from tuplet.research.tuning.search import Search, finished_trials, open_search, run_trials
+from tuplet.research.tuning import search as search_module
+from tuplet.research.tuning.report import result_of, trial_outcome, write_result, write_search_report
+from tuplet.research.tuning.search import Search, finished_trials, open_search, require_trainable, run_trials
 from tuplet.research.tuning.space import Choice, Range, Space
 from tuplet.training.devices import launch
-from tuplet.training.run_folder import Run
+from tuplet.training.run_folder import Run, read_config
 
 SPACE: Space = {"loss.tau": Range(4.0, 64.0, log=True), "data.batch_size": Choice((8, 12))}
 
@@ -78,7 +80,7 @@ def test_a_trial_is_a_run_on_validation_classes(
     fourth, fifth = run(more, fabric, images)
     assert len({trial.params["loss.tau"] for trial in (first, *others, fourth, fifth)}) == 5
 
-    study = open_search(more)[1]
+    study = open_search(more).study
     outcome = result_of(more, study, fabric=fabric, images=images)
     values = [trial.value for trial in (first, *others, fourth, fifth)]
     assert [one.trial.value for one in outcome.best] == sorted(values, reverse=True)
@@ -90,9 +92,6 @@ def test_a_trial_is_a_run_on_validation_classes(
     expected_test = evaluate(embedded, config.evaluation, clustering=False).retrieval["map_at_r"]
     assert best.test == pytest.approx(expected_test)
     assert outcome.config == override(config, dict(best.trial.params))
-    assert best_so_far(outcome.trials) == [max(values[: end + 1]) for end in range(5)]
-    from tuplet.training.run_folder import read_config
-
     assert read_config(write_result(more, outcome)) == outcome.config
 
 
@@ -108,7 +107,7 @@ def test_an_oracle_takes_the_best_epoch_on_test_classes(
         assert (of_trial.config.evaluation.split, of_trial.config.evaluation.selection) == ("test", "oracle")
         assert [epoch for epoch, _ in retrieval(of_trial.folder)] == [0, 1, 2]
         assert trial.value == max(score for _, score in retrieval(of_trial.folder))
-    outcome = result_of(search, open_search(search)[1], fabric=fabric, images=images)
+    outcome = result_of(search, open_search(search).study, fabric=fabric, images=images)
     best = retrieval(search.trial_folder(outcome.best[0].trial.number))
     assert outcome.best[0].test == best[-1][1]
     assert outcome.config.name == "tiny-oracle"
@@ -169,7 +168,7 @@ def test_trials_that_diverge_or_cannot_be(
     bad = [trial for trial in trials if "impossible" in trial.user_attrs]
     assert [tuple(trial.params.values()) for trial in bad] == [(20, 8)]
     assert "data.images_per_class is 8; want a divisor" in bad[0].user_attrs["impossible"]
-    assert len(finished_trials(open_search(impossible)[1])) == 3
+    assert len(finished_trials(open_search(impossible).study)) == 3
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe"])
@@ -185,7 +184,7 @@ def test_a_pruned_trial_teaches_and_is_never_best(
         def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
             return trial.number > 0
 
-    monkeypatch.setattr("tuplet.research.tuning.search.pruner_of", lambda name, num_epochs: AfterTheFirst())
+    monkeypatch.setattr("tuplet.research.tuning.search._pruner", lambda name, num_epochs: AfterTheFirst())
     search = Search(
         config, SPACE, tmp_path, num_trials=2, pruner="median", sampler=sampler, metric="map_at_r"
     )
@@ -196,51 +195,128 @@ def test_a_pruned_trial_teaches_and_is_never_best(
     assert second.user_attrs["ended_early"] == 1
     state = TrialState.COMPLETE if sampler == "gp" else TrialState.PRUNED
     assert second.state == state
-    assert [trial.number for trial in finished_trials(open_search(search)[1])] == [0]
+    assert [trial.number for trial in finished_trials(open_search(search).study)] == [0]
 
 
 def test_other_settings_are_another_search(config: RunConfig, tmp_path: Path) -> None:
     search = Search(config, SPACE, tmp_path, num_trials=2)
     open_search(search)
     open_search(replace(search, num_trials=7, config=override(config, {"compute.num_workers": 1})))
-    study = open_search(search)[1]
+    study = open_search(search).study
     before = study.user_attrs["search"]
     del before["config"]["loss"]["distance"]  # as a version would have left it that did not know the field
     study.set_user_attr("search", before)
-    for change, message in (
-        ({"sampler": "tpe"}, r"another sampler \('gp', not 'tpe'\); want the same settings, another --to"),
-        (
-            {"config": override(config, {"schedule.epochs": 9})},
-            r"another config.schedule.epochs \(2, not 9\)",
-        ),
-        (
-            {"space": {"loss.tau": Range(4.0, 65.0)}},
-            r"another space.loss.tau \('4.0:64.0:log', not '4.0:65.0'\)",
-        ),
-    ):
-        with pytest.raises(InputError, match=message):
+    changes = [
+        ({"sampler": "tpe"}, "sampler", "gp", "tpe"),
+        ({"config": override(config, {"schedule.epochs": 9})}, "config.schedule.epochs", 2, 9),
+        ({"space": {"loss.tau": Range(4.0, 65.0)}}, "space.loss.tau", "4.0:64.0:log", "4.0:65.0"),
+    ]
+    for change, path, there, here in changes:
+        with pytest.raises(SettingsError) as error:
             open_search(replace(search, **change))
-    assert open_search(replace(search, sampler="tpe", study="another"))[1].study_name == "another"
+        assert (error.value.subject, error.value.wanted, error.value.given) == (path, there, here)
+    assert open_search(replace(search, sampler="tpe", study="another")).study.study_name == "another"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "subject"),
     [
-        ({"num_trials": 0}, "--trials is 0; want 1 or more"),
-        ({"num_folds": 5}, "--folds is 5; want 1..4"),
-        (
-            {"num_folds": 2, "objective": "oracle"},
-            "--folds is 2; want 1: the oracle looks at the test classes",
-        ),
-        ({"metric": "recall_at_3"}, "--metric is 'recall_at_3'; want one of recall_at_1"),
-        ({"sampler": "grid"}, "--sampler is 'grid'; want lists for loss.tau, or another sampler"),
-        ({"heartbeat_seconds": 0}, "--heartbeat-seconds is 0; want 1 or more"),
+        ({"num_trials": 0}, "--trials"),
+        ({"num_folds": 5}, "--folds"),
+        ({"num_folds": 2, "objective": "oracle"}, "--folds"),
+        ({"metric": "recall_at_3"}, "--metric"),
+        ({"sampler": "grid"}, "--sampler"),
+        ({"seed": -1}, "--sampler-seed"),
+        ({"heartbeat_seconds": 0}, "--heartbeat-seconds"),
+        ({"config": {"evaluation.split": "validation"}}, "evaluation.split"),
+        ({"config": {"compute.devices": 2}}, "compute.devices"),
     ],
 )
-def test_searches_that_cannot_be(config: RunConfig, tmp_path: Path, change: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Search(config, SPACE, tmp_path, **change)
-    with pytest.raises(InputError, match="want test: the objective decides"):
-        Search(override(config, {"evaluation.split": "validation"}), SPACE, tmp_path)
-    with pytest.raises(InputError, match=r"compute.devices is 2; want 1, and the command once a device"):
-        Search(override(config, {"compute.devices": 2}), SPACE, tmp_path)
+def test_searches_that_cannot_be(config: RunConfig, tmp_path: Path, change: Any, subject: str) -> None:
+    fields = {"config": override(config, change.pop("config", {})), "space": SPACE, "folder": tmp_path}
+    with pytest.raises(SettingsError) as error:
+        Search(**fields, **change)
+    assert error.value.subject == subject
+
+
+@pytest.mark.parametrize(
+    ("space", "path", "value"),
+    [
+        ({"data.batch_size": Choice((8, 4000))}, "data.batch_size", 4000),
+        ({"data.batch_size": Range(8, 37)}, "data.batch_size", 37),
+        ({"data.imbalance": Choice((1.0, 50.0))}, "data.imbalance", 50.0),
+        ({"data.glyphs_per_class": Choice((6, 2))}, "data.glyphs_per_class", 2),
+    ],
+)
+def test_what_can_never_be_trained_is_refused_before_the_first_trial(
+    config: RunConfig, images: Split, tmp_path: Path, space: Space, path: str, value: float
+) -> None:
+    """8 classes of 6 images; 36 of them train where a fold of two classes is held out."""
+    batches = override(config, {"data.batch_size": 20})
+    with pytest.raises(SettingsError) as error:
+        require_trainable(Search(batches, space, tmp_path), images)
+    assert (error.value.subject, error.value.given) == (path, value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_is_possible_that_needs_another(config: RunConfig, images: Split, tmp_path: Path) -> None:
+    # 32 images of 2 a class want 16 classes, of 8 a class only 4; and 8 of 8 are of one class.
+    per_class = override(config, {"data.sampler": "per-class", "data.batch_size": 8})
+    both: Space = {"data.batch_size": Choice((8, 32)), "data.images_per_class": Choice((2, 8))}
+    require_trainable(Search(per_class, both, tmp_path), images)
+    # Where no field of the data is searched, the recipe's own settings are checked.
+    large = Search(override(config, {"data.batch_size": 4000}), {"loss.tau": Range(4.0, 64.0)}, tmp_path)
+    with pytest.raises(InputError):
+        require_trainable(large, images)
+
+
+def test_a_trial_that_fails_is_noted_and_the_search_goes_on(
+    config: RunConfig, fabric: Fabric, images: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only running shows, such as a batch that the device's memory cannot hold."""
+    trained = search_module.epochs_of_runs
+
+    def short_of_memory(config: RunConfig, folder: Path, **options: Any) -> Any:
+        if config.data.batch_size == 12:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return trained(config, folder, **options)
+
+    monkeypatch.setattr(search_module, "epochs_of_runs", short_of_memory)
+    search = Search(config, {"data.batch_size": Choice((8, 12))}, tmp_path, num_trials=2, sampler="grid")
+    trials = {trial.params["data.batch_size"]: trial for trial in run(search, fabric, images)}
+    assert trials[12].user_attrs["failed"] == "OutOfMemoryError: CUDA out of memory"
+    assert (trial_outcome(trials[12]), trials[8].state) == ("failed", TrialState.COMPLETE)
+    study = open_search(search).study
+    result = result_of(search, study, fabric=fabric, images=images)
+    assert [one.trial.params["data.batch_size"] for one in result.best] == [8]
+    write_result(search, result)
+    write_search_report(search, study, result, storage="here", command="tuplet tune")
+    assert "OutOfMemoryError: CUDA out of memory" in (tmp_path / "report.html").read_text()
+    assert "OutOfMemoryError: CUDA out of memory" in (tmp_path / "trials.json").read_text()
+
+
+def test_what_other_settings_would_not_change_ends_the_search(
+    config: RunConfig, fabric: Fabric, images: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RunFolderError("the folder belongs to another run")
+
+    monkeypatch.setattr(search_module, "epochs_of_runs", broken)
+    search = Search(config, SPACE, tmp_path, num_trials=2, sampler="random")
+    with pytest.raises(RunFolderError):
+        run(search, fabric, images)
+    assert len(open_search(search).study.get_trials()) == 1
+
+
+def test_a_search_without_a_value_says_why(
+    config: RunConfig, fabric: Fabric, images: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any, **__: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(search_module, "epochs_of_runs", too_large)
+    search = Search(config, SPACE, tmp_path, num_trials=2, sampler="random")
+    assert [trial_outcome(trial) for trial in run(search, fabric, images)] == ["failed", "failed"]
+    with pytest.raises(SettingsError) as error:
+        result_of(search, open_search(search).study, fabric=fabric, images=images)
+    assert "MemoryError: no room" in str(error.value)

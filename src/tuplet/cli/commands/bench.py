@@ -76,7 +76,7 @@ def bench(arguments: list[str]) -> None:
     from tuplet.data.files import write_atomically
     from tuplet.data.load import load_data, split_of
     from tuplet.data.splits import describe
-    from tuplet.research.bench import Protocol, compare_losses, comparison_page, search_of, train_loss
+    from tuplet.research.bench import Protocol, compare_losses, comparison_page, train_loss
     from tuplet.training.devices import launch
 
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
@@ -90,7 +90,7 @@ def bench(arguments: list[str]) -> None:
     go_on = f"the same command with --to {folder} goes on"
     for name in names:
         if chosen.trials > 1:
-            say_trials(search_of(protocol, name), fabric=fabric, images=images, go_on=go_on)
+            say_trials(protocol.search(name), fabric=fabric, images=images, go_on=go_on)
         epochs = train_loss(protocol, name, fabric=fabric, images=images)
         say_epochs(epochs, speaks=fabric.is_global_zero, go_on=go_on)
     found = compare_losses(protocol, fabric=fabric, images=images)

@@ -186,7 +186,7 @@ def _work(
         folder,
         fabric=fabric,
         images=images,
-        study_id=plan.study_id,
+        run_id=plan.run_id,
         storage_url=storage,
         on_job=lambda job, left: _say(
             f"\nrun       {run_folder(folder, job.key)}\n{job.title} ({left} to go)"

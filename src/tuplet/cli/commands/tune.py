@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
 
     from tuplet.data.splits import Split
-    from tuplet.research.queue import Storage
+    from tuplet.research.queue import Queue
     from tuplet.research.tuning.report import SearchResult
     from tuplet.research.tuning.search import Search
     from tuplet.research.tuning.space import Space
@@ -101,17 +101,19 @@ def tune(arguments: list[str]) -> None:
     search = _search(chosen)
     from tuplet.data.load import load_data
     from tuplet.research.tuning.report import result_of, write_result, write_search_report
+    from tuplet.research.tuning.search import require_trainable
     from tuplet.training.devices import launch
 
     fabric = launch(search.config)
     images = load_data(search.config)
-    storage, study = say_trials(
+    require_trainable(search, images)
+    queue = say_trials(
         search, fabric=fabric, images=images, go_on=f"the same command with --to {search.folder} goes on"
     )
-    outcome = result_of(search, study, fabric=fabric, images=images)
+    outcome = result_of(search, queue.study, fabric=fabric, images=images)
     file = write_result(search, outcome)
     command = shlex.join(["tuplet", "tune", *arguments])
-    write_search_report(search, study, outcome, storage=storage.name, command=command)
+    write_search_report(search, queue.study, outcome, storage=queue.address, command=command)
     say_outcome(search, outcome)
     print(f"\nrecipe    {file}")
     print(f"report    {search.folder / 'report.html'}")
@@ -157,8 +159,8 @@ def _space(asked: Sequence[str], config: RunConfig) -> Space:
 _SHOWN = 8
 
 
-def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> tuple[Storage, optuna.Study]:
-    """The search's storage and study, its trials ended and each printed as it did. Ctrl-C ends the process.
+def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> Queue:
+    """The search's queue, its trials ended and each printed as it did. Ctrl-C ends the process.
 
     Args:
         search: opened, or gone on with.
@@ -171,12 +173,12 @@ def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> 
     """
     from tuplet.research.tuning.search import open_search, run_trials
 
-    storage, study = open_search(search)
-    print(f"\nsearch    {study.study_name} in {storage.name}")
+    queue = open_search(search)
+    print(f"\nsearch    {queue.study.study_name} in {queue.address}")
     for path, values in search.space.items():
         print(f"          {path} = {values}")
     try:
-        with without_bars(), LiveTable(search, study) as table:
+        with without_bars(), LiveTable(search, queue.study) as table:
             trials = run_trials(
                 search, fabric=fabric, images=images, on_epoch=table.epoch, waiting=table.waiting
             )
@@ -185,7 +187,7 @@ def say_trials(search: Search, *, fabric: Fabric, images: Split, go_on: str) -> 
     except KeyboardInterrupt:
         print(f"\nstopped; the trial that ran is tried again: {go_on}", file=sys.stderr)
         sys.exit(130)
-    return storage, study
+    return queue
 
 
 def say_outcome(search: Search, outcome: SearchResult) -> None:

@@ -1,4 +1,4 @@
-"""A smaller study for a given time: fewer points, then fewer epochs, then fewer seeds."""
+"""A smaller claims run for a given time: fewer points, then fewer epochs, then fewer seeds."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from typing import final
 from lightning_fabric import Fabric
 
 from tuplet.config import RunConfig
-from tuplet.errors import InputError, counted
-from tuplet.research.claims.claim import Axis, Base, Claim
+from tuplet.errors import SettingsError, counted
+from tuplet.research.claims.claim import Base, Claim
 from tuplet.research.claims.plan import Entry, Job, Plan, base_of, jobs_of, run_key
 from tuplet.research.claims.rules import Point, point_title
 from tuplet.research.claims.running import (
-    FAULTS_OF_A_RUN,
     POLL_SECONDS,
     epochs_of,
-    failure_reason,
     is_lasting,
     is_trained_now,
     run_folder,
     state_of,
 )
+from tuplet.research.queue import FAULTS_OF_A_RUN, failure_reason
 from tuplet.training.experiment import ImageCache, fold_folder
 from tuplet.training.run_folder import EpochReport, LockedRunError, Run
 
@@ -39,22 +38,25 @@ LEAST_SEEDS = 2
 """A single seed has no interval, and so no verdict."""
 
 SHORTEST = 3
-"""Trainings are shortened to no less than one part in so many of their epochs."""
+"""Trainings are shortened to no less than one third of their epochs."""
+
+TIMED_EPOCHS = 2
+"""The first epoch is slower than those after it, so a second one is timed too."""
+
+_LENGTHS = tuple(1 / SHORTEST + step / 30 for step in range(20))
+"""Shares of their epochs to which trainings may be shortened."""
 
 
 def parse_budget(text: str) -> float:
-    """Seconds of a time such as 45s, 30m, 2h or 1h30m.
-
-    Raises:
-        InputError: (a ValueError) no such time.
-    """
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
-    seconds = 0.0
-    if found is not None:
-        seconds = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+    """Return the seconds of a time such as 45s, 30m, 2h or 1h30m; raise a `SettingsError` for others."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    parts = match.groups() if match else ()
+    seconds = sum(int(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if seconds <= 0:
-        raise InputError(f"--budget is {text!r}; want a time such as 45s, 30m, 2h or 1h30m")
-    return seconds
+        raise SettingsError(
+            f"--budget is {text!r}; want a time such as 45s, 30m, 2h or 1h30m", subject="--budget", given=text
+        )
+    return float(seconds)
 
 
 def fit_to_budget(
@@ -68,54 +70,62 @@ def fit_to_budget(
     say: Callable[[str], None],
     on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
 ) -> list[Entry]:
-    """The entries as large as the budget allows, after the speed of the first runs.
+    """Reduce the entries to what the budget allows, after timing the first runs.
 
     Args:
-        plan: of the study, as it was before.
-        entries: whole.
-        budget: seconds, with those that the first runs take.
-        folder: of the study; a run that was begun only to be timed is removed, and no other.
+        plan: as it was before.
+        entries: with all of their points and seeds.
+        budget: seconds, including those that the first runs take.
+        folder: of the claims run. A run that was begun only to be timed is removed, and no other.
         fabric: launched; one rank.
         images: of the runs.
-        say: told of each run that is timed.
-        on_epoch: told of its epochs as they end.
-
-    Raises:
-        InputError: (a ValueError) even the smallest study takes longer, or no run can be timed.
+        say: called with a line on each run that is timed.
+        on_epoch: called as each of its epochs ends.
+    Raises: SettingsError: even the smallest claims run takes longer, or no run can be timed.
     """
-    began, before = time.monotonic(), _names_of_runs(folder)
+    began, before = time.monotonic(), _run_names(folder)
     speeds: dict[Base, Speed] = {}
-    pilots, why = [], ""
+    timed, reason = [], ""
     for entry in entries:
         claim = plan.claims[entry.key]
-        # Another of its points may run where the published one does not.
+        # Where the published point cannot be trained, another one may.
         for point in dict.fromkeys([first_point(claim, entry), *entry.points[:2]]):
             if claim.base in speeds:
                 break
             config = plan.config(entry, point, plan.base.seed)
-            pilot = Job(run_key(config), config, f"claim {entry.key}: {point_title(point)}")
-            say(f"timing    {pilot.title}")
-            pilots.append(pilot)
+            job = Job(run_key(config), config, f"claim {entry.key}: {point_title(point)}")
+            say(f"timing    {job.title}")
+            timed.append(job.key)
             waiting = partial(say, "waiting   for another process, which trains it")
             try:
                 speeds[claim.base] = measure_speed(
-                    pilot, folder, fabric=fabric, images=images, on_epoch=on_epoch, waiting=waiting
+                    job, folder, fabric=fabric, images=images, on_epoch=on_epoch, waiting=waiting
                 )
             except FAULTS_OF_A_RUN as error:
-                why = failure_reason(error)
-                say(f"failed    {pilot.title}: {why}")
+                reason = failure_reason(error)
+                say(f"failed    {job.title}: {reason}")
     if {plan.claims[entry.key].base for entry in entries} - set(speeds):
-        raise InputError(
-            f"no run could be timed for --budget ({why}); want settings that train, or no budget"
+        raise SettingsError(
+            f"no run could be timed for --budget ({reason}); want settings that train, or no budget",
+            subject="--budget",
         )
     fitting = reduce_entries(plan, entries, speeds, budget, folder, spent=time.monotonic() - began)
-    wanted = {job.key for job in jobs_of(plan, plan.including(fitting, "").entries.values())}
-    unwanted = {pilot.key for pilot in pilots} - wanted  # such as one whose epochs are fewer now
-    for name in _names_of_runs(folder) - before:
+    # A run whose epochs are fewer now has another key, for instance.
+    unwanted = set(timed) - {job.key for job in jobs_of(plan, plan.including(fitting, "").entries.values())}
+    for name in _run_names(folder) - before:
         key = name.partition("-fold")[0]
         if key in unwanted and not is_trained_now(folder, key):
             shutil.rmtree(folder / "runs" / name, ignore_errors=True)
     return fitting
+
+
+def _run_names(folder: Path) -> set[str]:
+    return {one.name for one in (folder / "runs").glob("*")}
+
+
+def first_point(claim: Claim, entry: Entry) -> Point:
+    """Return the point that is timed first: the published one, if it is planned."""
+    return claim.published if claim.published in entry.points else entry.points[0]
 
 
 def reduce_entries(
@@ -127,28 +137,26 @@ def reduce_entries(
     *,
     spent: float = 0.0,
 ) -> list[Entry]:
-    """The entries as large as the time allows, each saying what it leaves out.
+    """Return the entries as large as the time allows, each with what it leaves out.
 
     First points are left out, but for the ends of each axis, the published setting and those marked to be
     kept; then the trainings get fewer epochs, down to a third; then there are fewer seeds, down to two.
 
     Args:
-        plan: of the study.
-        entries: whole.
+        plan: of the claims run.
+        entries: with all of their points and seeds.
         speeds: by the base of a claim.
         budget: seconds.
-        folder: of the study; what is finished there costs nothing.
+        folder: of the claims run; what is finished there costs nothing.
         spent: seconds of the budget that are gone.
-
-    Raises:
-        InputError: (a ValueError) even the smallest study takes longer.
+    Raises: SettingsError: even the smallest claims run takes longer.
     """
 
     def seconds(some: Sequence[Entry]) -> float:
-        return sum(_job_seconds(one, speeds) for one in _jobs_by_base(plan, some, folder))
+        return _seconds_left(plan, some, speeds, folder)
 
-    def shortened_to(share: float) -> float:
-        return seconds([_shorter(plan, one, share) for one in fewer])
+    def of_length(share: float) -> list[Entry]:
+        return [_shorter(plan, one, share) for one in fewer]
 
     budget -= spent
     if seconds(entries) <= budget:
@@ -156,76 +164,53 @@ def reduce_entries(
     fewer = [thinned(plan.claims[one.key], one) for one in entries]
     if seconds(fewer) <= budget:
         return fewer
-    shortest = [_shorter(plan, one, 1 / SHORTEST) for one in fewer]
+    shortest = of_length(_LENGTHS[0])
     if seconds(shortest) <= budget:
-        shares = [1 / SHORTEST + step / 30 for step in range(20)]
-        longest = shares[bisect.bisect_right(shares, budget, key=shortened_to) - 1]
-        return [_shorter(plan, one, longest) for one in fewer]
+        place = bisect.bisect_right(_LENGTHS, budget, key=lambda share: seconds(of_length(share)))
+        return of_length(_LENGTHS[place - 1])
     for num_seeds in range(max(one.num_seeds for one in entries), LEAST_SEEDS - 1, -1):
         few = [_with_seeds(one, num_seeds) for one in shortest]
         if seconds(few) <= budget:
             return few
     smallest = [_with_seeds(one, LEAST_SEEDS) for one in shortest]
     minutes = math.ceil((seconds(smallest) + spent) / 60)
-    mends = [f"--budget {minutes}m"] + ["fewer claims"] * (len(entries) > 1)
+    ways = [f"--budget {minutes}m"] + ["fewer claims"] * (len(entries) > 1)
     epochs = _epochs_that_fit(plan, smallest, budget, seconds)
-    mends += [f"shorter runs such as --schedule.epochs {epochs}"] if epochs is not None else []
-    raise InputError(
-        f"the smallest study takes about {counted(minutes, 'minute')} here; want {', or '.join(mends)}"
+    ways += [f"shorter runs such as --schedule.epochs {epochs}"] if epochs is not None else []
+    raise SettingsError(
+        f"the smallest claims run takes about {counted(minutes, 'minute')} here; want {', or '.join(ways)}",
+        subject="--budget",
+        wanted=minutes,
     )
 
 
 def thinned(claim: Claim, entry: Entry) -> Entry:
-    """The entry with the ends of each axis, the published setting and what is marked to be kept."""
-    kept = [_kept_levels(axis, claim.published[place]) for place, axis in enumerate(claim.axes)]
+    """Return the entry with the ends of each axis, the published setting and what is marked to be kept."""
+    kept = []
+    for axis, published in zip(claim.axes, claim.published, strict=True):
+        ends = {axis.levels[0].name, axis.levels[-1].name, published}
+        kept.append(ends | {level.name for level in axis.levels if level.kept})
     points = tuple(point for point in entry.points if all(name in kept[i] for i, name in enumerate(point)))
     if points == entry.points or claim.rule.among(points) is None:
         return entry
     left_out = [
-        ", ".join(level.name for level in axis.levels if level.name not in kept[place])
-        for place, axis in enumerate(claim.axes)
+        ", ".join(level.name for level in axis.levels if level.name not in names)
+        for axis, names in zip(claim.axes, kept, strict=True)
     ]
     words = "; ".join(part for part in left_out if part)
     return replace(entry, points=points, left_out=(*entry.left_out, f"without {words}"))
 
 
-def _kept_levels(axis: Axis, published: str) -> set[str]:
-    ends = {axis.levels[0].name, axis.levels[-1].name, published}
-    return ends | {level.name for level in axis.levels if level.kept}
-
-
 def _shorter(plan: Plan, entry: Entry, share: float) -> Entry:
     claim = plan.claims[entry.key]
-    base = base_of(claim, plan.base)
     if "schedule.epochs" in claim.paths:
-        return entry  # its points say themselves how long they take
-    whole = base.schedule.epochs
-    epochs = max(base.schedule.warmup_epochs + 1, round(whole * share))
-    if epochs >= whole:
+        return entry  # its points decide their own lengths
+    schedule = base_of(claim, plan.base).schedule
+    epochs = max(schedule.warmup_epochs + 1, round(schedule.epochs * share))
+    if epochs >= schedule.epochs:
         return entry
-    return replace(entry, epochs=epochs, left_out=(*entry.left_out, f"{epochs} epochs in place of {whole}"))
-
-
-def _epochs_that_fit(
-    plan: Plan, smallest: Sequence[Entry], budget: float, seconds: Callable[[Sequence[Entry]], float]
-) -> int | None:
-    """The most epochs of the base, fewer than the smallest study has, that fit the budget; None: none."""
-
-    def of_epochs(epochs: int) -> float:
-        claims = plan.claims
-        return seconds(
-            [
-                replace(one, epochs=epochs)
-                if claims[one.key].base == "on" and "schedule.epochs" not in claims[one.key].paths
-                else one
-                for one in smallest
-            ]
-        )
-
-    schedule = plan.base.schedule
-    fewer = range(schedule.warmup_epochs + 1, round(schedule.epochs / SHORTEST))
-    number = bisect.bisect_right(fewer, budget, key=of_epochs)
-    return fewer[number - 1] if number else None
+    words = f"{epochs} epochs in place of {schedule.epochs}"
+    return replace(entry, epochs=epochs, left_out=(*entry.left_out, words))
 
 
 def _with_seeds(entry: Entry, num_seeds: int) -> Entry:
@@ -235,36 +220,34 @@ def _with_seeds(entry: Entry, num_seeds: int) -> Entry:
     return replace(entry, num_seeds=num_seeds, left_out=(*entry.left_out, words))
 
 
-def _jobs_by_base(plan: Plan, entries: Sequence[Entry], folder: Path) -> list[tuple[Base, Job]]:
-    """What is still to be run, each once, with the base of the claim that wants it first."""
-    jobs: dict[str, tuple[Base, Job]] = {}
+def _epochs_that_fit(
+    plan: Plan, smallest: Sequence[Entry], budget: float, seconds: Callable[[Sequence[Entry]], float]
+) -> int | None:
+    """Return the most epochs of the base, below those of the smallest claims run, that fit; None: none."""
+
+    def with_epochs(entry: Entry, epochs: int) -> Entry:
+        claim = plan.claims[entry.key]
+        fixed = claim.base != "on" or "schedule.epochs" in claim.paths
+        return entry if fixed else replace(entry, epochs=epochs)
+
+    schedule = plan.base.schedule
+    fewer = range(schedule.warmup_epochs + 1, round(schedule.epochs / SHORTEST))
+    number = bisect.bisect_right(
+        fewer, budget, key=lambda epochs: seconds([with_epochs(one, epochs) for one in smallest])
+    )
+    return fewer[number - 1] if number else None
+
+
+def _seconds_left(plan: Plan, entries: Sequence[Entry], speeds: Mapping[Base, Speed], folder: Path) -> float:
+    """Estimate the seconds of what is still to be run, each run once."""
+    seconds: dict[str, float] = {}
     for entry in entries:
-        base = plan.claims[entry.key].base
+        speed = speeds[plan.claims[entry.key].base]
         for job in jobs_of(plan, [entry]):
             state = state_of(folder, job.key)
             if state != "finished" and not (state == "failed" and is_lasting(folder, job.key)):
-                jobs.setdefault(job.key, (base, job))
-    return list(jobs.values())
-
-
-def _job_seconds(one: tuple[Base, Job], speeds: Mapping[Base, Speed]) -> float:
-    base, job = one
-    speed = speeds[base]
-    scale = num_images(job.config, speed.images) / speed.images
-    training = speed.start_seconds + job.config.schedule.last_epoch * speed.epoch_seconds * scale
-    return num_trainings(job.config) * training
-
-
-def _names_of_runs(folder: Path) -> set[str]:
-    return {one.name for one in (folder / "runs").glob("*")}
-
-
-def first_point(claim: Claim, entry: Entry) -> Point:
-    """The point that is timed: the published one."""
-    return claim.published if claim.published in entry.points else entry.points[0]
-
-
-PILOT_EPOCHS = 2
+                seconds.setdefault(job.key, speed.seconds_of(job.config))
+    return sum(seconds.values())
 
 
 @final
@@ -282,6 +265,12 @@ class Speed:
     epoch_seconds: float
     images: int
 
+    def seconds_of(self, config: RunConfig) -> float:
+        """Estimate the time of a run, all of its trainings together."""
+        scale = num_images(config, self.images) / self.images
+        training = self.start_seconds + config.schedule.last_epoch * self.epoch_seconds * scale
+        return num_trainings(config) * training
+
 
 def measure_speed(
     job: Job,
@@ -292,24 +281,22 @@ def measure_speed(
     on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
     waiting: Callable[[], None] = lambda: None,
 ) -> Speed:
-    """What the first epochs of a run take; the run goes on from there when its turn comes.
+    """Time the first epochs of a run, which continues from there when its turn comes.
 
-    Where the run has those epochs already, nothing is trained: its own reports tell.
+    Where the run has those epochs already, nothing is trained: its own reports have the times.
 
     Args:
-        job: the first of the study.
-        folder: of the study.
+        job: to be timed.
+        folder: of the claims run.
         fabric: launched; one rank.
         images: of the runs.
-        on_epoch: told of each epoch as it ends.
-        waiting: called when another process trains the run, once.
-
-    Raises:
-        InputError: (a ValueError) a run that cannot be trained.
+        on_epoch: called as each epoch ends.
+        waiting: called once if another process trains the run.
+    Raises: InputError: the run cannot be trained.
     """
     where = run_folder(folder, job.key)
     timed = where if num_trainings(job.config) == 1 else fold_folder(where, 0)
-    wanted = min(PILOT_EPOCHS, job.config.schedule.last_epoch)
+    wanted = min(TIMED_EPOCHS, job.config.schedule.last_epoch)
     loading, waits = None, False
     while not any(report.epoch >= wanted for report in _reports(timed)):
         began = time.perf_counter()
@@ -317,18 +304,17 @@ def measure_speed(
             with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
                 for run, report in epochs:
                     if loading is None:
-                        told = report.train_seconds + report.evaluation_seconds
-                        loading = time.perf_counter() - began - told
+                        reported = report.train_seconds + report.evaluation_seconds
+                        loading = time.perf_counter() - began - reported
                     on_epoch(run, report)
                     if run.folder == timed and report.epoch >= wanted:
                         break
-        except LockedRunError:  # another process trains it, and its reports will tell
+        except LockedRunError:  # another process trains it, and its reports will have the times
             if not waits:
                 waits = True
                 waiting()
             time.sleep(POLL_SECONDS)
     reports = _reports(timed)
-    # The first epoch is slower than those after it.
     training = [report.train_seconds for report in reports[1:]]
     measuring = [report.evaluation_seconds for report in reports if report.evaluation is not None]
     every = Run(timed).config.evaluation.every_epochs
@@ -339,13 +325,13 @@ def measure_speed(
 
 
 def num_trainings(config: RunConfig) -> int:
-    """How many trainings a run takes: with selection validation one a fold, and the run itself."""
+    """Return how many trainings a run takes: with selection validation one a fold, and the run itself."""
     chosen = config.evaluation.selection == "validation" and config.schedule.stop_after is None
     return 1 + config.evaluation.validation_folds if chosen else 1
 
 
 def num_images(config: RunConfig, otherwise: int) -> int:
-    """Training images of a run, where its config tells."""
+    """Return the number of training images of a run, where its config decides it."""
     data = config.data
     return data.glyph_train_classes * data.glyphs_per_class if data.source == "glyphs" else otherwise
 

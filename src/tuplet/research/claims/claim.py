@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, final
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import fields_by_path, override
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 from tuplet.recipes.catalogue import with_loss
 from tuplet.research.claims.rules import AtMostTimes, Point, Rule, point_title
 
@@ -36,8 +36,8 @@ class Level:
         name: in words, such as "N = 32"; unique in its axis.
         changes: new values by dotted path of the config; none: the base's own. "loss.name" brings the batches
             and the published settings of that loss.
-        label: as ticks of a figure have it.
-        number: where it stands, on an axis of numbers; None on one of names.
+        label: for the ticks of a figure.
+        number: its place on an axis of numbers; None on one of names.
         kept: whether a smaller grid keeps it too, as it keeps the first and the last.
     """
 
@@ -66,10 +66,6 @@ class Axis:
         """Whether its levels are numbers."""
         return all(level.number is not None for level in self.levels)
 
-    def level(self, name: str) -> Level:
-        """The level of that name."""
-        return next(one for one in self.levels if one.name == name)
-
 
 def number_axis(
     title: str,
@@ -80,7 +76,7 @@ def number_axis(
     kept: Sequence[float] = (),
     also: Mapping[float, Mapping[str, object]] | None = None,
 ) -> Axis:
-    """An axis of one numeric field.
+    """Make an axis of one numeric field.
 
     Args:
         title: in words.
@@ -103,26 +99,29 @@ def number_axis(
     return Axis(title, tuple(levels))
 
 
+def loss_axis(names: Sequence[str]) -> Axis:
+    """Make an axis of losses, all of which a smaller grid keeps."""
+    return Axis("loss", tuple(Level(name, (("loss.name", name),), name, kept=True) for name in names))
+
+
 @final
 @dataclass(frozen=True)
 class Claim:
     """One claim.
 
     Attributes:
-        key: how the command line calls it.
+        key: its name on the command line.
         title: a few words.
         statement: what is claimed, in a sentence.
-        source: who says so, or that the study did not look.
-        found: what the study found; empty where it did not look.
+        source: who says so, or that the HIST study did not look.
+        found: what the HIST study found; empty where it did not look.
         axes: what is varied, one or two.
         rule: what must be true of the measurements, fixed before the runs.
         published: the point nearest to the published setting.
         metric: what is measured.
-        base: on: the recipe that the study is run on; glyphs: generated characters, whatever that is.
+        base: on: the recipe that the claims are run on; glyphs: generated characters, whatever that is.
         reading: what to know when reading the result.
-
-    Raises:
-        InputError: (a ValueError) a claim that could not fail, or that cannot be run as it is written.
+    Raises: SettingsError: the claim could not fail, or cannot be run as it is written.
     """
 
     key: str
@@ -139,31 +138,31 @@ class Claim:
 
     def __post_init__(self) -> None:
         self._require_axes()
-        points = set(self.points)
-        outside = sorted((self.rule.points | {self.published}) - points)
+        outside = sorted((self.rule.points | {self.published}) - set(self.points))
         if outside:
-            raise InputError(
-                f"claim {self.key}: its rule names {point_title(outside[0])!r}, which is none of its points;"
-                f" want some of {'; '.join(map(point_title, self.points))}"
+            points = "; ".join(map(point_title, self.points))
+            raise self._error(
+                "points", f": its rule names {point_title(outside[0])!r}, none of its points; want {points}"
             )
         if isinstance(self.rule, AtMostTimes) != (self.metric == "seconds_per_image"):
-            raise InputError(
-                f"claim {self.key}: its rule and its metric, {self.metric}, do not go together; want"
-                " AtMostTimes for seconds_per_image, and for nothing else"
+            raise self._error(
+                "metric",
+                f": its rule and its metric, {self.metric}, do not go together; want AtMostTimes for"
+                " seconds_per_image, and for nothing else",
             )
         for one in self.rule.comparisons:
             settings = [self._changes(point) for point in sorted(one.points)]
             if any(first == second for first, second in itertools.combinations(settings, 2)):
-                raise InputError(
-                    f"claim {self.key} compares a point with itself under two names in {one.title!r}; want"
-                    " points with other settings"
+                raise self._error(
+                    "levels",
+                    f" compares a point with itself under two names in {one.title!r}; want points with other"
+                    " settings",
                 )
 
     @property
     def points(self) -> tuple[Point, ...]:
         """Every combination of the axes' levels, the last axis fastest."""
-        names = [[level.name for level in axis.levels] for axis in self.axes]
-        return tuple(itertools.product(*names))
+        return tuple(itertools.product(*([level.name for level in axis.levels] for axis in self.axes)))
 
     @property
     def paths(self) -> frozenset[str]:
@@ -171,14 +170,9 @@ class Claim:
         return frozenset(path for axis in self.axes for level in axis.levels for path, _ in level.changes)
 
     def config(self, point: Point, base: RunConfig) -> RunConfig:
-        """The settings of one point.
+        """Return the settings of one point, and the base's for all else.
 
-        Args:
-            point: of `points`.
-            base: where every other setting comes from.
-
-        Raises:
-            InputError: (a ValueError) the base cannot be changed so.
+        Raises: SettingsError: the base cannot be changed so.
         """
         changes = self._changes(point)
         if "loss.name" in changes:
@@ -188,20 +182,23 @@ class Claim:
     def _changes(self, point: Point) -> dict[str, object]:
         changes: dict[str, object] = {}
         for axis, name in zip(self.axes, point, strict=True):
-            changes |= dict(axis.level(name).changes)
+            changes |= next(dict(level.changes) for level in axis.levels if level.name == name)
         return changes
 
     def _require_axes(self) -> None:
         if not 1 <= len(self.axes) <= 2:
-            raise InputError(f"claim {self.key} has {len(self.axes)} axes; want 1 or 2")
-        paths = fields_by_path()
+            raise self._error("axes", f" has {len(self.axes)} axes; want 1 or 2")
         for axis in self.axes:
             names = [level.name for level in axis.levels]
             if len(names) < 2 or len(set(names)) < len(names):
-                raise InputError(
-                    f"claim {self.key}: the axis {axis.title!r} has levels {', '.join(names) or 'none'}; want"
-                    " two or more, each once"
+                raise self._error(
+                    "levels",
+                    f": the axis {axis.title!r} has levels {', '.join(names) or 'none'}; want two or"
+                    " more, each once",
                 )
-            unknown = [path for level in axis.levels for path, _ in level.changes if path not in paths]
-            if unknown:
-                raise InputError(f"claim {self.key} changes {unknown[0]!r}; want a field of the config")
+        unknown = sorted(self.paths - set(fields_by_path()))
+        if unknown:
+            raise self._error("paths", f" changes {unknown[0]!r}; want a field of the config")
+
+    def _error(self, subject: str, words: str) -> SettingsError:
+        return SettingsError(f"claim {self.key}{words}", subject=subject)

@@ -1,8 +1,9 @@
-"""What is to be run: which claims on which base, with which points and seeds, written before the runs."""
+"""The plan of a claims run: which claims on which base, which points and seeds, written before the runs."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import secrets
@@ -16,50 +17,29 @@ from typing import Any, final
 from tuplet.config import RunConfig
 from tuplet.config.overrides import fields_by_path, from_dict, override, to_dict
 from tuplet.data.files import write_atomically
-from tuplet.errors import InputError
+from tuplet.errors import RunFolderError, SettingsError
 from tuplet.recipes.catalogue import demo
+from tuplet.research.claims import hist_study, open_questions
 from tuplet.research.claims.claim import Claim
-from tuplet.research.claims.hist_study import (
-    alpha,
-    batch_size,
-    distances,
-    layers,
-    sizes,
-    state_of_the_art,
-    temperature,
-)
-from tuplet.research.claims.open_questions import (
-    agreement,
-    cost,
-    covariance,
-    hgnn,
-    imbalance,
-    label_noise,
-    many_classes,
-    steps,
-)
 from tuplet.research.claims.rules import Point, point_title
+
+PLAN_FILE = "plan.json"
 
 
 def claims_of(base: RunConfig) -> dict[str, Claim]:
-    """Every claim by its key, in the order of the report.
+    """Return every claim by its key, in the order of the report.
 
     Args:
-        base: which of the study's settings are the original ones depends on its data and backbone.
+        base: which of the HIST study's settings are the original ones depends on its data and backbone.
     """
-    claims = (
-        *(batch_size(), layers(), alpha(), temperature(), state_of_the_art(base)),
-        *(sizes(), distances()),
-        *(steps(base), label_noise(), many_classes(), cost(), imbalance(), agreement(), hgnn(), covariance()),
-    )
+    claims = [*hist_study.claims(base), *open_questions.claims(base)]
     return {claim.key: claim for claim in claims}
 
 
 def selected_claims(text: str, base: RunConfig) -> list[Claim]:
-    """The claims that a word on the command line names: all, or keys separated by commas.
+    """Return the claims that a word on the command line names: all, or keys separated by commas.
 
-    Raises:
-        InputError: (a ValueError) an unknown key.
+    Raises: SettingsError: an unknown key.
     """
     known = claims_of(base)
     if text == "all":
@@ -67,12 +47,17 @@ def selected_claims(text: str, base: RunConfig) -> list[Claim]:
     keys = list(dict.fromkeys(part.strip() for part in text.split(",")))
     unknown = [key for key in keys if key not in known]
     if unknown:
-        raise InputError(f"there is no claim {unknown[0]!r}; want all, or some of {','.join(known)}")
+        raise SettingsError(
+            f"there is no claim {unknown[0]!r}; want all, or some of {','.join(known)}",
+            subject="claims",
+            given=unknown[0],
+            wanted=tuple(known),
+        )
     return [known[key] for key in keys]
 
 
 def glyphs() -> RunConfig:
-    """Generated characters and a small network, seconds a run on two cores: to see a study at work."""
+    """Return the base without files: generated characters and a small network, seconds a run on two cores."""
     return override(
         demo(),
         {
@@ -89,13 +74,8 @@ def glyphs() -> RunConfig:
 
 
 def base_of(claim: Claim, on: RunConfig) -> RunConfig:
-    """What a claim's points change: the config that the study is run on, or generated characters."""
-    if claim.base == "on":
-        return on
-    return replace(glyphs(), compute=on.compute)
-
-
-PLAN_FILE = "plan.json"
+    """Return what a claim's points change: the config of the claims run, or generated characters."""
+    return on if claim.base == "on" else replace(glyphs(), compute=on.compute)
 
 
 @final
@@ -125,19 +105,19 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class Plan:
-    """A study on one base.
+    """The plan of a claims run on one base.
 
     Attributes:
         base: the config whose points are varied.
         entries: by claim.
         commands: that planned it.
-        study_id: of its own, so that no other study on a database has its queue; empty in old plans.
+        run_id: unique, so that no other claims run on a database has its queue; empty in old plans.
     """
 
     base: RunConfig
     entries: Mapping[str, Entry] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
-    study_id: str = ""
+    run_id: str = ""
 
     @cached_property
     def claims(self) -> dict[str, Claim]:
@@ -145,15 +125,11 @@ class Plan:
         return claims_of(self.base)
 
     def seeds(self, entry: Entry) -> tuple[int, ...]:
-        """The seeds of an entry."""
+        """Return the seeds of an entry."""
         return tuple(self.base.seed + number for number in range(entry.num_seeds))
 
     def config(self, entry: Entry, point: Point, seed: int) -> RunConfig:
-        """The settings of one training.
-
-        Raises:
-            InputError: (a ValueError) the base cannot be changed so.
-        """
+        """Return the settings of one training, or raise a `SettingsError` where the base cannot have them."""
         claim = self.claims[entry.key]
         base = base_of(claim, self.base)
         if entry.epochs is not None:
@@ -161,7 +137,7 @@ class Plan:
         return replace(claim.config(point, base), seed=seed)
 
     def including(self, entries: Iterable[Entry], command: str) -> Plan:
-        """The plan with some entries more, or in place of those of the same claims, whose rules stay."""
+        """Return the plan with more entries. They replace those of the same claims, whose rules stay."""
         commands = dict.fromkeys([*self.commands, command])
         rules = {key: one.rule for key, one in self.entries.items()}
         new = {
@@ -170,13 +146,13 @@ class Plan:
         return replace(self, entries={**self.entries, **new}, commands=tuple(commands))
 
     def of_command(self, keys: Sequence[str], command: str) -> list[Entry] | None:
-        """The entries of some claims as a command planned them; None where it has not, or another since."""
+        """Return the entries of claims as a command planned them; None if another has planned since."""
         entries = [self.entries[key] for key in keys if key in self.entries]
         kept = all(one.planned_by in (command, "") for one in entries)
         return entries if kept and command in self.commands and len(entries) == len(keys) else None
 
     def extended(self, entry: Entry) -> Entry:
-        """The entry with as many seeds as were planned before, where those are the same trainings."""
+        """Return the entry with at least as many seeds as were planned before for the same trainings."""
         before = self.entries.get(entry.key)
         if before is None or before.epochs != entry.epochs:
             return entry
@@ -189,7 +165,7 @@ class Job:
     """One training, which may serve several claims.
 
     Attributes:
-        key: the run's folder, from its config.
+        key: the name of the run's folder, from its config.
         config: its settings.
         title: of the first claim and point that want it.
     """
@@ -200,16 +176,16 @@ class Job:
 
 
 def full_entry(claim: Claim, num_seeds: int) -> Entry:
-    """A claim with all of its points."""
+    """Return the entry of a claim with all of its points."""
     return Entry(claim.key, num_seeds, claim.points, claim.rule.sentence)
 
 
 def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
-    """The trainings of some entries, each once: the first seed of every point, then the second, ...
+    """Return the trainings of entries, each once: the first seed of every point, then the second, ...
 
     Raises:
-        InputError: (a ValueError) the base cannot be changed as a claim wants, or two points that a claim
-            compares are the same run on this base.
+        SettingsError: the base cannot be changed as a claim wants, or two points that a claim compares are
+            the same run on this base.
     """
     rows: list[tuple[int, Job]] = []
     for entry in entries:
@@ -226,20 +202,44 @@ def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
     return list(jobs.values())
 
 
-def run_key(config: RunConfig) -> str:
-    """The name of a run by its settings: the same wherever the same is trained, on whatever devices.
+def _require_different(plan: Plan, entry: Entry, configs: Mapping[Point, RunConfig]) -> None:
+    rule = plan.claims[entry.key].rule.among(entry.points)
+    for one in rule.comparisons if rule is not None else ():
+        if len({configs[point] for point in one.points}) < len(one.points):
+            raise SettingsError(
+                f"claim {entry.key} would compare a run with itself on this base: {one.title}; want a base"
+                " that differs from its points",
+                subject=f"claim {entry.key}",
+                given=one.title,
+            )
 
-    Of what it runs on, the precision alone counts: one study is in one precision. Fields that have
-    their default are left out, so that a field that is new changes no name.
+
+def run_key(config: RunConfig) -> str:
+    """Return the name of a run by its settings: the same wherever the same is trained, on whatever devices.
+
+    Of what it runs on, only the precision counts: one claims run is in one precision. Fields that have their
+    default are left out, so that a new field changes no name.
     """
-    given, defaults = _leaves(config), _defaults()
-    told = {path: given[path] for path in sorted(given) if given[path] != defaults[path]}
-    text = json.dumps({path: one for path, one in told.items() if _decides(path)})
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    given, defaults = _leaves(config), _default_leaves()
+    changed = {path: given[path] for path in sorted(given) if given[path] != defaults[path]}
+    ignored = ("compute.", "name")
+    counted = {p: v for p, v in changed.items() if p == "compute.precision" or not p.startswith(ignored)}
+    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
+
+
+@cache
+def _default_leaves() -> dict[str, Any]:
+    return _leaves(RunConfig())
+
+
+def _leaves(config: RunConfig) -> dict[str, Any]:
+    tree: Any = to_dict(config)
+    paths = fields_by_path()
+    return {path: functools.reduce(lambda node, part: node[part], path.split("."), tree) for path in paths}
 
 
 def shortened(base: RunConfig, epochs: int) -> RunConfig:
-    """The same run in fewer epochs, its learning rates falling as fast in proportion.
+    """Return the same run in fewer epochs, its learning rates falling as fast in proportion.
 
     Args:
         base: the run.
@@ -252,11 +252,39 @@ def shortened(base: RunConfig, epochs: int) -> RunConfig:
     return replace(base, schedule=short)
 
 
-def read_plan(folder: Path) -> Plan | None:
-    """The plan in a study's folder; None where there is none.
+def plan_for(folder: Path, base: RunConfig) -> Plan:
+    """Return the plan of a folder, or a new one on this base.
 
-    Raises:
-        InputError: (a ValueError) a file that is none.
+    Raises: RunFolderError: the folder has a claims run on another base.
+    """
+    plan = read_plan(folder)
+    if plan is None:
+        return Plan(base, run_id=secrets.token_hex(8))
+    if run_key(plan.base) != run_key(base):
+        raise RunFolderError(
+            f"{folder} has a claims run on other settings; want the same ones, or another folder:"
+            " --to FOLDER",
+            subject=folder,
+        )
+    return replace(plan, base=replace(plan.base, compute=base.compute))
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write the plan into the folder of its claims run."""
+    tree = {
+        "base": to_dict(plan.base),
+        "entries": [dataclasses.asdict(one) for one in plan.entries.values()],
+        "commands": plan.commands,
+        "study_id": plan.run_id,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / PLAN_FILE, (json.dumps(tree, indent=1) + "\n").encode())
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """Read the plan in a folder; return None if there is none.
+
+    Raises: RunFolderError: the file is damaged, or has claims that this version does not know.
     """
     file = folder / PLAN_FILE
     if not file.is_file():
@@ -264,101 +292,44 @@ def read_plan(folder: Path) -> Plan | None:
     try:
         tree = json.loads(file.read_text())
         entries = {one.key: one for one in map(_entry, tree["entries"])}
-        commands = dict.fromkeys(map(_safe, tree["commands"]))
+        commands = dict.fromkeys(map(_without_password, tree["commands"]))
         plan = Plan(from_dict(tree["base"]), entries, tuple(commands), str(tree.get("study_id", "")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}); want the plan as tuplet claims wrote it") from None
+        raise RunFolderError(
+            f"{file} is damaged ({error}); want the plan as tuplet claims wrote it", subject=file
+        ) from None
     _require_known(plan, file)
     return plan
 
 
-def without_storage(words: Sequence[str]) -> list[str]:
-    """A command without the address of its database, which may hold a password and differs by worker."""
-    given = zip(["", *words], words, strict=False)
-    return [word for before, word in given if "--storage" not in (before, word.partition("=")[0])]
-
-
-def _safe(command: str) -> str:
-    return shlex.join(without_storage(shlex.split(command)))
-
-
-def write_plan(plan: Plan, folder: Path) -> None:
-    """Write the plan into the study's folder."""
-    tree = {
-        "base": to_dict(plan.base),
-        "entries": [dataclasses.asdict(one) for one in plan.entries.values()],
-        "commands": plan.commands,
-        "study_id": plan.study_id,
+def _entry(tree: dict[str, Any]) -> Entry:
+    changes = {
+        "points": tuple(tuple(point) for point in tree["points"]),
+        "left_out": tuple(tree["left_out"]),
+        "planned_by": _without_password(tree.get("planned_by", "")),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / PLAN_FILE, (json.dumps(tree, indent=1) + "\n").encode())
-
-
-def plan_for(folder: Path, base: RunConfig) -> Plan:
-    """The plan of a folder, or a new one on this base.
-
-    Raises:
-        InputError: (a ValueError) the folder has a study on another base.
-    """
-    plan = read_plan(folder)
-    if plan is None:
-        return Plan(base, study_id=secrets.token_hex(8))
-    if run_key(plan.base) != run_key(base):
-        raise InputError(
-            f"{folder} has a study on other settings; want the same ones, or another folder: --to FOLDER"
-        )
-    return replace(plan, base=replace(plan.base, compute=base.compute))
-
-
-def _require_different(plan: Plan, entry: Entry, configs: Mapping[Point, RunConfig]) -> None:
-    rule = plan.claims[entry.key].rule.among(entry.points)
-    for one in rule.comparisons if rule is not None else ():
-        if len({configs[point] for point in one.points}) < len(one.points):
-            raise InputError(
-                f"claim {entry.key} would compare a run with itself on this base: {one.title}; want a base"
-                " that differs from its points"
-            )
+    return Entry(**{**tree, **changes})
 
 
 def _require_known(plan: Plan, file: Path) -> None:
     for entry in plan.entries.values():
         claim = plan.claims.get(entry.key)
-        if claim is None:
-            what = f"claim {entry.key!r}"
-        else:
-            unknown = [point for point in entry.points if point not in claim.points]
-            if not unknown:
-                continue
-            what = f"{point_title(unknown[0])!r} of claim {entry.key}"
-        raise InputError(
-            f"{file} has {what}, which this version of tuplet does not know; want the version that wrote it,"
-            " or a new folder"
-        )
+        unknown = [] if claim is None else [point for point in entry.points if point not in claim.points]
+        if claim is None or unknown:
+            what = f"{point_title(unknown[0])!r} of claim {entry.key}" if unknown else f"claim {entry.key!r}"
+            raise RunFolderError(
+                f"{file} has {what}, which this version of tuplet does not know; want the version that wrote"
+                " it, or a new folder",
+                subject=file,
+                given=entry.key,
+            )
 
 
-def _decides(path: str) -> bool:
-    """Whether a setting has a part in what is trained."""
-    return path == "compute.precision" or not path.startswith(("compute.", "name"))
+def without_storage(words: Sequence[str]) -> list[str]:
+    """Return a command without its database, whose address may hold a password and differs by worker."""
+    given = zip(["", *words], words, strict=False)
+    return [word for before, word in given if "--storage" not in (before, word.partition("=")[0])]
 
 
-def _entry(tree: dict[str, Any]) -> Entry:
-    points = tuple(tuple(point) for point in tree["points"])
-    planned_by = _safe(tree.get("planned_by", ""))
-    return Entry(**{**tree, "points": points, "left_out": tuple(tree["left_out"]), "planned_by": planned_by})
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    return _leaves(RunConfig())
-
-
-def _leaves(config: RunConfig) -> dict[str, Any]:
-    tree = to_dict(config)
-
-    def value(path: str) -> Any:
-        node: Any = tree
-        for part in path.split("."):
-            node = node[part]
-        return node
-
-    return {path: value(path) for path in fields_by_path()}
+def _without_password(command: str) -> str:
+    return shlex.join(without_storage(shlex.split(command)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -15,17 +15,17 @@ from lightning_fabric import Fabric
 from tuplet.config import RunConfig
 from tuplet.data.files import write_atomically
 from tuplet.data.load import split_of
-from tuplet.errors import InputError
+from tuplet.errors import DataError
 from tuplet.evaluation.evaluate import EmbeddedSplit, EvalReport, embed
 from tuplet.metrics.intervals import SeedMean, seed_mean
 from tuplet.metrics.names import headline_metric
 from tuplet.metrics.retrieval import nearest_neighbours
 from tuplet.report import plots
 from tuplet.research.bench import frozen_backbone
-from tuplet.research.claims.claim import Claim, Metric
+from tuplet.research.claims.claim import Claim
 from tuplet.research.claims.hist_study import published_values
 from tuplet.research.claims.plan import Entry, Plan, run_key
-from tuplet.research.claims.rules import Point, Values, Verdict
+from tuplet.research.claims.rules import Point, Verdict
 from tuplet.research.claims.running import State, failure_of, run_folder, state_of
 from tuplet.training.experiment import ImageCache, Selected, select
 from tuplet.training.run_folder import EpochReport, Run
@@ -35,43 +35,46 @@ NUM_NEIGHBOURS = 10
 
 
 def measure(plan: Plan, folder: Path, *, fabric: Fabric, images: ImageCache) -> Iterator[str]:
-    """What is being measured, before it is; whatever was measured before is not repeated.
+    """Measure what takes finished models, and yield what it is before each; nothing is measured twice.
 
     Args:
-        plan: of the study.
-        folder: of the study.
+        plan: of the claims run.
+        folder: of the claims run.
         fabric: launched; one rank.
         images: of the runs.
     """
     for entry in plan.entries.values():
-        claim = plan.claims[entry.key]
-        if claim.metric == "agreement":
+        if plan.claims[entry.key].metric == "agreement":
             for point in entry.points:
                 for seeds in seed_pairs(plan.seeds(entry)):
-                    pair = [plan.config(entry, point, seed) for seed in seeds]
-                    if _finished(folder, *pair) and not agreement_file(folder, *pair).exists():
+                    first, second = (plan.config(entry, point, seed) for seed in seeds)
+                    file = agreement_file(folder, first, second)
+                    if _finished(folder, first, second) and not file.exists():
                         yield f"neighbours shared by seeds {seeds[0]} and {seeds[1]}: {', '.join(point)}"
-                        _write_agreement(folder, pair[0], pair[1], fabric=fabric, images=images)
-        if entry.key == "5" and not frozen_file(folder, plan.base).exists():
+                        _write(file, _agreement(folder, first, second, fabric=fabric, images=images))
+        file = frozen_file(folder, plan.base)
+        if entry.key == "5" and not file.exists():
             yield "the frozen backbone"
-            found = frozen_backbone(plan.base, fabric=fabric, images=images.of(plan.base))
-            _write(frozen_file(folder, plan.base), asdict(found))
+            images_of_base = images.of(plan.base)
+            _write(file, asdict(frozen_backbone(plan.base, fabric=fabric, images=images_of_base)))
     config = mapped_run(plan, folder)
     if config is not None and not maps_file(folder, config).exists():
         yield "maps of the embeddings"
-        _write_maps(folder, config, fabric=fabric, images=images)
+        parts = _embedded(folder, config, fabric=fabric, images=images)
+        names = ("training", config.evaluation.split)
+        maps = (plots.embedding_map(one.embeddings, one.labels, one.table.class_names) for one in parts)
+        _write(maps_file(folder, config), dict(zip(names, map(asdict, maps), strict=True)))
 
 
 def shared_neighbours(
     first: Float[np.ndarray, "N D"], second: Float[np.ndarray, "N E"], *, num_neighbours: int
 ) -> float:
-    """The mean share of each row's nearest others, by cosine, that two embeddings of the same rows share.
+    """Compute the mean share of each row's nearest others, by cosine, that two embeddings have in common.
 
     Args:
         first: embeddings by one model, finite.
         second: by another, of the same N items in the same order.
         num_neighbours: how many others, in 1..N-1.
-
     Returns: in [0, 1].
     """
     one, other = (nearest_neighbours(each, num_neighbours)[0].numpy() for each in (first, second))
@@ -80,27 +83,27 @@ def shared_neighbours(
 
 
 def seed_pairs(seeds: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The seeds two by two, each in one pair; an odd one is left over."""
+    """Return the seeds two by two, each in one pair only, so that pairs are independent."""
     return list(zip(seeds[::2], seeds[1::2], strict=False))
 
 
 def agreement_file(folder: Path, first: RunConfig, second: RunConfig) -> Path:
-    """Where the agreement of two runs is."""
+    """Return the file of the agreement of two runs."""
     return folder / "measures" / f"agreement-{run_key(first)}-{run_key(second)}.json"
 
 
 def frozen_file(folder: Path, base: RunConfig) -> Path:
-    """Where the measurement of the frozen backbone is."""
+    """Return the file of what the frozen backbone measures."""
     return folder / "measures" / f"frozen-{run_key(base)}.json"
 
 
 def maps_file(folder: Path, config: RunConfig) -> Path:
-    """Where the maps of a run's embeddings are."""
+    """Return the file of the maps of a run's embeddings."""
     return folder / "measures" / f"maps-{run_key(config)}.json"
 
 
 def read_measure(file: Path) -> dict[str, Any] | None:
-    """What was measured; None where it was not yet."""
+    """Read a measurement; return None if it is not made yet."""
     if not file.exists():
         return None
     tree: dict[str, Any] = json.loads(file.read_text())
@@ -108,13 +111,13 @@ def read_measure(file: Path) -> dict[str, Any] | None:
 
 
 def read_frozen(folder: Path, base: RunConfig) -> EvalReport | None:
-    """What the frozen backbone measures; None where it was not measured yet."""
+    """Read what the frozen backbone measures; return None if it is not measured yet."""
     tree = read_measure(frozen_file(folder, base))
     return None if tree is None else EvalReport.from_dict(tree)
 
 
 def mapped_run(plan: Plan, folder: Path) -> RunConfig | None:
-    """The finished run whose embeddings are mapped: the first seed at the published point of a claim."""
+    """Return the finished run whose embeddings are mapped: the first seed at a claim's published point."""
     for entry in plan.entries.values():
         claim = plan.claims[entry.key]
         if claim.base == "on" and claim.published in entry.points:
@@ -131,7 +134,7 @@ def _finished(folder: Path, *configs: RunConfig) -> bool:
 def _embedded(
     folder: Path, config: RunConfig, *, fabric: Fabric, images: ImageCache
 ) -> tuple[EmbeddedSplit, EmbeddedSplit]:
-    """Training and test images of a finished run with their embeddings."""
+    """Embed the training and the test images of a finished run."""
     run = Run(run_folder(folder, run_key(config)))
     split = split_of(images.of(config), config)
     network = fabric.setup_module(run.embedder()).eval()
@@ -142,26 +145,16 @@ def _embedded(
     return train, test
 
 
-def _write_agreement(
+def _agreement(
     folder: Path, first: RunConfig, second: RunConfig, *, fabric: Fabric, images: ImageCache
-) -> None:
-    both = [_embedded(folder, config, fabric=fabric, images=images)[1] for config in (first, second)]
-    others = min(NUM_NEIGHBOURS, len(both[0].table) - 1)
-    share = shared_neighbours(both[0].embeddings, both[1].embeddings, num_neighbours=others)
-    _write(agreement_file(folder, first, second), {"share": share, "num_neighbours": others})
+) -> dict[str, float]:
+    one, other = (_embedded(folder, it, fabric=fabric, images=images)[1] for it in (first, second))
+    num_neighbours = min(NUM_NEIGHBOURS, len(one.table) - 1)
+    share = shared_neighbours(one.embeddings, other.embeddings, num_neighbours=num_neighbours)
+    return {"share": share, "num_neighbours": num_neighbours}
 
 
-def _write_maps(folder: Path, config: RunConfig, *, fabric: Fabric, images: ImageCache) -> None:
-    parts = _embedded(folder, config, fabric=fabric, images=images)
-    names = ("training", config.evaluation.split)
-    tree = {
-        name: asdict(plots.embedding_map(part.embeddings, part.labels, part.table.class_names))
-        for name, part in zip(names, parts, strict=True)
-    }
-    _write(maps_file(folder, config), tree)
-
-
-def _write(file: Path, tree: dict[str, Any]) -> None:
+def _write(file: Path, tree: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, (json.dumps(tree, indent=1) + "\n").encode())
 
@@ -176,7 +169,7 @@ class RunResult:
         selected: the measurement that counts.
         flatters: Recall@1 of the best epoch on the test classes less that of the last; None where not every
             epoch was measured, or on validation classes.
-        train_seconds: of all its epochs, evaluation apart.
+        train_seconds: of all its epochs, without evaluation.
         seconds_per_image: of training.
         environment: what it ran on.
     """
@@ -197,7 +190,7 @@ class Cell:
     Attributes:
         point: which.
         runs: finished ones, by seed.
-        values: of the claim's metric, by seed.
+        values: of the claim's metric, by seed; of a pair of seeds, by the first.
         unfinished: seeds whose runs are not finished.
         failed: why, by seed.
     """
@@ -210,7 +203,7 @@ class Cell:
 
     @property
     def mean(self) -> SeedMean | None:
-        """Over the seeds that there are; None without any."""
+        """The mean over the seeds that there are; None without any."""
         return seed_mean([self.values[seed] for seed in sorted(self.values)]) if self.values else None
 
     @property
@@ -221,75 +214,67 @@ class Cell:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """How the numbers' epochs were chosen."""
+        """How the epochs of the numbers were selected."""
         return tuple(dict.fromkeys(run.selected.label for run in self.runs.values()))
 
 
 @final
 @dataclass(frozen=True)
 class ClaimResult:
-    """What was found of one claim.
+    """The result of one claim.
 
     Attributes:
         claim: which.
         entry: what was planned; None: nothing.
+        rule: in words, as it is judged: on the points that were planned.
+        study: Recall@1 as the HIST study prints it, by point, where data and backbone are its own.
         cells: by point, in the order of the plan.
         verdict: None where there is none, and `why` says why.
         why: empty where there is a verdict.
-        rule: in words, as it is judged: on the points that were planned.
-        study: Recall@1 as the study prints it, by point, where data and backbone are its own.
     """
 
     claim: Claim
     entry: Entry | None
-    cells: tuple[Cell, ...]
-    verdict: Verdict | None
-    why: str
     rule: str
     study: Mapping[Point, float]
+    cells: tuple[Cell, ...] = ()
+    verdict: Verdict | None = None
+    why: str = ""
 
 
 def results(plan: Plan, folder: Path) -> list[ClaimResult]:
-    """What the study in a folder has found of every claim, in the order of the report."""
+    """Return the result of every claim so far, in the order of the report."""
     read: dict[str, RunResult | State] = {}
     return [_result(plan, folder, claim, read) for claim in plan.claims.values()]
 
 
 def _result(plan: Plan, folder: Path, claim: Claim, read: dict[str, RunResult | State]) -> ClaimResult:
     entry = plan.entries.get(claim.key)
-    study = published_values(claim, plan.base)
+    result = ClaimResult(claim, entry, claim.rule.sentence, published_values(claim, plan.base))
     if entry is None:
-        return ClaimResult(claim, None, (), None, "not run", claim.rule.sentence, study)
-    cells = tuple(_cell(plan, folder, entry, claim.metric, point, read) for point in entry.points)
+        return replace(result, why="not run")
+    cells = tuple(_cell(plan, folder, entry, point, read) for point in entry.points)
+    result = replace(result, cells=cells)
     rule = claim.rule.among(entry.points)
     if rule is None:
-        why = "the points that were planned are too few for its rule"
-        return ClaimResult(claim, entry, cells, None, why, claim.rule.sentence, study)
-    verdict, why = None, ""
-    values: Values = {cell.point: cell.values for cell in cells}
+        return replace(result, why="the points that were planned are too few for its rule")
+    result = replace(result, rule=rule.sentence)
     seeds = plan.seeds(entry)
     if claim.metric == "agreement":
         seeds = tuple(first for first, _ in seed_pairs(seeds))
         if not seeds:
             why = "one seed has no other to agree with; want two or more: --seeds 2"
-            return ClaimResult(claim, entry, cells, None, why, rule.sentence, study)
+            return replace(result, why=why)
     try:
-        verdict = rule.judge(values, seeds)
-    except InputError as error:
-        why = _why(cells, str(error))
-    return ClaimResult(claim, entry, cells, verdict, why, rule.sentence, study)
+        return replace(result, verdict=rule.judge({cell.point: cell.values for cell in cells}, seeds))
+    except DataError as error:
+        if not any(cell.runs or cell.failed for cell in cells):
+            return replace(result, why="not run")
+        failed = sum(len(cell.failed) for cell in cells)
+        return replace(result, why=f"{error}; {failed} failed" if failed else str(error))
 
 
-def _why(cells: Sequence[Cell], error: str) -> str:
-    if not any(cell.runs or cell.failed for cell in cells):
-        return "not run"
-    failed = sum(len(cell.failed) for cell in cells)
-    return f"{error}; {failed} failed" if failed else error
-
-
-def _cell(
-    plan: Plan, folder: Path, entry: Entry, metric: Metric, point: Point, read: dict[str, RunResult | State]
-) -> Cell:
+def _cell(plan: Plan, folder: Path, entry: Entry, point: Point, read: dict[str, RunResult | State]) -> Cell:
     runs: dict[int, RunResult] = {}
     unfinished, failed = [], {}
     configs = {seed: plan.config(entry, point, seed) for seed in plan.seeds(entry)}
@@ -305,23 +290,22 @@ def _cell(
             failed[seed] = failure_of(folder, key)
         else:
             unfinished.append(seed)
-    values = _values(folder, metric, configs, runs)
+    metric = plan.claims[entry.key].metric
+    if metric == "seconds_per_image":
+        values = {seed: run.seconds_per_image for seed, run in runs.items()}
+    elif metric == "agreement":
+        values = _agreements(folder, configs)
+    else:
+        values = {seed: run.selected.evaluation.retrieval[metric] for seed, run in runs.items()}
     return Cell(point, runs, values, tuple(unfinished), failed)
 
 
-def _values(
-    folder: Path, metric: Metric, configs: Mapping[int, RunConfig], runs: Mapping[int, RunResult]
-) -> dict[int, float]:
-    """What is measured at a point, by seed; of a pair of seeds, by the first."""
-    if metric == "seconds_per_image":
-        return {seed: run.seconds_per_image for seed, run in runs.items()}
-    if metric != "agreement":
-        return {seed: run.selected.evaluation.retrieval[metric] for seed, run in runs.items()}
+def _agreements(folder: Path, configs: Mapping[int, RunConfig]) -> dict[int, float]:
     shares = {}
     for first, second in seed_pairs(tuple(configs)):
-        found = read_measure(agreement_file(folder, configs[first], configs[second]))
-        if found is not None:
-            shares[first] = float(found["share"])
+        tree = read_measure(agreement_file(folder, configs[first], configs[second]))
+        if tree is not None:
+            shares[first] = float(tree["share"])
     return shares
 
 
@@ -336,7 +320,7 @@ def _run_result(folder: Path, key: str) -> RunResult:
 
 
 def _flatters(config: RunConfig, reports: Sequence[EpochReport]) -> float | None:
-    """How much better the best epoch is than the last, in the first Recall@K; epoch 0 is one of them."""
+    """Return how much better the best epoch is than the last in the first Recall@K; 0 is one of them."""
     measured = [report.evaluation.retrieval for report in reports if report.evaluation is not None]
     if config.evaluation.split != "test" or len(measured) < len(reports):
         return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, final
+from typing import ClassVar, Literal, TypeAlias, final
 
 from scipy.stats import t as student
 
-from tuplet.errors import InputError
+from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.intervals import SeedMean, holm, seed_mean
 
 Point: TypeAlias = tuple[str, ...]
@@ -18,110 +18,6 @@ Point: TypeAlias = tuple[str, ...]
 
 Values: TypeAlias = Mapping[Point, Mapping[int, float]]
 """What was measured at each point, by seed."""
-
-
-@final
-@dataclass(frozen=True)
-class Contrast:
-    """A weighted sum of what is measured at several points, zero where all points are alike.
-
-    Attributes:
-        title: in words.
-        weights: of each point; they sum to zero.
-        numbers: of a trend, where each point stands on the axis; None for anything else.
-
-    Raises:
-        InputError: (a ValueError) fewer than two points, a point against itself, or weights that do not
-            cancel.
-    """
-
-    title: str
-    weights: tuple[tuple[Point, float], ...]
-    numbers: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        points = [point for point, _ in self.weights]
-        if len(points) < 2 or len(set(points)) < len(points):
-            raise InputError(
-                f"the comparison {self.title!r} is of a point with itself; want two points or more, each once"
-            )
-        if any(weight == 0 for _, weight in self.weights) or abs(sum(w for _, w in self.weights)) > 1e-9:
-            raise InputError(f"the weights of {self.title!r} do not cancel; want other than 0, summing to 0")
-
-    @property
-    def points(self) -> frozenset[Point]:
-        """All that is compared."""
-        return frozenset(point for point, _ in self.weights)
-
-    @property
-    def range(self) -> float:
-        """The largest value there can be, for measurements in [0, 1]."""
-        return sum(weight for _, weight in self.weights if weight > 0)
-
-    def by_seed(self, values: Values, seeds: Sequence[int]) -> list[float]:
-        """The weighted sum of each seed.
-
-        Args:
-            values: of every point, for every seed.
-            seeds: in the order wanted.
-        """
-        return [sum(weight * values[point][seed] for point, weight in self.weights) for seed in seeds]
-
-    def among(self, points: Collection[Point]) -> Contrast | None:
-        """The same where some points are left out: a trend over the others; None where nothing is left."""
-        if self.points <= set(points):
-            return self
-        if self.numbers is None:
-            return None
-        pairs = zip(self.weights, self.numbers, strict=True)
-        left = [(point, number) for (point, _), number in pairs if point in points]
-        if len(left) < 2:
-            return None
-        return trend([point for point, _ in left], [number for _, number in left])
-
-
-def less(first: Point, second: Point) -> Contrast:
-    """What the first point has more than the second."""
-    shared = [name for name, other in zip(first, second, strict=True) if name == other]
-    one, other = (
-        point_title(tuple(name for name in point if name not in shared)) for point in (first, second)
-    )
-    title = f"{one} less {other}" + (f" at {point_title(tuple(shared))}" if shared else "")
-    return Contrast(title, ((first, 1.0), (second, -1.0)))
-
-
-def falls_less(first: tuple[Point, Point], second: tuple[Point, Point]) -> Contrast:
-    """How much less the first pair falls, from its first point to its second, than the second pair does.
-
-    The last axis tells the two apart.
-    """
-    (first_from, first_to), (second_from, second_to) = first, second
-    title = f"change of {first_to[-1]} from {first_from[0]} to {first_to[0]}, less that of {second_to[-1]}"
-    return Contrast(title, ((first_to, 1.0), (first_from, -1.0), (second_to, -1.0), (second_from, 1.0)))
-
-
-def trend(points: Sequence[Point], numbers: Sequence[float]) -> Contrast:
-    """What the last point has more than the first along the straight line fitted to all of them.
-
-    Args:
-        points: two or more.
-        numbers: where each stands on the axis, ascending.
-    """
-    mean = sum(numbers) / len(numbers)
-    spread = sum((number - mean) ** 2 for number in numbers)
-    if len(points) < 2 or spread == 0:
-        raise InputError(f"a trend over {len(points)} points; want two or more, at different places")
-    slopes = [(number - mean) / spread * (numbers[-1] - numbers[0]) for number in numbers]
-    weights = tuple((point, slope) for point, slope in zip(points, slopes, strict=True) if slope != 0)
-    kept = tuple(number for number, slope in zip(numbers, slopes, strict=True) if slope != 0)
-    title = f"rise from {point_title(points[0])} to {point_title(points[-1])} along the line through all"
-    return Contrast(title, weights, kept)
-
-
-def point_title(point: Point) -> str:
-    """A point in words."""
-    return " · ".join(point)
-
 
 Outcome: TypeAlias = Literal["holds", "does not hold", "undecided"]
 
@@ -145,22 +41,108 @@ HOW_DECIDED = (
 
 @final
 @dataclass(frozen=True)
-class Comparison:
-    """One comparison before it is decided.
+class Contrast:
+    """A weighted sum of what is measured at several points, zero where all points are alike.
 
     Attributes:
-        title: what is compared.
-        over_seeds: its value with its interval over seeds; of a ratio, that of its logarithm.
-        p_holds: small where it supports the claim; None where the seeds say nothing.
-        p_fails: small where it contradicts the claim; not adjusted.
-        words: the value and its interval, in the unit of the report.
+        title: in words.
+        weights: of each point; they sum to zero.
+        numbers: of a trend, where each point is on the axis; None for anything else.
+    Raises: SettingsError: fewer than two points, a point twice, or weights that do not cancel.
     """
 
     title: str
-    over_seeds: SeedMean
-    p_holds: float | None
-    p_fails: float | None
-    words: str
+    weights: tuple[tuple[Point, float], ...]
+    numbers: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.weights) < 2 or len(self.points) < len(self.weights):
+            raise SettingsError(
+                f"the comparison {self.title!r} is of a point with itself; want two points or more, each"
+                " once",
+                subject="points",
+            )
+        weights = [weight for _, weight in self.weights]
+        if 0 in weights or abs(sum(weights)) > 1e-9:
+            raise SettingsError(
+                f"the weights of {self.title!r} do not cancel; want other than 0, summing to 0",
+                subject="weights",
+                given=tuple(weights),
+            )
+
+    @property
+    def points(self) -> frozenset[Point]:
+        """All that is compared."""
+        return frozenset(point for point, _ in self.weights)
+
+    @property
+    def range(self) -> float:
+        """The largest possible value, for measurements in [0, 1]."""
+        return sum(weight for _, weight in self.weights if weight > 0)
+
+    def by_seed(self, values: Values, seeds: Sequence[int]) -> list[float]:
+        """Return the weighted sum of each seed; values of every point are needed."""
+        return [sum(weight * values[point][seed] for point, weight in self.weights) for seed in seeds]
+
+    def among(self, points: Collection[Point]) -> Contrast | None:
+        """Return the contrast without the other points: a trend over fewer, None where nothing is left."""
+        if self.points <= set(points):
+            return self
+        if self.numbers is None:
+            return None
+        pairs = zip(self.weights, self.numbers, strict=True)
+        left = [(point, number) for (point, _), number in pairs if point in points]
+        if len(left) < 2:
+            return None
+        return trend([point for point, _ in left], [number for _, number in left])
+
+
+def less(first: Point, second: Point) -> Contrast:
+    """Return the difference of the first point and the second."""
+    shared = tuple(name for name, other in zip(first, second, strict=True) if name == other)
+    one, other = (
+        point_title(tuple(name for name in point if name not in shared)) for point in (first, second)
+    )
+    title = f"{one} less {other}" + (f" at {point_title(shared)}" if shared else "")
+    return Contrast(title, ((first, 1.0), (second, -1.0)))
+
+
+def falls_less(first: tuple[Point, Point], second: tuple[Point, Point]) -> Contrast:
+    """Return how much less the first pair falls, from its first point to its second, than the second pair.
+
+    The last axis tells the two pairs apart.
+    """
+    (first_from, first_to), (second_from, second_to) = first, second
+    title = f"change of {first_to[-1]} from {first_from[0]} to {first_to[0]}, less that of {second_to[-1]}"
+    return Contrast(title, ((first_to, 1.0), (first_from, -1.0), (second_to, -1.0), (second_from, 1.0)))
+
+
+def trend(points: Sequence[Point], numbers: Sequence[float]) -> Contrast:
+    """Return the rise from the first point to the last along the straight line fitted to all of them.
+
+    The slope of least squares is a weighted sum of the values, with weights (x - mean) / sum (x - mean)^2,
+    which cancel: so a trend is a contrast, and is tested as any other.
+
+    Args:
+        points: two or more.
+        numbers: the place of each on the axis, ascending.
+    """
+    mean = sum(numbers) / len(numbers)
+    spread = sum((number - mean) ** 2 for number in numbers)
+    if len(points) < 2 or spread == 0:
+        raise SettingsError(
+            f"a trend over {len(points)} points; want two or more, at different places", subject="points"
+        )
+    slopes = [(number - mean) / spread * (numbers[-1] - numbers[0]) for number in numbers]
+    weights = tuple((point, slope) for point, slope in zip(points, slopes, strict=True) if slope != 0)
+    kept = tuple(number for number, slope in zip(numbers, slopes, strict=True) if slope != 0)
+    title = f"rise from {point_title(points[0])} to {point_title(points[-1])} along the line through all"
+    return Contrast(title, weights, kept)
+
+
+def point_title(point: Point) -> str:
+    """Return a point in words."""
+    return " · ".join(point)
 
 
 @final
@@ -169,24 +151,22 @@ class Evidence:
     """One comparison and what it says.
 
     Attributes:
-        comparison: as it was measured.
-        p_fails: adjusted for the number of comparisons.
+        title: what is compared.
+        over_seeds: its value with its interval over seeds; of a ratio, that of its logarithm.
+        p_holds: small where it supports the claim; None where the seeds say nothing.
+        p_fails: small where it contradicts the claim; not adjusted.
+        words: the value and its interval, in the unit of the report.
+        p_fails_adjusted: adjusted for the number of comparisons of its claim.
         outcome: of this comparison, among those of its claim.
     """
 
-    comparison: Comparison
+    title: str
+    over_seeds: SeedMean
+    p_holds: float | None
     p_fails: float | None
-    outcome: Outcome
-
-    @property
-    def title(self) -> str:
-        """What is compared."""
-        return self.comparison.title
-
-    @property
-    def words(self) -> str:
-        """The value and its interval, in the unit of the report."""
-        return self.comparison.words
+    words: str
+    p_fails_adjusted: float | None = None
+    outcome: Outcome = "undecided"
 
 
 @final
@@ -199,92 +179,11 @@ class Verdict:
 
     @property
     def decisive(self) -> Evidence:
-        """What the outcome hangs on: the clearest comparison against the claim, else the weakest for it."""
+        """The comparison that decided: the clearest against the claim, else the weakest for it."""
         against = [one for one in self.evidence if one.outcome == "does not hold"]
         if against:
-            return min(against, key=lambda one: _or_one(one.comparison.p_fails))
-        return max(self.evidence, key=lambda one: _or_one(one.comparison.p_holds))
-
-
-def decide(comparisons: Sequence[Comparison]) -> Verdict:
-    """What the comparisons of a claim say together.
-
-    Args:
-        comparisons: all that must hold.
-    """
-    fails = _adjusted([one.p_fails for one in comparisons])
-    holds: Sequence[float | None] = [one.p_holds for one in comparisons]
-    if not all(_is_shown(p_holds) for p_holds in holds):
-        holds = _adjusted(holds)
-    evidence = tuple(
-        Evidence(one, p_fails, _outcome(p_holds, p_fails))
-        for one, p_holds, p_fails in zip(comparisons, holds, fails, strict=True)
-    )
-    outcomes = [one.outcome for one in evidence]
-    if "does not hold" in outcomes:
-        return Verdict("does not hold", evidence)
-    return Verdict("undecided" if "undecided" in outcomes else "holds", evidence)
-
-
-def _or_one(p_value: float | None) -> float:
-    return 1.0 if p_value is None else p_value
-
-
-def _outcome(p_holds: float | None, p_fails: float | None) -> Outcome:
-    if _is_shown(p_holds):
-        return "holds"
-    return "does not hold" if _is_shown(p_fails) else "undecided"
-
-
-def _is_shown(p_value: float | None) -> bool:
-    return p_value is not None and p_value <= SIGNIFICANCE
-
-
-def _adjusted(p_values: Sequence[float | None]) -> Sequence[float | None]:
-    known = iter(holm([one for one in p_values if one is not None]))
-    return [None if one is None else next(known) for one in p_values]
-
-
-def shown_above(found: SeedMean, bound: float) -> float | None:
-    """The p-value of a true mean of `bound` or less, of a one-sided t test; None where the seeds say nothing.
-
-    That is a single one, or two that agree to the last digit: Recall@1 is a whole number of images, so that
-    happens by chance. Three and more that do have no spread, and are above the bound or not: p is 0 or 1.
-    """
-    count = len(found.values)
-    if found.std is None or (count == 2 and found.std < NO_SPREAD):
-        return None
-    gap, error = found.mean - bound, found.std / math.sqrt(count)
-    if found.std < NO_SPREAD:
-        return float(gap <= 0)
-    return float(student.sf(gap / error, count - 1))
-
-
-def shown_below(found: SeedMean, bound: float) -> float | None:
-    """The p-value of a true mean of `bound` or more; None where the seeds say nothing."""
-    mirrored = replace(found, mean=-found.mean)
-    return shown_above(mirrored, -bound)
-
-
-def both_shown(first: float | None, second: float | None) -> float | None:
-    """The p-value of two tests that must both reject: the larger one."""
-    return None if first is None or second is None else max(first, second)
-
-
-def in_points(found: SeedMean) -> str:
-    """A difference of shares with its interval, in percentage points."""
-    return f"{100 * found.mean:+.1f} points{_interval(found, lambda one: f'{100 * one:+.1f}')}"
-
-
-def as_ratio(found: SeedMean) -> str:
-    """The ratio behind a difference of logarithms, with its interval."""
-    return f"{math.exp(found.mean):.2f} times{_interval(found, lambda one: f'{math.exp(one):.2f}')}"
-
-
-def _interval(found: SeedMean, shown: Callable[[float], str]) -> str:
-    if found.low is None or found.high is None:
-        return " (one seed: no interval)"
-    return f" (95 %: {shown(found.low)} to {shown(found.high)})"
+            return min(against, key=lambda one: 1.0 if one.p_fails is None else one.p_fails)
+        return max(self.evidence, key=lambda one: 1.0 if one.p_holds is None else one.p_holds)
 
 
 class Rule(ABC):
@@ -302,10 +201,10 @@ class Rule(ABC):
 
     @abstractmethod
     def among(self, points: Collection[Point]) -> Rule | None:
-        """The rule where only these points are measured; None where it says nothing of them."""
+        """Return the rule where only these points are measured; None where it says nothing of them."""
 
     @abstractmethod
-    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]: ...
+    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]: ...
 
     @final
     @property
@@ -315,176 +214,163 @@ class Rule(ABC):
 
     @final
     def judge(self, values: Values, seeds: Sequence[int]) -> Verdict:
-        """The verdict.
+        """Return the verdict.
 
         Args:
             values: what was measured, at every point of the rule for every seed.
             seeds: one or more; a single one decides nothing.
-
-        Raises:
-            InputError: (a ValueError) measurements are missing; names them.
+        Raises: DataError: measurements are missing; `given` is the points that lack some.
         """
-        missing = [
-            f"{point_title(point)} (seed{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))})"
+        missing = {
+            point: lacking
             for point in sorted(self.points)
             if (lacking := [seed for seed in seeds if seed not in values.get(point, {})])
-        ]
+        }
         if missing or not seeds:
-            shown = "; ".join(missing[:5]) + ("; ..." if len(missing) > 5 else "")
-            raise InputError(
-                f"no verdict without all runs; missing at {len(missing)} points: {shown}; want them finished:"
-                " tuplet claims run"
+            parts = [
+                f"{point_title(point)} (seed{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))})"
+                for point, lacking in missing.items()
+            ]
+            shown = "; ".join(parts[:5]) + ("; ..." if len(parts) > 5 else "")
+            raise DataError(
+                f"no verdict without all runs; missing at {len(parts)} points: {shown}; want them finished:"
+                " tuplet claims run",
+                subject="runs",
+                given=tuple(missing),
             )
-        return decide(self._compare(values, seeds))
+        return _decide(list(self._compare(values, seeds)))
 
 
-@final
 @dataclass(frozen=True)
-class Within(Rule):
-    """Every contrast lies within a margin of zero: two one-sided tests each.
+class _Bounded(Rule):
+    """A bound that every contrast must keep.
 
     Attributes:
         contrasts: one or more.
-        margin: of measurements in [0, 1]; > 0, and smaller than the contrast can be at most.
-
-    Raises:
-        InputError: (a ValueError) a margin that no measurement could leave, or nothing to compare.
+        bound: what it means, and its range, are the subclass's.
+    Raises: SettingsError: a bound that every or no measurement keeps, or nothing to compare.
     """
 
     contrasts: tuple[Contrast, ...]
-    margin: float
+    bound: float = 0.0
 
+    _name: ClassVar[str]
+
+    @final
     def __post_init__(self) -> None:
-        _require_some(self.contrasts)
-        largest = min(one.range for one in self.contrasts)
-        if not 0 < self.margin < largest:
-            raise InputError(
-                f"margin is {self.margin}; want a number in (0, {largest:g}), or the claim could not fail"
+        if not self.contrasts:
+            raise SettingsError(
+                "a rule without comparisons could not fail; want one or more", subject="contrasts"
+            )
+        inside, wanted = self._range(min(one.range for one in self.contrasts))
+        if not inside:
+            raise SettingsError(
+                f"{self._name} is {self.bound}; want {wanted}", subject=self._name, given=self.bound
             )
 
+    @abstractmethod
+    def _range(self, largest: float) -> tuple[bool, str]:
+        """Return whether the bound is in range, and the range in words, for contrasts up to `largest`."""
+
+    @abstractmethod
+    def _evidence(self, title: str, found: SeedMean) -> Evidence:
+        """Return the evidence of a contrast over seeds."""
+
+    @final
     @property
     def comparisons(self) -> tuple[Contrast, ...]:
         """All that is compared."""
         return self.contrasts
 
-    @property
-    def sentence(self) -> str:
-        """The rule in words, for the report."""
-        return f"Each within ±{_points(self.margin)} points: {_titles(self.contrasts)}."
-
+    @final
     def among(self, points: Collection[Point]) -> Rule | None:
-        """The rule where only these points are measured; None where it says nothing of them."""
-        left = _among(self.contrasts, points)
-        return replace(self, contrasts=left) if left else None
+        """Return the rule where only these points are measured; None where it says nothing of them."""
+        left = [one.among(points) for one in self.contrasts]
+        kept = tuple(one for one in left if one is not None)
+        return replace(self, contrasts=kept) if kept else None
 
-    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
-        compared = []
+    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
         for one in self.contrasts:
-            found, margin = seed_mean(one.by_seed(values, seeds)), self.margin
-            inside = both_shown(shown_above(found, -margin), shown_below(found, margin))
-            outside = shown_above(found, margin) if found.mean > 0 else shown_below(found, -margin)
-            compared.append(Comparison(one.title, found, inside, outside, in_points(found)))
-        return compared
+            yield self._evidence(one.title, seed_mean(one.by_seed(values, seeds)))
+
+    def _titles(self) -> str:
+        return "; ".join(one.title for one in self.contrasts)
 
 
 @final
-@dataclass(frozen=True)
-class Above(Rule):
-    """Every contrast is larger than a bound.
+class Within(_Bounded):
+    """Every contrast is within a margin of zero: two one-sided tests each.
 
-    Attributes:
-        contrasts: one or more.
-        by: of measurements in [0, 1]; >= 0, and smaller than the contrast can be at most.
-
-    Raises:
-        InputError: (a ValueError) a bound that every or no measurement keeps, or nothing to compare.
+    The bound is the margin, of measurements in [0, 1]: > 0, and smaller than the contrast can be at most.
     """
 
-    contrasts: tuple[Contrast, ...]
-    by: float = 0.0
+    _name = "margin"
 
-    def __post_init__(self) -> None:
-        _require_some(self.contrasts)
-        largest = min(one.range for one in self.contrasts)
-        if not 0 <= self.by < largest:
-            raise InputError(
-                f"by is {self.by}; want a number in [0, {largest:g}), or there is nothing to find"
-            )
-
-    @property
-    def comparisons(self) -> tuple[Contrast, ...]:
-        """All that is compared."""
-        return self.contrasts
+    def _range(self, largest: float) -> tuple[bool, str]:
+        return 0 < self.bound < largest, f"a number in (0, {largest:g}), or the claim could not fail"
 
     @property
     def sentence(self) -> str:
         """The rule in words, for the report."""
-        bound = f"{_points(self.by)} points" if self.by else "0"
-        return f"Each more than {bound}: {_titles(self.contrasts)}."
+        return f"Each within ±{100 * self.bound:g} points: {self._titles()}."
 
-    def among(self, points: Collection[Point]) -> Rule | None:
-        """The rule where only these points are measured; None where it says nothing of them."""
-        left = _among(self.contrasts, points)
-        return replace(self, contrasts=left) if left else None
-
-    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
-        compared = []
-        for one in self.contrasts:
-            found = seed_mean(one.by_seed(values, seeds))
-            more, fewer = shown_above(found, self.by), shown_below(found, self.by)
-            compared.append(Comparison(one.title, found, more, fewer, in_points(found)))
-        return compared
+    def _evidence(self, title: str, found: SeedMean) -> Evidence:
+        margin = self.bound
+        above, below = _p_above(found, -margin), _p_below(found, margin)
+        # Both tests must reject, so that the larger p counts (two one-sided tests, TOST).
+        inside = None if above is None or below is None else max(above, below)
+        outside = _p_above(found, margin) if found.mean > 0 else _p_below(found, -margin)
+        return Evidence(title, found, inside, outside, _in_points(found))
 
 
 @final
-@dataclass(frozen=True)
-class AtMostTimes(Rule):
-    """A cost is at most so many times another, for every pair; judged on logarithms.
+class Above(_Bounded):
+    """Every contrast is larger than a bound, of measurements in [0, 1]: >= 0, and smaller than it can be."""
 
-    Attributes:
-        contrasts: one or more, each of two points with weights 1 and -1.
-        factor: > 0; other than 0 and infinity.
+    _name = "by"
 
-    Raises:
-        InputError: (a ValueError) no such factor, or nothing to compare.
+    def _range(self, largest: float) -> tuple[bool, str]:
+        return 0 <= self.bound < largest, f"a number in [0, {largest:g}), or there is nothing to find"
+
+    @property
+    def sentence(self) -> str:
+        """The rule in words, for the report."""
+        bound = f"{100 * self.bound:g} points" if self.bound else "0"
+        return f"Each more than {bound}: {self._titles()}."
+
+    def _evidence(self, title: str, found: SeedMean) -> Evidence:
+        more, fewer = _p_above(found, self.bound), _p_below(found, self.bound)
+        return Evidence(title, found, more, fewer, _in_points(found))
+
+
+@final
+class AtMostTimes(_Bounded):
+    """A cost is at most a factor times another, for every pair of points.
+
+    Costs vary by a share of themselves, so logarithms are compared: a ratio becomes a difference, and its
+    spread over seeds does not depend on how large the costs are. The bound is the factor: > 0, finite.
     """
 
-    contrasts: tuple[Contrast, ...]
-    factor: float
+    _name = "factor"
 
-    def __post_init__(self) -> None:
-        _require_some(self.contrasts)
-        if not 0 < self.factor < math.inf:
-            raise InputError(
-                f"factor is {self.factor}; want a finite number > 0, or the claim could not fail"
-            )
+    def _range(self, largest: float) -> tuple[bool, str]:
         if any(sorted(weight for _, weight in one.weights) != [-1, 1] for one in self.contrasts):
-            raise InputError("a ratio is of two points; want one less the other")
-
-    @property
-    def comparisons(self) -> tuple[Contrast, ...]:
-        """All that is compared."""
-        return self.contrasts
+            raise SettingsError("a ratio is of two points; want one less the other", subject="contrasts")
+        return 0 < self.bound < math.inf, "a finite number > 0, or the claim could not fail"
 
     @property
     def sentence(self) -> str:
         """The rule in words, for the report."""
-        pairs = _ratio(_titles(self.contrasts))
-        return f"Each ratio below {self.factor:g}: {pairs}."
+        return f"Each ratio below {self.bound:g}: {_as_ratio(self._titles())}."
 
-    def among(self, points: Collection[Point]) -> Rule | None:
-        """The rule where only these points are measured; None where it says nothing of them."""
-        left = _among(self.contrasts, points)
-        return replace(self, contrasts=left) if left else None
-
-    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
+    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
         logs = {point: {seed: math.log(one) for seed, one in by.items()} for point, by in values.items()}
-        bound, compared = math.log(self.factor), []
-        for one in self.contrasts:
-            found = seed_mean(one.by_seed(logs, seeds))
-            below, above = shown_below(found, bound), shown_above(found, bound)
-            compared.append(Comparison(_ratio(one.title), found, below, above, as_ratio(found)))
-        return compared
+        return super()._compare(logs, seeds)
+
+    def _evidence(self, title: str, found: SeedMean) -> Evidence:
+        bound = math.log(self.bound)
+        words = f"{math.exp(found.mean):.2f} times{_interval(found, lambda end: f'{math.exp(end):.2f}')}"
+        return Evidence(_as_ratio(title), found, _p_below(found, bound), _p_above(found, bound), words)
 
 
 @final
@@ -500,7 +386,7 @@ class All(Rule):
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
-            raise InputError(f"{len(self.parts)} rules joined; want two or more")
+            raise SettingsError(f"{len(self.parts)} rules joined; want two or more", subject="parts")
 
     @property
     def comparisons(self) -> tuple[Contrast, ...]:
@@ -513,33 +399,77 @@ class All(Rule):
         return " And: ".join(part.sentence for part in self.parts)
 
     def among(self, points: Collection[Point]) -> Rule | None:
-        """The rule where only these points are measured; None where one of its parts says nothing of them."""
+        """Return the rule where only these points are measured; None where a part says nothing of them."""
         left = [part.among(points) for part in self.parts]
         kept = tuple(part for part in left if part is not None)
         return All(kept) if len(kept) == len(self.parts) else None
 
-    def _compare(self, values: Values, seeds: Sequence[int]) -> list[Comparison]:
-        return [one for part in self.parts for one in part._compare(values, seeds)]
+    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
+        for part in self.parts:
+            yield from part._compare(values, seeds)
 
 
-def _among(contrasts: Sequence[Contrast], points: Collection[Point]) -> tuple[Contrast, ...]:
-    left = [one.among(points) for one in contrasts]
-    return tuple(one for one in left if one is not None)
+def _decide(evidence: Sequence[Evidence]) -> Verdict:
+    """Return what the comparisons of a claim say together; see `HOW_DECIDED`."""
+    fails = _adjusted([one.p_fails for one in evidence])
+    holds: Sequence[float | None] = [one.p_holds for one in evidence]
+    if not all(map(_is_shown, holds)):
+        holds = _adjusted(holds)
+    decided = tuple(
+        replace(one, p_fails_adjusted=p_fails, outcome=_outcome(p_holds, p_fails))
+        for one, p_holds, p_fails in zip(evidence, holds, fails, strict=True)
+    )
+    outcomes = [one.outcome for one in decided]
+    if "does not hold" in outcomes:
+        return Verdict("does not hold", decided)
+    return Verdict("undecided" if "undecided" in outcomes else "holds", decided)
 
 
-def _require_some(contrasts: Sequence[Contrast]) -> None:
-    if not contrasts:
-        raise InputError("a rule without comparisons could not fail; want one or more")
+def _outcome(p_holds: float | None, p_fails: float | None) -> Outcome:
+    if _is_shown(p_holds):
+        return "holds"
+    return "does not hold" if _is_shown(p_fails) else "undecided"
 
 
-def _titles(contrasts: Sequence[Contrast]) -> str:
-    return "; ".join(one.title for one in contrasts)
+def _is_shown(p_value: float | None) -> bool:
+    return p_value is not None and p_value <= SIGNIFICANCE
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:g}"
+def _adjusted(p_values: Sequence[float | None]) -> Sequence[float | None]:
+    known = iter(holm([one for one in p_values if one is not None]))
+    return [None if one is None else next(known) for one in p_values]
 
 
-def _ratio(title: str) -> str:
-    """The title of a difference of logarithms, as that of the ratio that it is."""
+def _p_above(found: SeedMean, bound: float) -> float | None:
+    """Compute the p-value of a true mean <= `bound`, by a one-sided t test; None where the seeds say nothing.
+
+    That is a single seed, or two that agree to the last digit: Recall@1 is a whole number of images, so that
+    happens by chance. Three and more that agree have no spread, and are above the bound or not: p is 0 or 1.
+    """
+    count = len(found.values)
+    if found.std is None or (count == 2 and found.std < NO_SPREAD):
+        return None
+    gap, error = found.mean - bound, found.std / math.sqrt(count)
+    if found.std < NO_SPREAD:
+        return float(gap <= 0)
+    return float(student.sf(gap / error, count - 1))
+
+
+def _p_below(found: SeedMean, bound: float) -> float | None:
+    """Compute the p-value of a true mean >= `bound`, as `_p_above` does."""
+    return _p_above(replace(found, mean=-found.mean), -bound)
+
+
+def _in_points(found: SeedMean) -> str:
+    return f"{100 * found.mean:+.1f} points{_interval(found, lambda end: f'{100 * end:+.1f}')}"
+
+
+def _interval(found: SeedMean, shown: Callable[[float], str]) -> str:
+    if found.low is None or found.high is None:
+        return " (one seed: no interval)"
+    return f" (95 %: {shown(found.low)} to {shown(found.high)})"
+
+
+def _as_ratio(title: str) -> str:
+    """Return the title of a difference of logarithms as that of a ratio."""
     return title.replace(" less ", " over ")

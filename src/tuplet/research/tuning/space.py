@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING, final
 from tuplet.config import LossName, RunConfig
 from tuplet.config.loss import RIVALS
 from tuplet.config.overrides import override
-from tuplet.errors import InputError
+from tuplet.errors import SettingsError
 
 if TYPE_CHECKING:
     import optuna
-
 
 Value = bool | int | float | str | None
 
@@ -26,7 +24,7 @@ _GRAMMAR = "PATH=VALUE,VALUE,... or PATH=LOW:HIGH or PATH=LOW:HIGH:log"
 @final
 @dataclass(frozen=True)
 class Choice:
-    """A list of values, none nearer to another.
+    """A list of values without an order.
 
     Attributes:
         values: two or more, all different.
@@ -37,16 +35,24 @@ class Choice:
     def __str__(self) -> str:
         return ",".join("none" if value is None else str(value) for value in self.values)
 
+    def __contains__(self, value: Value) -> bool:
+        return value in self.values
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """All of its values."""
+        return self.values
+
 
 @final
 @dataclass(frozen=True)
 class Range:
-    """All numbers from low to high, both included; whole ones where both are whole.
+    """All numbers from low to high, both included; whole numbers where both are whole.
 
     Attributes:
-        low: the least.
+        low: the smallest.
         high: the largest, > low.
-        log: whether the logarithm is searched evenly; wants low > 0.
+        log: whether values are drawn evenly on a logarithmic scale; needs low > 0.
     """
 
     low: float
@@ -56,74 +62,69 @@ class Range:
     def __str__(self) -> str:
         return f"{self.low}:{self.high}{':log' * self.log}"
 
+    def __contains__(self, value: Value) -> bool:
+        return not (value is None or isinstance(value, str)) and self.low <= value <= self.high
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """Its smallest and its largest value."""
+        return (self.low, self.high)
+
 
 Dimension = Choice | Range
 Space = Mapping[str, Dimension]
 
 
 def dimension(text: str, config: RunConfig) -> tuple[str, Dimension]:
-    """One field and its values, from "loss.tau=8:64:log" or "loss.alpha=0.5,1,2".
+    """Read one field and its values, such as "loss.tau=8:64:log" or "loss.alpha=0.5,1,2".
 
     Args:
         text: as on the command line.
-        config: every value is tried in it.
-
-    Raises:
-        InputError: (a ValueError) anything else, a field that does not exist, or values that it cannot take.
+        config: whose field it is; every value must fit in.
+    Raises: SettingsError: another form, a field that does not exist, or values that it cannot take.
     """
     path, equals, values = text.partition("=")
-    if not equals or not values:
-        raise InputError(f"--space is {text!r}; want {_GRAMMAR}")
-    if ":" not in values:
-        return path, choice(path, values.split(","), config)
-    low, high, *rest = values.split(":")
-    if rest not in ([], ["log"]):
-        raise InputError(f"--space is {text!r}; want {_GRAMMAR}")
-    ends = [_in_config(config, path, end) for end in (low, high)]
+    low, *rest = values.split(":")
+    if not equals or not values or (rest and rest[1:] not in ([], ["log"])):
+        raise _space_error(f"--space is {text!r}; want {_GRAMMAR}", text)
+    if not rest:
+        return path, Choice(tuple(_as_field(config, path, value) for value in values.split(",")))
+    ends = [_as_field(config, path, end) for end in (low, rest[0])]
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise InputError(f"{path} has no numbers between {low} and {high}; want a list: {path}=VALUE,VALUE")
-    return path, Range(ends[0], ends[1], log=bool(rest))  # type: ignore[arg-type]
-
-
-def choice(path: str, values: Sequence[object], config: RunConfig) -> Choice:
-    """The values of a list as the field has them, numbers for numbers.
-
-    Args:
-        path: of the field.
-        values: each of the field's type, or as text.
-        config: every value is tried in it.
-
-    Raises:
-        InputError: (a ValueError) the field does not exist, or cannot take a value.
-    """
-    return Choice(tuple(_in_config(config, path, value) for value in values))
+        raise SettingsError(
+            f"{path} has no numbers between {low} and {rest[0]}; want a list: {path}=VALUE,VALUE",
+            subject=path,
+            given=values,
+        )
+    return path, Range(ends[0], ends[1], log=len(rest) > 1)  # type: ignore[arg-type]
 
 
 def require_space(space: Space, config: RunConfig) -> None:
-    """Nothing; raises InputError unless every value can be tried.
+    """Raise a `SettingsError` if a space is empty, or one of its values does not fit into the config.
 
     Args:
         space: its fields and their values.
         config: whose fields they change, one at a time.
     """
     if not space:
-        raise InputError(f"there is nothing to search; want --space wide, or --space {_GRAMMAR}")
+        raise _space_error(f"there is nothing to search; want --space wide, or --space {_GRAMMAR}")
     for path, values in space.items():
         if path.startswith("evaluation.") or path == "name":
-            raise InputError(f"{path} cannot be searched: it decides what is measured; want another field")
+            raise SettingsError(
+                f"{path} cannot be searched: it decides what is measured; want another field", subject=path
+            )
         if isinstance(values, Choice):
             if len(set(values.values)) < max(2, len(values.values)):
-                raise InputError(f"--space {path}={values} wants two values or more, all different")
+                raise _space_error(f"--space {path}={values} wants two values or more, all different", path)
         elif not values.low < values.high or (values.log and values.low <= 0):
             wanted = "0 < LOW < HIGH" if values.log else "LOW < HIGH"
-            raise InputError(f"--space {path}={values} is no range; want {wanted}")
-        ends = values.values if isinstance(values, Choice) else (values.low, values.high)
-        for value in ends:
-            _in_config(config, path, value)
+            raise _space_error(f"--space {path}={values} is no range; want {wanted}", path)
+        for value in values.ends:
+            _as_field(config, path, value)
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Value]:
-    """The values of one trial by dotted path, as the study's sampler draws them."""
+    """Let the sampler of a trial draw its values, by dotted path."""
     drawn: dict[str, Value] = {}
     for path, values in space.items():
         if isinstance(values, Choice):
@@ -136,72 +137,108 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Value]:
 
 
 def settings_in(space: Space, config: RunConfig) -> dict[str, Value] | None:
-    """What a config has in the fields of a space, by path; None where the space does not hold it.
+    """Return the config's own values of the fields of a space, by path; None if one lies outside.
 
-    A rival's setting that the config leaves open is the published one.
+    A setting of a rival loss that the config leaves open has its published value.
     """
-    found: dict[str, Value] = {}
+    settings: dict[str, Value] = {}
     for path, values in space.items():
         value = value_at(config, path)
         if value is None and path.startswith("loss."):
             value = RIVALS.get(config.loss.name, {}).get(path.removeprefix("loss."))
-        if isinstance(values, Choice):
-            if value not in values.values:
-                return None
-        elif value is None or isinstance(value, str) or not values.low <= value <= values.high:
+        if value not in values:
             return None
-        found[path] = value
-    return found
+        settings[path] = value
+    return settings
 
 
 def value_at(config: RunConfig, path: str) -> Value:
-    """What a config has in a field, a path as text.
-
-    Raises:
-        InputError: (a ValueError) a field of several values.
-    """
-    value = functools.reduce(lambda part, name: operator.attrgetter(name)(part), path.split("."), config)
+    """Return the value of a field, a file path as text; raise a `SettingsError` if it holds several."""
+    value: object = functools.reduce(getattr, path.split("."), config)
     if isinstance(value, Path):
         return str(value)
     if value is not None and not isinstance(value, bool | int | float | str):
-        raise InputError(f"{path} holds several values and cannot be searched; want another field")
+        raise SettingsError(
+            f"{path} holds several values and cannot be searched; want another field", subject=path
+        )
     return value
 
 
-def _in_config(config: RunConfig, path: str, value: object) -> Value:
+def paper_space(config: RunConfig) -> Space:
+    """Return the space that the HIST study searched for one of its recipes (Tables 5 and 6).
+
+    Raises: SettingsError: the config is of no such recipe.
+    """
+    if config.name not in PAPER_SPACES or config.loss.name != "hist":
+        raise SettingsError(
+            f"the study searched no space for {config.name} with {config.loss.name}; want --space wide, or"
+            f" hist with one of {', '.join(PAPER_SPACES)}",
+            subject="--space",
+            given=(config.name, config.loss.name),
+            wanted=tuple(PAPER_SPACES),
+        )
+    return PAPER_SPACES[config.name]
+
+
+def wide_space(config: RunConfig) -> Space:
+    """Return wide ranges for the settings of a config's loss and for the backbone's learning rate.
+
+    Args:
+        config: `loss.name` decides the settings. The rate is searched from a tenth to ten times its own.
+    """
+    space = dict(_OF_LOSS[config.loss.name])
+    per_class = space.get("data.images_per_class")
+    if isinstance(per_class, Choice):
+        # A batch holds as many images of every class, so only divisors of its size are possible.
+        size = config.data.batch_size
+        possible = tuple(one for one in per_class.values if isinstance(one, int) and size % one == 0)
+        space["data.images_per_class"] = replace(per_class, values=possible)
+        if len(possible) < 2:
+            del space["data.images_per_class"]
+    rate = config.optimizer.lr_backbone
+    if rate > 0:
+        low, high = (float(f"{end:.2g}") for end in (rate / 10, rate * 10))
+        space["optimizer.lr_backbone"] = Range(low, high, log=True)
+    return space
+
+
+def _as_field(config: RunConfig, path: str, value: object) -> Value:
+    """Return a value, perhaps given as text, with the type of its field."""
     return value_at(override(config, {path: None if value == "none" else value}), path)
 
 
-_BATCH_SIZES = Choice((8, 16, 32))
-_LAMBDA_S = Choice((0.5, 0.8, 1.0, 1.2, 1.5))
+def _space_error(message: str, given: object = None) -> SettingsError:
+    return SettingsError(message, subject="--space", given=given, wanted=_GRAMMAR)
 
 
-def _study(lambda_s: Choice, alpha: tuple[float, ...], tau: tuple[float, ...]) -> Space:
+_LAMBDA_S = (0.5, 0.8, 1.0, 1.2, 1.5)
+_TAU = (16.0, 20.0, 24.0, 28.0, 32.0)
+_TAU_SOP = (12.0, 14.0, 16.0, 20.0, 22.0, 24.0)
+
+
+def _of_paper(lambda_s: Sequence[float], alpha: Sequence[float], tau: Sequence[float]) -> Space:
     return {
-        "loss.lambda_s": lambda_s,
-        "loss.alpha": Choice(alpha),
-        "loss.tau": Choice(tau),
-        "data.batch_size": _BATCH_SIZES,
+        "loss.lambda_s": Choice(tuple(lambda_s)),
+        "loss.alpha": Choice(tuple(alpha)),
+        "loss.tau": Choice(tuple(tau)),
+        "data.batch_size": Choice((8, 16, 32)),
     }
 
 
 PAPER_SPACES: dict[str, Space] = {
     # Table 5
-    "cars-resnet50": _study(
-        Choice((0.5, 0.8, 1.0, 1.2)), (0.9, 0.95, 1.0, 1.1, 1.2), (16.0, 20.0, 24.0, 28.0, 32.0)
-    ),
-    "cub-resnet50": _study(_LAMBDA_S, (0.9, 0.95, 1.0, 1.05, 1.15), (16.0, 20.0, 24.0, 28.0, 32.0, 36.0)),
-    "sop-resnet50": _study(_LAMBDA_S, (1.9, 1.95, 2.0, 2.1, 2.15), (12.0, 14.0, 16.0, 20.0, 22.0, 24.0)),
+    "cars-resnet50": _of_paper(_LAMBDA_S[:4], (0.9, 0.95, 1.0, 1.1, 1.2), _TAU),
+    "cub-resnet50": _of_paper(_LAMBDA_S, (0.9, 0.95, 1.0, 1.05, 1.15), (*_TAU, 36.0)),
+    "sop-resnet50": _of_paper(_LAMBDA_S, (1.9, 1.95, 2.0, 2.1, 2.15), _TAU_SOP),
     # Table 6
-    "cars-bn-inception": _study(_LAMBDA_S, (0.9, 0.95, 1.0, 1.1, 1.15), (16.0, 20.0, 22.0, 28.0, 32.0)),
-    "cub-bn-inception": _study(_LAMBDA_S, (0.9, 0.95, 1.0, 1.05, 1.15), (16.0, 20.0, 24.0, 28.0, 32.0, 36.0)),
-    "sop-bn-inception": _study(
-        _LAMBDA_S, (1.5, 1.55, 1.6, 1.65, 1.7, 1.75), (12.0, 14.0, 16.0, 20.0, 22.0, 24.0)
-    ),
+    "cars-bn-inception": _of_paper(_LAMBDA_S, (0.9, 0.95, 1.0, 1.1, 1.15), (16.0, 20.0, 22.0, 28.0, 32.0)),
+    "cub-bn-inception": _of_paper(_LAMBDA_S, (0.9, 0.95, 1.0, 1.05, 1.15), (*_TAU, 36.0)),
+    "sop-bn-inception": _of_paper(_LAMBDA_S, (1.5, 1.55, 1.6, 1.65, 1.7, 1.75), _TAU_SOP),
 }
-"""By recipe. Source: Yuan and Le-Phuoc, ReScience C 9.2 #8, 2023, Tables 5 and 6."""
+"""By recipe. References: Yuan and Le-Phuoc, ReScience C 9.2 #8, 2023, Tables 5 and 6."""
 
 _RATE = Range(1e-3, 3e-1, log=True)
+_PER_CLASS = Choice((2, 4, 8))
 
 _OF_LOSS: dict[LossName, Space] = {
     "hist": {
@@ -215,7 +252,7 @@ _OF_LOSS: dict[LossName, Space] = {
         "loss.scale": Range(8.0, 128.0, log=True),
         "optimizer.lr_proxies": _RATE,
     },
-    # Beyond 20 times a squared distance of 4, pytorch-metric-learning's softmax underflows, and gives NaN.
+    # Beyond 20 times a squared distance of 4, pytorch-metric-learning's softmax underflows and returns NaN.
     "proxy-nca": {"loss.scale": Range(1.0, 20.0, log=True), "optimizer.lr_proxies": _RATE},
     "soft-triple": {
         "loss.margin": Range(0.005, 0.2, log=True),
@@ -232,51 +269,8 @@ _OF_LOSS: dict[LossName, Space] = {
         "loss.margin": Range(0.1, 0.9),
         "loss.scale": Range(10.0, 100.0, log=True),
         "loss.positive_scale": Range(0.5, 10.0, log=True),
-        "data.images_per_class": Choice((2, 4, 8)),
+        "data.images_per_class": _PER_CLASS,
     },
-    "triplet": {"loss.margin": Range(0.02, 1.0, log=True), "data.images_per_class": Choice((2, 4, 8))},
-    "supcon": {"loss.scale": Range(2.0, 40.0, log=True), "data.images_per_class": Choice((2, 4, 8))},
+    "triplet": {"loss.margin": Range(0.02, 1.0, log=True), "data.images_per_class": _PER_CLASS},
+    "supcon": {"loss.scale": Range(2.0, 40.0, log=True), "data.images_per_class": _PER_CLASS},
 }
-
-
-def paper_space(config: RunConfig) -> Space:
-    """What the study searched for a recipe of its own (Tables 5 and 6).
-
-    Raises:
-        InputError: (a ValueError) the config is no such recipe's.
-    """
-    if config.name not in PAPER_SPACES or config.loss.name != "hist":
-        raise InputError(
-            f"the study searched no space for {config.name} with {config.loss.name}; want --space wide, or"
-            f" hist with one of {', '.join(PAPER_SPACES)}"
-        )
-    return PAPER_SPACES[config.name]
-
-
-def wide_space(config: RunConfig) -> Space:
-    """The settings of a config's loss over wide ranges, and the backbone's learning rate around its own.
-
-    Args:
-        config: `loss.name` picks the settings. The rate is searched from a tenth of its own to ten times it.
-    """
-    rate = config.optimizer.lr_backbone
-    around: dict[str, Dimension] = {}
-    if rate > 0:
-        around["optimizer.lr_backbone"] = Range(_rounded(rate / 10), _rounded(rate * 10), log=True)
-    return {**_of_loss(config), **around}
-
-
-def _of_loss(config: RunConfig) -> Space:
-    space = dict(_OF_LOSS[config.loss.name])
-    per_class = space.get("data.images_per_class")
-    if isinstance(per_class, Choice):
-        size = config.data.batch_size
-        possible = tuple(one for one in per_class.values if isinstance(one, int) and size % one == 0)
-        space["data.images_per_class"] = replace(per_class, values=possible)
-        if len(possible) < 2:
-            del space["data.images_per_class"]
-    return space
-
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.2g}")
