@@ -13,6 +13,7 @@ from tuplet.cli.main import main
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_data
+from tuplet.errors import SettingsError
 from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.recipes.catalogue import with_loss
 from tuplet.research.bench import Protocol, best_trial, trials
@@ -141,8 +142,9 @@ def test_a_trial_that_diverges_has_lost(tiny: RunConfig, tmp_path: Path) -> None
     search, images = protocol.search("proxy-nca"), load_data(config)
     assert len(list(run_trials(search, fabric=launch(config), images=images))) == 2
     assert [trial.value for trial in trials(protocol, "proxy-nca")] == [None, None]
-    with pytest.raises(Exception, match="every trial of proxy-nca diverged"):
+    with pytest.raises(SettingsError) as error:
         best_trial(protocol, "proxy-nca")
+    assert error.value.subject == "proxy-nca"
 
 
 @pytest.mark.parametrize(

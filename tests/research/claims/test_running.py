@@ -25,7 +25,7 @@ from tuplet.research.claims.running import (
     run_jobs,
     state_of,
 )
-from tuplet.research.queue import Storage, sqlite_url
+from tuplet.research.queue import Queue, sqlite_url
 from tuplet.training.devices import launch
 from tuplet.training.experiment import ImageCache, fold_folder, fold_of, open_run
 from tuplet.training.run_folder import EpochReport, Run
@@ -133,7 +133,7 @@ def test_a_command_runs_its_own_jobs_and_leaves_others_waiting(
     assert sorted(new.epochs) == [(seed, epoch) for seed in (5, 7) for epoch in (0, 1, 2)]
     assert stopped.states == ["begun", "not run", "finished"]
     # What waited before still waits, each once.
-    queue = Storage(sqlite_url(tmp_path / "queue.db")).study(queue_name(tmp_path, "", stopped.jobs))
+    queue = Queue(sqlite_url(tmp_path / "queue.db"), queue_name(tmp_path, "", stopped.jobs)).study
     waiting = [one.user_attrs["run"] for one in queue.get_trials(states=(TrialState.WAITING,))]
     assert sorted(waiting) == sorted(one.key for one in stopped.jobs)
     stopped.epochs.clear()
