@@ -23,21 +23,6 @@ FEW_GLYPHS = [
 ]
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command that cannot work prints on standard error: one line, exit 2."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
-def says(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    main(arguments)
-    return capsys.readouterr().out
-
-
 @pytest.fixture(scope="module")
 def run(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("cli")
@@ -113,23 +98,17 @@ def test_help_answers_without_heavy_imports() -> None:
         (["recipes", "cub"], "no recipe 'cub'"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert message in fails(capsys, *arguments)
+def test_mistakes_end_in_one_line(arguments: list[str], message: str, fails) -> None:
+    assert message in fails(*arguments)
 
 
-def test_no_images_named_is_said_before_anything_is_made(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_no_images_named_is_said_before_anything_is_made(fails, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert "data.root is not given" in fails(capsys, "train", "omniglot", "--to", str(folder))
+    assert "data.root is not given" in fails("train", "omniglot", "--to", str(folder))
     assert not folder.exists()
     folder.mkdir()
     (folder / "precious").write_text("work")
-    assert "is not empty; want a new folder" in fails(
-        capsys, "train", "demo", *FEW_GLYPHS, "--to", str(folder)
-    )
+    assert "is not empty; want a new folder" in fails("train", "demo", *FEW_GLYPHS, "--to", str(folder))
     assert (folder / "precious").read_text() == "work"
 
 
@@ -148,24 +127,22 @@ def test_a_run_has_everything_in_its_folder(run: Run) -> None:
     assert len(run.report_file.read_text()) > 10_000
 
 
-def test_evaluate_agrees_with_the_last_epoch(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    printed = json.loads(says(capsys, "evaluate", str(run.folder), "--json"))
+def test_evaluate_agrees_with_the_last_epoch(run: Run, says) -> None:
+    printed = json.loads(says("evaluate", str(run.folder), "--json"))
     last = run.reports()[-1].evaluation
     assert last is not None
     assert printed["retrieval"] == last.retrieval
     assert printed["clustering"]["nmi_mean"] == last.clustering.nmi_mean
-    words = says(capsys, "evaluate", str(run.folder), "--evaluation.recall-at", "1", "3")
+    words = says("evaluate", str(run.folder), "--evaluation.recall-at", "1", "3")
     assert f"{100 * last.retrieval['recall_at_1']:.2f} %" in words
     assert "Recall@3" in words
     assert "Recall@8" not in words
 
 
-def test_several_seeds_of_a_rival_end_in_a_summary(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_seeds_of_a_rival_end_in_a_summary(run: Run, tmp_path: Path, says) -> None:
     options = ["--loss=supcon", "--schedule.epochs", "2", "--evaluation.selection", "oracle"]
     arguments = ["train", "--config", str(run.config_file), "--seeds", "2", "--to", str(tmp_path / "runs")]
-    said = says(capsys, *arguments, *options)
+    said = says(*arguments, *options)
     runs = [Run(tmp_path / "runs" / f"seed{seed}") for seed in (3, 4)]
     assert [(one.config.seed, one.config.loss.name) for one in runs] == [(3, "supcon"), (4, "supcon")]
     assert all(one.config.data.sampler == "per-class" for one in runs)
@@ -179,38 +156,36 @@ def test_several_seeds_of_a_rival_end_in_a_summary(
     assert f"| Recall@1 | {50 * sum(first_recalls(runs)):.1f} | {50 * sum(best):.1f} | " in page
     assert "Selection: oracle: epoch" in page
     assert "Seeds 3, 4: mean, standard deviation and 95 % t interval over them." in page
-    assert "epoch 1/2" not in says(capsys, *arguments, *options)  # nothing is trained again
+    assert "epoch 1/2" not in says(*arguments, *options)  # nothing is trained again
 
 
 def first_recalls(runs: list[Run]) -> list[float]:
     return [one.reports()[0].evaluation.retrieval["recall_at_1"] for one in runs]  # type: ignore[union-attr]
 
 
-def test_report_and_resume_of_a_finished_run_change_no_weight(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_report_and_resume_of_a_finished_run_change_no_weight(run: Run, says) -> None:
     before = run.checkpoint_file.read_bytes()
     run.report_file.unlink()
-    assert str(run.report_file) in says(capsys, "report", str(run.folder))
+    assert str(run.report_file) in says("report", str(run.folder))
     assert run.report_file.is_file()
-    resumed = says(capsys, "train", "--resume", str(run.folder))
+    resumed = says("train", "--resume", str(run.folder))
     assert f"run       {run.folder}\nfinished  before, after epoch 3; only its report is new\n" in resumed
     assert run.checkpoint_file.read_bytes() == before
 
 
-def test_recipes_and_data_describe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "omniglot" in says(capsys, "recipes")
-    assert "distance: mahalanobis" in says(capsys, "recipes", "demo")
+def test_recipes_and_data_describe(says) -> None:
+    assert "omniglot" in says("recipes")
+    assert "distance: mahalanobis" in says("recipes", "demo")
     described = says(
-        capsys, "data", "describe", "--source", "glyphs", "--glyph-train-classes", "7", "--image-size", "16"
+        "data", "describe", "--source", "glyphs", "--glyph-train-classes", "7", "--image-size", "16"
     )
     assert "7  20 / 20 / 20" in described
 
 
-def test_the_printed_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_version_is_the_packages(says) -> None:
     from importlib.metadata import version
 
-    assert says(capsys, "--version").strip() == f"tuplet {version('tuplet')}"
+    assert says("--version").strip() == f"tuplet {version('tuplet')}"
 
 
 @pytest.fixture
@@ -239,20 +214,16 @@ SMALL = [
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_broken_image_stops_with_its_path(
-    photographs: Path, workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_image_stops_with_its_path(photographs: Path, workers: str, tmp_path: Path, fails) -> None:
     command = ["train", "folder", "--data.root", str(photographs), "--compute.num-workers", workers, *SMALL]
-    error = fails(capsys, *command, "--to", str(tmp_path / "run"))
+    error = fails(*command, "--to", str(tmp_path / "run"))
     assert str(photographs / "class 0" / "3.png") in error
     assert "leave such files out with --data.on-bad-image skip" in error
 
 
-def test_or_is_skipped_and_listed(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_or_is_skipped_and_listed(photographs: Path, tmp_path: Path, says) -> None:
     command = ["train", "folder", "--data.root", str(photographs), "--data.on-bad-image", "skip", *SMALL]
-    printed = says(capsys, *command, "--to", str(tmp_path / "run"))
+    printed = says(*command, "--to", str(tmp_path / "run"))
     assert re.search(r"^skipped +1 ", printed, re.M)
     run = Run(tmp_path / "run")
     (skipped,) = run.read_json(run.notes_file)["skipped_images"]
@@ -276,10 +247,10 @@ def test_ctrl_c_says_how_to_go_on(tiny: RunConfig, tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes as well
     _, error = process.communicate(timeout=180)
     assert process.returncode == 130
-    assert error == f"\nstopped; go on with: tuplet train --resume {tmp_path / 'run'}\n"
+    assert error == f"\nstopped; resume with: tuplet train --resume {tmp_path / 'run'}\n"
 
 
-def test_evaluate_on_other_images(run: Run, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_on_other_images(run: Run, photographs: Path, says) -> None:
     command = [
         "evaluate",
         str(run.folder),
@@ -289,20 +260,18 @@ def test_evaluate_on_other_images(run: Run, photographs: Path, capsys: pytest.Ca
         str(photographs),
         "--json",
     ]
-    printed = json.loads(says(capsys, *command, "--data.on-bad-image", "skip"))
+    printed = json.loads(says(*command, "--data.on-bad-image", "skip"))
     assert (printed["num_classes"], printed["num_images"]) == (2, 12)
 
 
-def test_demo_ends_with_where_the_report_is_and_what_to_try(
-    tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    printed = says(capsys, "demo", "--to", str(tmp_path / "run"), *FEW_GLYPHS, "--schedule.epochs", "1")
+def test_demo_ends_with_where_the_report_is_and_what_to_try(tiny: RunConfig, tmp_path: Path, says) -> None:
+    printed = says("demo", "--to", str(tmp_path / "run"), *FEW_GLYPHS, "--schedule.epochs", "1")
     lines = printed.splitlines()
     assert str(tmp_path / "run" / "report.html") in lines[-4]
     assert "train folder --data.root PHOTOS" in lines[-2]
 
 
-def test_a_failed_start_removes_only_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_start_removes_only_what_it_made(tmp_path: Path, fails, capsys) -> None:
     mine = tmp_path / "mine"
     (mine / ".git").mkdir(parents=True)
     (mine / ".git" / "HEAD").write_text("ref")
@@ -314,13 +283,13 @@ def test_a_failed_start_removes_only_what_it_made(tmp_path: Path, capsys: pytest
     assert "backbone is 'nothing'" in said.err
     assert str(mine) not in said.out  # a folder that is not there after all
     assert sorted(path.name for path in mine.rglob("*")) == [".env", ".git", "HEAD"]
-    assert "backbone is 'nothing'" in fails(capsys, "train", "demo", *bad, "--to", str(tmp_path / "new"))
+    assert "backbone is 'nothing'" in fails("train", "demo", *bad, "--to", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("command", ["report", "recipes"])
-def test_help_is_known_behind_a_name(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert says(capsys, command, "demo", "--help").startswith(f"usage: tuplet {command} ")
+def test_help_is_known_behind_a_name(command: str, says) -> None:
+    assert says(command, "demo", "--help").startswith(f"usage: tuplet {command} ")
 
 
 def test_no_images_are_missed_before_torch_is_imported() -> None:
@@ -334,23 +303,21 @@ finally: print("torch" in sys.modules)
     assert done.stderr.startswith("tuplet: --data.root is not given; want the folder of the images")
 
 
-def test_a_full_disk_says_which_run_to_go_on_with(
-    tiny: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_says_which_run_to_go_on_with(tiny: RunConfig, tmp_path: Path, fails) -> None:
     (tmp_path / "config.yaml").write_text(write_config(tiny))
     arguments = ["train", "--config", str(tmp_path / "config.yaml"), "--to", str(tmp_path / "run")]
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with mock.patch("tuplet.training.run_folder.Run.save_checkpoint", side_effect=full):
-        error = fails(capsys, *arguments)
+        error = fails(*arguments)
     assert error == (
-        "tuplet: No space left on device; want room on the disk; go on with: tuplet train --resume"
+        "tuplet: No space left on device; want room on the disk; resume with: tuplet train --resume"
         f" {tmp_path / 'run'}\n"
     )
 
 
-def test_ctrl_c_is_answered_by_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_answered_by_every_command(capsys) -> None:
     with (
-        mock.patch("tuplet.evaluation.embedding_files.read_embeddings", side_effect=KeyboardInterrupt),
+        mock.patch("tuplet.cli.commands.evaluate.read_embeddings", side_effect=KeyboardInterrupt),
         pytest.raises(SystemExit) as stop,
     ):
         main(["evaluate", __file__])
@@ -358,9 +325,7 @@ def test_ctrl_c_is_answered_by_every_command(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "\nstopped\n"
 
 
-def test_a_device_that_is_not_there(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_is_not_there(fails, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    error = fails(capsys, "train", "demo", "--compute.accelerator", "cuda")
+    error = fails("train", "demo", "--compute.accelerator", "cuda")
     assert error == "tuplet: there is no CUDA device here; want --compute.accelerator cpu\n"

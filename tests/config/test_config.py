@@ -128,11 +128,11 @@ def test_missing_config_file(file: Path) -> None:
 @pytest.mark.parametrize(("size", "short_side"), [(112, 128), (300, 343), (224, 256), (336, 384)])
 def test_the_short_side_follows_the_size_unless_it_is_given(size: int, short_side: int) -> None:
     options = ["--image-size", str(size)]
-    assert parse(DataConfig, recipe("cub-resnet50").data, options, "x").resized_to == short_side
+    assert parse(DataConfig, options, "x", recipe("cub-resnet50").data).resized_to == short_side
     assert override(RunConfig(), {"data.image_size": size}).data.resized_to == short_side
-    given = parse(DataConfig, DataConfig(), [*options, "--resize", "400"], "x")
+    given = parse(DataConfig, [*options, "--resize", "400"], "x")
     assert given.resized_to == dataclasses.replace(given, image_size=64).resized_to == 400
-    whole = parse(DataConfig, recipe("omniglot").data, options, "x")
+    whole = parse(DataConfig, options, "x", recipe("omniglot").data)
     assert whole.resized_to == size
     assert dataclasses.replace(whole, augmentation="crop-flip").resized_to == short_side
 

@@ -1,18 +1,28 @@
-"""Command-line arguments from types, by tyro; errors as one line that names the command's own options."""
+"""Read the arguments of a command from a dataclass, by tyro; report what is wrong as one line."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+import sys
+from collections.abc import Sequence
 from difflib import SequenceMatcher
-from itertools import pairwise
+from importlib import import_module
+from itertools import pairwise, takewhile
+from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
+
+# tyro's only interface that tells by type what is wrong with an argument. It is not public yet, which is why
+# pyproject.toml holds tyro to 1.0; test_arguments.py covers every event that is used here.
+from tyro._errors import (
+    BadValue,
+    InstantiationFailure,
+    InvalidChoice,
+    MissingArgs,
+    ParseErrorEvent,
+    on_parse_error,
+)
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -23,164 +33,178 @@ from tyro.constructors import (
 )
 
 from tuplet.config.overrides import fields_by_path
-from tuplet.errors import InputError
+from tuplet.errors import InputError, MissingExtraError, SettingsError, one_line
 
 A = TypeVar("A")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Command:
-    """What is being run: its options, and what it was given."""
-
-    options: frozenset[str]
-    given: frozenset[str]
-
-
-_PATH = r"(?<![\w./'-])(?:--)?([a-z]+\.[a-z][a-z_-]*[a-z])(?![\w.'/])(=(?=\S))?"
-"""A field of the config in a message, as a path or an option; not in quotes, and no part of a file's name."""
-
-_command: ContextVar[_Command | None] = ContextVar("command", default=None)
-
-
-def parse(kind: Callable[..., A], default: A, arguments: Sequence[str], program: str) -> A:
-    """The arguments as tyro reads them from the types; its errors as one line.
+def parse(kind: type[A], arguments: Sequence[str], program: str, default: A | None = None) -> A:
+    """Read the arguments of a command.
 
     Args:
         kind: a dataclass; each field is an option, those of dataclasses in it are `--field.of-theirs`. A flag
             is given as `--flag` and `--no-flag`, or as `--flag True` and `--flag False`.
-        default: whose values options that are not given have.
         arguments: without the name of the command.
         program: the name of the command, for errors and for help.
+        default: the values of options that are not given; None takes the defaults of `kind`.
+
+    Raises:
+        InputError: an argument cannot be used; a note says where all of them are listed.
     """
-    types = options(default)
-    flags = frozenset(name for name, one in types.items() if one is bool)
-    given = frozenset(_option_name(argument) for argument in arguments)
-    _command.set(_Command(frozenset(types), given))
-    said = io.StringIO()
+    types = options(kind)
+    read: Any = tyro.cli
     try:
-        with contextlib.redirect_stderr(said):
-            read: Any = tyro.cli
+        with on_parse_error(lambda event: _refuse(event, arguments)):
             parsed, unknown = read(
                 kind,
                 prog=program,
-                description=_paragraphs(kind.__doc__ or ""),
-                args=_with_bare_flags(arguments, flags),
-                default=default,
+                args=_with_bare_flags(arguments, types),
                 return_unknown_args=True,
                 registry=_registry(),
+                **({} if default is None else {"default": default}),
             )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise InputError(f"{_one_line(said.getvalue())}; {program} --help lists what it takes") from None
-    if unknown:
-        raise InputError(f"{_unknown(unknown, arguments, types)}; {program} --help lists what it takes")
+        if unknown:
+            raise _unknown(unknown, arguments, types)
+    except InputError as error:
+        error.add_note(f"{program} --help lists what it takes")
+        raise
     result: A = parsed
     return result
 
 
 def no_more(rest: Sequence[str], usage: str) -> None:
-    """Nothing; raises InputError where arguments are left over."""
+    """Raise an error if arguments are left over."""
     if rest:
-        raise InputError(f"{rest[0]!r} is one argument too many; want {usage}")
+        raise SettingsError(f"{rest[0]!r} is one argument too many; want {usage}", subject=rest[0])
 
 
-def options(default: object, prefix: str = "--") -> dict[str, Any]:
-    """The type of each option, by its name: {"--seeds": int, "--loss.tau": float, ...}.
+def value_of(option: str, arguments: Sequence[str], wanted: str) -> tuple[str, list[str]] | None:
+    """Return the value of an option and the other arguments; None if it is not among them."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            before, after = arguments[:place], arguments[place + 1 :]
+            if not equals and not after:
+                raise SettingsError(f"{option} is missing its value; want {wanted} after it", subject=option)
+            return value if equals else after[0], [*before, *after[not equals :]]
+    return None
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise an error if a module that an extra of tuplet installs is missing.
 
     Args:
-        default: a dataclass with all values.
+        extra: of tuplet.
+        modules: imported here, because the command needs them at once.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError:
+            raise MissingExtraError(module, extra) from None
+
+
+def options(kind: type[Any], prefix: str = "--") -> dict[str, Any]:
+    """Return the type of each option by its name: {"--seeds": int, "--loss.tau": float, ...}.
+
+    Args:
+        kind: a dataclass.
         prefix: before each name.
     """
     found: dict[str, Any] = {}
-    hints = get_type_hints(type(default), include_extras=True)
-    for item in dataclasses.fields(default):  # type: ignore[arg-type]
+    hints = get_type_hints(kind, include_extras=True)
+    for item in dataclasses.fields(kind):
         hint, more = _bare(hints[item.name])
-        value = getattr(default, item.name)
         name = item.name.replace("_", "-")
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(hint):
             unnamed = any(getattr(one, "name", None) == "" for one in more)
-            found |= options(value, prefix if unnamed else f"{prefix}{name}.")
+            found |= options(hint, prefix if unnamed else f"{prefix}{name}.")  # type: ignore[arg-type]
         elif tyro.conf.Positional not in more:
             found[prefix + name] = hint
     return found
 
 
-@contextlib.contextmanager
-def options_forgotten() -> Iterator[None]:
-    """Inside, `with_options` knows the command that `parse` is called for there, and no earlier one."""
-    before = _command.set(None)
-    try:
-        yield
-    finally:
-        _command.reset(before)
+def with_option_names(error: InputError, kind: type[Any], arguments: Sequence[str]) -> str:
+    """Return the message of an error with each setting called as the command's option for it.
 
-
-def with_options(message: str) -> str:
-    """The message, with each field of the config called as the command's option for it, where it has one.
+    "data.root is not given; want data.source=glyphs" becomes "--data.root is not given; want --data.source
+    glyphs", and "--root" where that is the option. Only whole words that are the path of a setting change, so
+    no quoted text and no part of a file's name does.
 
     Args:
-        message: of an error, such as "data.root is not given; want ..., or data.source=glyphs".
+        error: whose message names settings by their dotted path, such as its subject.
+        kind: the dataclass of the command's options.
+        arguments: of the command; of two options for one setting, the one that was given is named.
     """
-    command = _command.get()
-    if command is None:
-        return message
-    paths = {f"--{path.replace('_', '-')}" for path in fields_by_path()}
+    given = {_option_name(argument) for argument in arguments}
+    known = options(kind)
+    names: dict[str, str] = {}
+    for path in fields_by_path():
+        long = _option_name(f"--{path}")
+        both = [name for name in (long, f"--{long.rpartition('.')[2]}") if name in known]
+        if both and "." in path:
+            names[path] = names[long.removeprefix("--")] = next(
+                (one for one in both if one in given), both[0]
+            )
+    message = str(error)
+    if isinstance(error.given, tuple):  # as it was typed: 1 2 and not (1, 2)
+        message = message.replace(repr(error.given), " ".join(map(str, error.given)))
+    return " ".join(_named(word, names) for word in message.split(" "))
 
-    def option(match: re.Match[str]) -> str:
-        long = _option_name(f"--{match[1]}")
-        short = f"--{long.rpartition('.')[2]}"
-        known = [name for name in (long, short) if name in command.options] if long in paths else []
-        if not known:
-            return match[0]
-        name = next((name for name in known if name in command.given), known[0])
-        return f"{name} " if match[2] else name
 
-    named = re.sub(_PATH, option, message)
-    return re.sub(r"(?<= is )\((-?\d+(?:, -?\d+)*),?\)(?=;)", lambda match: match[1].replace(",", ""), named)
+def _named(word: str, names: dict[str, str]) -> str:
+    core = word.lstrip("(").rstrip(".,;:)")
+    path, equals, value = core.partition("=")
+    name = names.get(path.removeprefix("--"))
+    if name is None or (equals and not value):
+        return word
+    return word.replace(core, f"{name} {value}" if equals else name)
 
 
 def _option_name(argument: str) -> str:
     return argument.partition("=")[0].replace("_", "-")
 
 
-def _with_bare_flags(arguments: Sequence[str], flags: frozenset[str]) -> list[str]:
-    """The arguments with --flag and --no-flag for --flag True and --flag False, which tyro does not take."""
+def _with_bare_flags(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:
+    """Write --flag and --no-flag for --flag True and --flag False, which tyro does not take."""
     written: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
-        if _option_name(name) not in flags:
+        given, equals, value = argument.partition("=")
+        name = _option_name(given)
+        if types.get(name) is not bool:
             written.append(argument)
             continue
         if not equals and rest and rest[0].lower() in ("true", "false"):
             value = rest.pop(0)
         if (equals or value) and value.lower() not in ("true", "false"):
-            raise InputError(f"{_option_name(name)} is {value!r}; want True or False")
-        if value.lower() == "false":
-            before, _, last = _option_name(name)[2:].rpartition(".")
-            written.append(f"--{before}{'.' if before else ''}no-{last}")
-        else:
-            written.append(name)
+            raise _not_a_flag_value(name, value)
+        before, dot, last = name[2:].rpartition(".")
+        written.append(f"--{before}{dot}no-{last}" if value.lower() == "false" else given)
     return written
 
 
-def _unknown(unknown: Sequence[str], arguments: Sequence[str], types: dict[str, Any]) -> str:
-    """What to say of arguments that no option takes."""
+def _not_a_flag_value(name: str, value: str) -> SettingsError:
+    return SettingsError(f"{name} is {value!r}; want True or False", subject=name, given=value)
+
+
+def _unknown(unknown: Sequence[str], arguments: Sequence[str], types: dict[str, Any]) -> SettingsError:
+    """Return the error for arguments that no option takes."""
     first = next((one for one in unknown if one.startswith("--")), unknown[0])
     if not first.startswith("--"):
         for before, argument in pairwise(arguments):
             if first == argument and types.get(_option_name(before)) is bool:
-                return f"{_option_name(before)} is {first!r}; want True or False"
-        return f"{first!r} is one argument too many"
+                return _not_a_flag_value(_option_name(before), first)
+        return SettingsError(f"{first!r} is one argument too many", subject=first)
     name = _option_name(first)
     near = _nearest(name, types)
-    return f"there is no option {name}" + (f"; want perhaps {' or '.join(near)}" if near else "")
+    perhaps = f"; want perhaps {' or '.join(near)}" if near else ""
+    return SettingsError(f"there is no option {name}{perhaps}", subject=name, wanted=near)
 
 
 def _nearest(name: str, known: dict[str, Any]) -> list[str]:
-    """Options that a mistyped one may stand for, three at most: those that end in it before all others."""
+    """Return up to three options that a mistyped one may stand for; those with its last word come first."""
     word = name[2:]
     same = [one for one in known if one[2:].rpartition(".")[2] == word.rpartition(".")[2]]
     if same:
@@ -195,61 +219,68 @@ def _nearest(name: str, known: dict[str, Any]) -> list[str]:
     return [one for one in known if word in one][:3]
 
 
-_ERROR = r"Error parsing (--\S+): "
-
-_WORDS: tuple[tuple[str, str], ...] = (
-    (r"Error parsing [\w.]+: ([\w.]+ is .*)", r"\1"),
-    (r"Missing value for argument '(--[^']+)'.*", r"\1 is missing its value"),
-    (r"Missing from .*?: (--\S+) \{(.*?)\}.*", r"\1 is missing; want one of \2"),
-    (r"Missing from .*?: (--\S+) (\S+).*", r"\1 \2 is missing"),
-    (
-        r"invalid choice ('.*') for argument '(.*?)'\. Expected one of \((.*?),?\) ?\.",
-        r"\2 is \1; want one of \3",
-    ),
-    (
-        _ERROR + r"invalid literal for int\(\) with base 10: (.*)",
-        r"\1 is \2; want a whole number",
-    ),
-    (_ERROR + r"could not convert string to float: (.*)", r"\1 is \2; want a number"),
-    (
-        _ERROR
-        + r"no type matching \{None\}\|(?:\{\[)?(.*?)(?:\]\})? could be instantiated from \[(.*?)\]\..*",
-        r"\1 is \3; want \2 or None",
-    ),
-)
-"""What tyro says, whole, and what we say in its place."""
-
-
-def _one_line(box: str) -> str:
-    """What tyro's box says, without the box."""
-    sections: list[list[str]] = [[]]
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        text = line.strip(" │")
-        # Its title is followed by a line, or stands in one, depending on the terminal's encoding.
-        if text.startswith(("╭", "╰")) or (text and not text.strip("─-")):
-            sections.append([])
-        elif text:
-            sections[-1].append(text)
-    said = " ".join([*sections, []][1]) or "the arguments cannot be used"
-    for theirs, ours in _WORDS:
-        match = re.fullmatch(theirs, said)
-        if match:
-            return re.sub(r"(?<= one of ).*", lambda all_: _listed(all_[0]), match.expand(ours))
-    return said
+def _refuse(event: ParseErrorEvent, arguments: Sequence[str]) -> None:
+    """Raise what tyro found wrong; return if the event is none of those known, so that tyro reports it."""
+    if isinstance(event, InvalidChoice):
+        name = event.argument.display_name()
+        choices = ", ".join(event.choices)
+        raise SettingsError(
+            f"{name} is {event.value!r}; want one of {choices}",
+            subject=name,
+            given=event.value,
+            wanted=event.choices,
+        )
+    if isinstance(event, BadValue):
+        name = event.argument.display_name()
+        raise SettingsError(f"{name} is missing its value", subject=name)
+    if isinstance(event, MissingArgs):
+        argument = event.missing_arguments[0].arg
+        name, one_of = argument.display_name(), argument.lowered.choices
+        if one_of:
+            raise SettingsError(f"{name} is missing; want one of {', '.join(one_of)}", subject=name)
+        metavar = argument.lowered.metavar
+        raise SettingsError(
+            f"{metavar if argument.is_positional() else f'{name} {metavar}'} is missing", subject=name
+        )
+    if isinstance(event, InstantiationFailure):
+        # A check of ours, by a dataclass that could not be made, or a text that is no number.
+        error = sys.exception()
+        cause = error if isinstance(error, InputError) or error is None else error.__context__
+        if isinstance(cause, InputError) or event.argument is None:
+            raise cause if isinstance(cause, InputError) else SettingsError(one_line(event.message))
+        name = event.argument.display_name()
+        given = ", ".join(map(repr, _values_of(name, arguments)))
+        wanted = _words(_bare(event.argument.field.type)[0])
+        raise SettingsError(f"{name} is {given}; want {wanted}", subject=name)
 
 
-def _listed(choices: str) -> str:
-    return ", ".join(choices.replace("'", "").replace(" ", "").split(","))
+def _values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    """Return the values that were given to an option, where it was given last."""
+    place = max(at for at, argument in enumerate(arguments) if _option_name(argument) == option)
+    _, equals, value = arguments[place].partition("=")
+    return (
+        [value] if equals else list(takewhile(lambda one: not one.startswith("--"), arguments[place + 1 :]))
+    )
+
+
+def _words(hint: Any) -> str:
+    """Return what an option takes: "a number", "whole numbers or None"."""
+    inner = [one for one in get_args(hint) if one not in (NoneType, Ellipsis)]
+    if NoneType in get_args(hint):
+        return f"{_words(inner[0])} or None"
+    if get_origin(hint) is tuple:
+        return _words(inner[0]).removeprefix("a ") + "s"
+    return {int: "a whole number", float: "a number"}.get(hint, "another value")
 
 
 def _registry() -> ConstructorRegistry:
-    """The rules of tyro, but for help with its lines joined, and without None where it may be left out."""
+    """Return tyro's rules with plainer help for each option."""
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
 
     @registry.struct_rule
     def plain(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if asking:
+        if asking:  # this rule asks all rules, itself among them
             return None
         asking.append(info)
         try:
@@ -264,20 +295,21 @@ def _registry() -> ConstructorRegistry:
 
 
 def _plain(field: StructFieldSpec) -> StructFieldSpec:
-    """The same option, with plainer help."""
+    """Return the option with the lines of its help joined, and without None where it may be left out."""
 
     def text() -> str | None:
         told = field.helptext() if callable(field.helptext) else field.helptext
-        return None if told is None else " ".join(told.split())
+        return None if told is None else one_line(told, limit=None)
 
     hint, more = _bare(field.type)
     left_out = field.default is None or (field.default == () and tyro.conf.Positional in more)
     metavar = None
-    if type(None) in get_args(hint):
-        (inner,) = {*get_args(hint)} - {type(None)}
+    if NoneType in get_args(hint):
+        (inner,) = {*get_args(hint)} - {NoneType}
         spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(inner, set()))
         if isinstance(spec, PrimitiveConstructorSpec):
-            metavar = re.sub(r"^\[(.*)\]$", r"\1", spec.metavar)
+            metavar = spec.metavar.removeprefix("[").removesuffix("]")
+            metavar += "]" * (metavar.count("[") - metavar.count("]"))
     kind: Any = Annotated[hint, tyro.conf.arg(metavar=metavar, help_behavior_hint="" if left_out else None)]
     for one in more:  # what the field says itself goes before
         kind = Annotated[kind, one]
@@ -285,10 +317,5 @@ def _plain(field: StructFieldSpec) -> StructFieldSpec:
 
 
 def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without what `Annotated` adds to it, and that."""
+    """Return a type without what `Annotated` adds to it, and that."""
     return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
-
-
-def _paragraphs(text: str) -> str:
-    """A docstring whose paragraphs are a line each."""
-    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))

@@ -1,9 +1,10 @@
-"""What the command line says: usage, epochs, measurements, in plain text."""
+"""Print what commands have to say: usage, epochs, measurements, tables, in plain text."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,47 +14,20 @@ from tuplet.metrics.names import headline_metric, metric_title
 if TYPE_CHECKING:
     from tuplet.config import RunConfig
     from tuplet.evaluation.evaluate import EvalReport
-    from tuplet.training.run_folder import EpochReport
-if TYPE_CHECKING:
     from tuplet.training.run_folder import EpochReport, Run
 
 
 _TERM_TITLES = {"distribution": "distribution", "cross_entropy": "hypergraph"}
 
 
-def usage(commands: Mapping[str, str]) -> str:
-    """What `tuplet --help` prints, given each command's line."""
-    return "\n".join(
-        [
-            "usage: tuplet COMMAND ...",
-            "",
-            "Labelled images in, an embedding model and an honest account of it out.",
-            "",
-            *(f"  {name:<12}{text}" for name, text in commands.items()),
-            "",
-            "tuplet COMMAND --help says more.",
-        ]
-    )
-
-
-def train_usage(recipes: Mapping[str, Callable[[], RunConfig]]) -> str:
-    """What `tuplet train --help` prints, given the recipes."""
-    return "\n".join(
-        [
-            "usage: tuplet train RECIPE [--to FOLDER] [--field value ...]",
-            "       tuplet train --config FILE [--to FOLDER] [--field value ...]",
-            "       tuplet train --resume RUN [--compute.field value ...]",
-            "",
-            "Recipes:",
-            *recipe_lines(recipes),
-            "",
-            "tuplet train RECIPE --help lists every field.",
-        ]
-    )
+def usage(forms: Sequence[str], about: str, lines: Sequence[str] = ()) -> str:
+    """Return the short help of a command: the forms in which it is called, what it does, and more lines."""
+    called = [f"{'usage:' if at == 0 else '':<6} tuplet {form}" for at, form in enumerate(forms)]
+    return "\n\n".join(part for part in ("\n".join(called), about, "\n".join(lines)) if part)
 
 
 def recipe_lines(recipes: Mapping[str, Callable[[], RunConfig]]) -> list[str]:
-    """A table of recipes: what for, and below that, for each one, its name and what tells it from others."""
+    """Return a table of the recipes: for each group its purpose, for each recipe what differs from others."""
     width = max(map(len, recipes))
     head = ("name", "data", "backbone", "tau", "alpha", "lambda_s", "epochs")
     lines = [_recipe_row(width, *head)]
@@ -75,7 +49,7 @@ def _recipe_row(width: int, name: str, data: str, backbone: str, *numbers: str) 
 
 
 def epoch_line(report: EpochReport, epochs: int) -> str:
-    """One epoch in one line: losses, speed, Recall@K for the first K."""
+    """Return one epoch as one line: losses, speed, Recall@K for the first K."""
     parts = [f"epoch {report.epoch:>{len(str(epochs))}}/{epochs}"]
     if report.losses:
         beside = ", ".join(
@@ -94,11 +68,11 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
 
 
 def metric_table(report: EvalReport, after: str = "") -> str:
-    """Every metric of a split, a line each, under what was measured on how many images.
+    """Return every metric of a split, a line each, below what was measured on how many images.
 
     Args:
-        report: what was measured.
-        after: what the model had learnt then, such as "last epoch of 50"; may be empty.
+        report: of the split.
+        after: which epoch the model is of, such as "last epoch of 50"; may be empty.
     """
     intervals = {name: of["classes"] for name, of in (report.intervals or {}).items()}
     known = next((one for one in intervals.values() if one is not None), None)
@@ -124,9 +98,9 @@ def metric_table(report: EvalReport, after: str = "") -> str:
             f"  interval: bootstrap, {known.num_resamples:,} draws of whole classes, seed {known.seed}: how"
             " far other such classes would move the number"
         )
-        rows.append("  with this one model; training it again with another seed moves it as well")
+        rows.append("  with this one model; training again with another seed moves it as well")
     elif report.intervals is not None:
-        rows.append("  without intervals: there is one class, and nothing tells how another would fare")
+        rows.append("  without intervals: there is one class, and nothing shows how another would do")
     return "\n".join(rows)
 
 
@@ -136,7 +110,7 @@ def _clustering_row(title: str, mean: float, std: float, arithmetic: float | Non
 
 
 def _measured(report: EvalReport, after: str) -> str:
-    """What was measured: how many images or other items, of how many classes, against what."""
+    """Return what was measured: how many images of how many classes, against what."""
     # "test" and "validation" are splits by name; anything else is a folder or file.
     title = f"{report.split} split" if report.split in ("test", "validation") else report.split
     against = "" if report.num_gallery is None else f" in a gallery of {report.num_gallery:,}"
@@ -146,29 +120,70 @@ def _measured(report: EvalReport, after: str) -> str:
     return f"{title}: {images} of {classes}, {queries}{'; ' if after else ''}{after}"
 
 
-def say_epochs(epochs: Iterable[tuple[Run, EpochReport]], *, speaks: bool, go_on: str) -> int:
-    """How many epochs there were, each printed below the folder of its run. Ctrl-C ends the process.
+@contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Add how to resume to the error of a Ctrl-C or of a file that cannot be written; `main` prints it."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
+        error.add_note(how)
+        raise
+
+
+def print_epochs(epochs: Iterable[tuple[Run, EpochReport]], *, first_rank: bool, how_to_resume: str) -> int:
+    """Print each epoch below the folder of its run, and return how many there were.
 
     Args:
         epochs: of one run after the other.
-        speaks: whether this rank prints.
-        go_on: what to do after Ctrl-C, or where a file cannot be written, for whoever reads.
+        first_rank: whether this rank prints.
+        how_to_resume: after Ctrl-C, or if a file cannot be written.
     """
-    told: Path | None = None
+    folder: Path | None = None
     number = 0
-    try:
+    with resumable(how_to_resume):
         for run, epoch in epochs:
             number += 1
-            if speaks and run.folder != told:
-                told = run.folder
+            if first_rank and run.folder != folder:
+                folder = run.folder
                 print(f"\nrun       {run.folder}", flush=True)
-            if speaks:
+            if first_rank:
                 print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
-    except OSError as error:
-        error.add_note(go_on)
-        raise
-    except KeyboardInterrupt:
-        if speaks:
-            print(f"\nstopped; {go_on}", file=sys.stderr)
-        sys.exit(130)
     return number
+
+
+def print_json(tree: object) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(tree, indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: int) -> None:
+    """Print a table as wide as it has to be, so that paths can be copied.
+
+    Args:
+        headings: of the columns; may be empty.
+        rows: texts from anywhere.
+        right: so many columns from the left are flush right.
+    """
+    if not rows:
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place < right else "left", no_wrap=True)
+    cells = [[Text(printable(cell)) for cell in row] for row in rows]
+    for row in cells:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    widest = [max(row[column].cell_len for row in cells) for column in range(len(headings))]
+    console.width = max(console.width, sum(width + 12 for width in widest))
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal: what would move its cursor or change its colours is spelt out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

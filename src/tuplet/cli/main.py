@@ -1,82 +1,413 @@
-"""The command table. Heavy imports happen inside the command, so that --help answers at once."""
+"""The command line: from the arguments of a command to the function that runs it, and its errors as one line.
+
+Arguments are read before anything heavy is imported, so that help and mistakes are answered at once.
+"""
 
 from __future__ import annotations
 
 import inspect
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
 
-from tuplet.cli.arguments import no_more, options_forgotten, with_options
-from tuplet.cli.commands.bench import bench
-from tuplet.cli.commands.claims import claims
-from tuplet.cli.commands.compare import compare
-from tuplet.cli.commands.data import data
-from tuplet.cli.commands.duplicates import duplicates
-from tuplet.cli.commands.evaluate import evaluate
-from tuplet.cli.commands.export import export
-from tuplet.cli.commands.index import index
-from tuplet.cli.commands.report import report
-from tuplet.cli.commands.search import search
-from tuplet.cli.commands.serve import serve
-from tuplet.cli.commands.train import demo, train
-from tuplet.cli.commands.tune import tune
+from tuplet.cli.arguments import no_more, parse, require_extra, value_of, with_option_names
 from tuplet.cli.console import recipe_lines, usage
-from tuplet.errors import InputError, file_error_line
-from tuplet.recipes.catalogue import RECIPES, recipe
+from tuplet.cli.options import (
+    BenchArguments,
+    ClaimsArguments,
+    CompareArguments,
+    DuplicatesArguments,
+    ExportArguments,
+    FetchArguments,
+    IndexArguments,
+    IndexMeasureArguments,
+    ModelArguments,
+    ResumeArguments,
+    SearchArguments,
+    ServeArguments,
+    TrainArguments,
+    TuneArguments,
+)
+from tuplet.config import DataConfig, LossName, RunConfig
+from tuplet.errors import DataError, InputError, SettingsError, file_error_line
+from tuplet.recipes.catalogue import RECIPES, recipe, with_loss
 
-_RECIPES_USAGE = """\
-usage: tuplet recipes [NAME]
-
-Lists the recipes, or prints the recipe NAME in full, as a file for tuplet train --config."""
+_FETCHED = ("cub", "cars", "sop", "inshop")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit with 2 on an error that the user can mend, in one line."""
+    """Run one command; exit with 2 and one line for an error that the user can fix, with 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    with options_forgotten():
-        try:
-            _run(given)
-        except InputError as error:
-            _say(f"tuplet: {with_options(str(error))}", any_rank=error.one_rank_only)
-            sys.exit(2)
-        except KeyboardInterrupt as stop:
-            _say("\n" + "; ".join(["stopped", *getattr(stop, "__notes__", ())]))
-            sys.exit(130)
-        except BrokenPipeError:
-            sys.exit(1)
-        except OSError as error:  # a full disk, a folder that cannot be written: the user's to mend as well
-            _say(f"tuplet: {file_error_line(error, given)}", any_rank=True)
-            sys.exit(2)
+            stream.reconfigure(errors="backslashreplace")  # the name of a file may not be text
+    try:
+        _run(given)
+    except InputError as error:
+        text = with_option_names(error, _options_of(given), given)
+        _report(f"tuplet: {_with_notes(text, error)}", any_rank=error.one_rank_only)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        _report("\n" + _with_notes("stopped", stop))
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be written: the user can fix these too
+        _report(f"tuplet: {file_error_line(error, given)}", any_rank=True)
+        sys.exit(2)
 
 
-def _say(text: str, *, any_rank: bool = False) -> None:
-    """Print on standard error, once for all ranks of a distributed run, or on any rank that has it to say."""
+def _with_notes(text: str, error: BaseException) -> str:
+    return "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def _report(text: str, *, any_rank: bool = False) -> None:
+    """Print on standard error, once for all ranks of a distributed run, or on any rank that calls this."""
     if any_rank or os.environ.get("LOCAL_RANK", "0") == "0":
         print(text, file=sys.stderr)
 
 
+@dataclass(frozen=True)
+class _NoOptions:
+    pass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of tuplet.
+
+    Attributes:
+        run: what runs it, given its arguments.
+        summary: its line in tuplet --help.
+        forms: in which it is called, without "tuplet".
+        kind: the dataclass of its options.
+    """
+
+    run: Callable[[list[str]], None]
+    summary: str
+    forms: tuple[str, ...]
+    kind: type[Any]
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def _command(
+    name: str, summary: str, *forms: str, kind: type[Any] = _NoOptions
+) -> Callable[[Callable[[list[str]], None]], Callable[[list[str]], None]]:
+    """Register a function as a command."""
+
+    def register(run: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        COMMANDS[name] = Command(run, summary, forms, kind)
+        return run
+
+    return register
+
+
 def _run(given: list[str]) -> None:
-    if not given or given[0] in ("-h", "--help"):
-        print(usage({name: text for name, (_, text) in COMMANDS.items()}))
-    elif given[0] == "--version":
+    name, *rest = given or ["--help"]
+    if name in ("-h", "--help"):
+        lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+        print(usage(["COMMAND ..."], _ABOUT, [*lines, "", "tuplet COMMAND --help says more."]))
+    elif name == "--version":
         from importlib.metadata import version
 
         print(f"tuplet {version('tuplet')}")
-    elif given[0] in COMMANDS:
-        COMMANDS[given[0]][0](given[1:])
+    elif name not in COMMANDS:
+        wanted = ", ".join(COMMANDS)
+        raise SettingsError(
+            f"there is no command {name!r}; want one of {wanted}", subject=name, wanted=wanted
+        )
     else:
-        raise InputError(f"there is no command {given[0]!r}; want one of {', '.join(COMMANDS)}")
+        COMMANDS[name].run(rest)
 
 
-def recipes(arguments: list[str]) -> None:
-    """List the recipes, or print one in full: what it is, and its config as a file for train --config."""
+_ABOUT = (
+    "Train embedding models on labelled images, measure honestly how good they are, and search with them."
+)
+
+
+def _options_of(given: Sequence[str]) -> type[Any]:
+    """Return the dataclass of the options that a command with these arguments takes."""
+    if any(one.partition("=")[0] == "--resume" for one in given[1:2]):
+        return ResumeArguments
+    if given[:2] == ["data", "fetch"]:
+        return FetchArguments
+    return COMMANDS[given[0]].kind if given and given[0] in COMMANDS else _NoOptions
+
+
+def _asks_help(arguments: Sequence[str]) -> bool:
+    """Return whether the arguments ask for the short help of a command, before its first argument."""
+    return not arguments or arguments[0] in ("-h", "--help")
+
+
+def _print_usage(name: str, *lines: str) -> None:
+    command = COMMANDS[name]
+    print(usage(command.forms, inspect.getdoc(command.run) or inspect.getdoc(command.kind) or "", lines))
+
+
+def _first(arguments: Sequence[str], command: str, wanted: str) -> tuple[str, Sequence[str]]:
+    """Return the argument that comes before all options, and the others."""
+    if arguments[0].startswith("-"):
+        raise SettingsError(
+            f"tuplet {command} starts with {arguments[0]!r}; want {wanted} first", subject=arguments[0]
+        )
+    return arguments[0], arguments[1:]
+
+
+def base_config(arguments: Sequence[str], command: str) -> tuple[RunConfig, list[str], str]:
+    """Return the config that the first arguments name, the other arguments, and what to call the program.
+
+    Args:
+        arguments: RECIPE or --config FILE, perhaps --loss NAME anywhere after it, and the rest.
+        command: "train", to name it in errors.
+    """
+    if arguments[0].partition("=")[0] == "--config":
+        from tuplet.training.run_folder import read_config
+
+        file, rest = value_of("--config", arguments, "a path") or ("", [])
+        config, source = read_config(Path(file)), f"--config {file}"
+    else:
+        source, others = _first(arguments, command, "RECIPE or --config FILE")
+        config, rest = recipe(source), list(others)
+    if any(one.partition("=")[0] == "--config" for one in rest):
+        raise SettingsError(
+            f"tuplet {command} got {source} and --config; want RECIPE or --config FILE, not both",
+            subject="--config",
+        )
+    loss = value_of("--loss", rest, "the name of a loss")
+    if loss is not None:
+        known: dict[str, LossName] = {one: one for one in get_args(LossName)}
+        name, rest = loss
+        if name not in known:
+            wanted = ", ".join(known)
+            raise SettingsError(f"--loss is {name!r}; want one of {wanted}", subject="--loss", given=name)
+        config = with_loss(config, known[name])
+    return config, rest, f"tuplet {command} {source}"
+
+
+def require_root(config: RunConfig) -> None:
+    """Raise an error if no images are named, before torch is imported, which takes seconds."""
+    source = config.data.source
+    if source != "glyphs" and config.data.root is None:
+        wanted = "the file that lists the images" if source == "table" else "the folder of the images"
+        how = f", which tuplet data fetch {source} downloads or says how to get" if source in _FETCHED else ""
+        raise DataError(
+            f"data.root is not given; want {wanted}{how}; or data.source=glyphs, which needs none",
+            subject="data.root",
+        )
+
+
+@_command("demo", "train, measure and report on generated characters, in about a minute", kind=TrainArguments)
+def _demo(arguments: list[str]) -> None:
+    chosen = parse(TrainArguments, arguments, "tuplet demo", TrainArguments(recipe("demo")))
+    require_root(chosen.config)
+    from tuplet.cli.commands.train import demo
+
+    demo(chosen, _line("demo", arguments))
+
+
+@_command(
+    "train",
+    "train a model:  tuplet train RECIPE [--field value ...]",
+    "train RECIPE [--to FOLDER] [--field value ...]",
+    "train --config FILE [--to FOLDER] [--field value ...]",
+    "train --resume RUN [--compute.field value ...]",
+    kind=TrainArguments,
+)
+def _train(arguments: list[str]) -> None:
+    if _asks_help(arguments):
+        _print_usage(
+            "train", "Recipes:", *recipe_lines(RECIPES), "", "tuplet train RECIPE --help lists every option."
+        )
+        return
+    folder = value_of("--resume", arguments, "the folder of a run")
+    if folder is not None:
+        if arguments[0].partition("=")[0] != "--resume":
+            raise SettingsError(
+                "--resume is not the first argument; want tuplet train --resume RUN, without a recipe",
+                subject="--resume",
+            )
+        from tuplet.cli.commands.train import resume
+
+        resume(*folder)
+        return
+    config, rest, program = base_config(arguments, "train")
+    chosen = parse(TrainArguments, rest, program, TrainArguments(config))
+    require_root(chosen.config)
+    from tuplet.cli.commands.train import train
+
+    train(chosen, _line("train", arguments))
+
+
+@_command(
+    "evaluate",
+    "measure a run, a saved model, or embeddings:  tuplet evaluate RUN|MODEL|FILE",
+    "evaluate RUN [--images FOLDER ...] [--data.* --evaluation.* --compute.* ...]",
+    "evaluate MODEL --images FOLDER [--images FOLDER ...]",
+    "evaluate FILE [--labels FILE] [--gallery FILE [--gallery-labels FILE]]",
+    "evaluate --index DIR",
+    kind=ModelArguments,
+)
+def _evaluate(arguments: list[str]) -> None:
+    if _asks_help(arguments):
+        _print_usage(
+            "evaluate", "tuplet evaluate RUN --help lists every option; MODEL and FILE have their own."
+        )
+        return
+    if arguments[0].partition("=")[0] == "--index":
+        chosen = parse(IndexMeasureArguments, arguments, "tuplet evaluate")
+        require_extra("search", "lancedb")
+        from tuplet.cli.commands.evaluate import evaluate_index
+
+        evaluate_index(chosen)
+        return
+    name, rest = _first(arguments, "evaluate", "RUN, MODEL or FILE")
+    what = Path(name)
+    if not what.exists():
+        raise DataError(
+            f"{what} does not exist; want the folder of a run, the folder of a saved model, or a file of"
+            " embeddings",
+            subject=what,
+        )
+    from tuplet.cli.commands.evaluate import evaluate_file, evaluate_model
+
+    (evaluate_model if what.is_dir() else evaluate_file)(what, rest)
+
+
+@_command("compare", "compare two models on the same images:  tuplet compare A B", kind=CompareArguments)
+def _compare(arguments: list[str]) -> None:
+    paths, usage = arguments[:2], "tuplet compare A B"
+    if _asks_help(arguments):
+        paths, arguments = ["A", "B"], ["A", "B", "--help"]
+    if len(paths) < 2 or any(path.startswith("-") for path in paths):
+        raise SettingsError(
+            f"got {' '.join(paths)!r}; want two models first: {usage}, each a run's folder or a file of"
+            " embeddings"
+        )
+    chosen = parse(CompareArguments, arguments[2:], usage)
+    from tuplet.cli.commands.compare import compare
+
+    compare(paths[0], paths[1], chosen)
+
+
+@_command(
+    "bench",
+    "compare several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]",
+    "bench RECIPE [--losses NAME,NAME,...] [--trials N] [--seeds N] [--to FOLDER] [--field value ...]",
+    kind=BenchArguments,
+)
+def _bench(arguments: list[str]) -> None:
+    if _asks_help(arguments):
+        losses = f"Losses: {', '.join(get_args(LossName))}."
+        _print_usage("bench", losses, "", "tuplet bench RECIPE --help lists every option.")
+        return
+    name, rest = _first(arguments, "bench", "a recipe")
+    chosen = parse(BenchArguments, rest, f"tuplet bench {name}", BenchArguments(recipe(name)))
+    require_extra("tune", "optuna", "psycopg")
+    from tuplet.cli.commands.bench import bench
+
+    bench(chosen, _line("bench", arguments))
+
+
+@_command(
+    "tune",
+    "search the settings of a recipe:  tuplet tune RECIPE [--trials N]",
+    "tune RECIPE|--config FILE [--trials N] [--space ...] [--loss NAME] [--field value ...]",
+    kind=TuneArguments,
+)
+def _tune(arguments: list[str]) -> None:
+    if _asks_help(arguments):
+        _print_usage(
+            "tune", "tuplet recipes lists the recipes; tuplet tune RECIPE --help lists every option."
+        )
+        return
+    config, rest, program = base_config(arguments, "tune")
+    chosen = parse(TuneArguments, rest, program, TuneArguments(config))
+    require_root(chosen.config)
+    require_extra("tune", "optuna", "plotly", "psycopg")
+    from tuplet.cli.commands.tune import tune
+
+    tune(chosen, _line("tune", arguments))
+
+
+@_command(
+    "claims",
+    "check the HIST study's claims on any data:  tuplet claims run 2 --on glyphs --budget 5m",
+    "claims list",
+    "claims run CLAIM,CLAIM,...|all --on RECIPE|glyphs [--seeds N] [--budget 30m] [--to FOLDER]",
+    "claims status [FOLDER]",
+    "claims report [FOLDER]",
+    kind=ClaimsArguments,
+)
+def _claims(arguments: list[str]) -> None:
+    actions = ("list", "run", "status", "report")
+    asks_help = bool({"-h", "--help"} & set(arguments))
+    if _asks_help(arguments) or (asks_help and not any(one.startswith("--on") for one in arguments)):
+        _print_usage("claims", "tuplet claims run 1 --on RECIPE --help lists every option.")
+        return
+    action, *rest = arguments
+    if action not in actions:
+        wanted = ", ".join(actions)
+        raise SettingsError(f"tuplet claims {action!r} is unknown; want one of {wanted}", subject=action)
+    if action == "list":
+        no_more(rest, "tuplet claims list")
+        from tuplet.research.claims.plan import claims_of, glyphs
+
+        for claim in claims_of(glyphs()).values():
+            print(f"{claim.key:<10}  {claim.statement}")
+            print(f"{'':<10}  {len(claim.points)} points; the study: {claim.found or 'did not measure it'}")
+        return
+    require_extra("tune", "optuna", "psycopg")
+    from tuplet.cli.commands import claims
+
+    {"run": claims.run, "status": claims.status, "report": claims.report}[action](rest)
+
+
+@_command("report", "write the report of a run again:  tuplet report RUN", "report RUN")
+def _report_run(arguments: list[str]) -> None:
+    """Measure the run in the folder RUN again and write RUN/report.html. Its epochs stay as they are."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        _print_usage("report")
+        return
+    no_more(arguments[1:], "tuplet report RUN")
+    from tuplet.cli.commands.report import report
+
+    report(arguments[0])
+
+
+@_command(
+    "export",
+    "write a trained network as a file:  tuplet export RUN --to onnx|torch|hub",
+    "export RUN --to onnx|torch|hub [--output FILE|FOLDER] [--check FOLDER] [--overwrite]",
+    "export MODEL --to onnx|torch|hub [--output FILE|FOLDER] [--data.image-size 224 ...]",
+    kind=ExportArguments,
+)
+def _export(arguments: list[str]) -> None:
+    if _asks_help(arguments):
+        _print_usage("export", "tuplet export RUN --help lists every option.")
+        return
+    name, rest = _first(arguments, "export", "RUN or MODEL")
+    what = Path(name)
+    if not what.is_dir():
+        state = "is a file" if what.exists() else "does not exist"
+        raise DataError(f"{what} {state}; want the folder of a run, or of a saved model", subject=what)
+    from tuplet.cli.commands.export import export
+
+    export(what, rest)
+
+
+@_command("recipes", "list the recipes, or print one:  tuplet recipes [NAME]", "recipes [NAME]")
+def _recipes(arguments: list[str]) -> None:
+    """List the recipes, or print the recipe NAME in full, as a file for tuplet train --config."""
     if {"-h", "--help"} & set(arguments):
-        print(_RECIPES_USAGE)
+        _print_usage("recipes")
     elif arguments:
         from tuplet.training.run_folder import write_config
 
@@ -90,20 +421,64 @@ def recipes(arguments: list[str]) -> None:
         print("\ntuplet recipes NAME prints one in full; tuplet train NAME --help lists what can be changed.")
 
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "demo": (demo, "the whole job on generated characters, in about a minute"),
-    "train": (train, "train a model:  tuplet train RECIPE [--field value ...]"),
-    "evaluate": (evaluate, "measure a run, a saved model, or embeddings:  tuplet evaluate RUN|MODEL|FILE"),
-    "compare": (compare, "how sure a difference is, on the same images:  tuplet compare A B"),
-    "bench": (bench, "several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]"),
-    "tune": (tune, "search a recipe's settings:  tuplet tune RECIPE [--trials N]"),
-    "claims": (claims, "the study's claims on any data:  tuplet claims run 2 --on glyphs --budget 5m"),
-    "report": (report, "write a run's report again:  tuplet report RUN"),
-    "export": (export, "a trained network as a file for elsewhere:  tuplet export RUN --to onnx|torch|hub"),
-    "recipes": (recipes, "list the recipes, or print one:  tuplet recipes [NAME]"),
-    "index": (index, "pictures into an index:  tuplet index PHOTOS --model RUN --index DIR"),
-    "search": (search, "what looks most like an image:  tuplet search IMAGE --index DIR"),
-    "serve": (serve, "a page to search an index with, and an API:  tuplet serve DIR"),
-    "duplicates": (duplicates, "what is in an index more than once:  tuplet duplicates DIR"),
-    "data": (data, "count images, or get a benchmark:  tuplet data describe|fetch ..."),
-}
+def _on_index(name: str, kind: type[Any], *modules: str) -> Callable[[list[str]], None]:
+    """Return what runs a command on an index, whose first arguments need no reading before the others."""
+
+    def run(arguments: list[str]) -> None:
+        chosen = parse(kind, arguments or ["--help"], f"tuplet {name}")
+        require_extra("search", "lancedb", *modules)
+        getattr(import_module(f"tuplet.cli.commands.{name}"), name)(chosen)
+
+    return run
+
+
+for _name, _summary, _kind, _modules in (
+    ("index", "add pictures to an index:  tuplet index PHOTOS --model RUN --index DIR", IndexArguments, ()),
+    ("search", "find the pictures most like an image:  tuplet search IMAGE --index DIR", SearchArguments, ()),
+    (
+        "serve",
+        "serve an index: a search page and an API:  tuplet serve DIR",
+        ServeArguments,
+        ("fastapi", "uvicorn", "prometheus_client"),
+    ),
+    ("duplicates", "find near-duplicates in an index:  tuplet duplicates DIR", DuplicatesArguments, ()),
+):
+    _command(_name, _summary, kind=_kind)(_on_index(_name, _kind, *_modules))
+
+
+@_command(
+    "data",
+    "count images, or download a benchmark:  tuplet data describe|fetch ...",
+    "data describe --root FOLDER [--source SOURCE] [--field value ...]",
+    "data fetch BENCHMARK [--to FOLDER]",
+    kind=DataConfig,
+)
+def _data(arguments: list[str]) -> None:
+    """Count the images and classes that a run would train on and be tested on, or download a benchmark.
+
+    Sources: folder, cub, cars, sop, inshop, torchvision (with --dataset NAME) and table.
+
+    fetch downloads cub or sop from where it is published, checks it, unpacks it into FOLDER (data) and
+    counts it; for cars and inshop it says what has to be done by hand. An interrupted download resumes.
+    """
+    if _asks_help(arguments) or (arguments[0] == "fetch" and _asks_help([*arguments[1:], "x"])):
+        _print_usage("data", "tuplet data describe --help lists every option.")
+    elif arguments[0] == "describe":
+        config = parse(DataConfig, arguments[1:], "tuplet data describe")
+        from tuplet.cli.commands.data import describe_data
+
+        describe_data(config)
+    elif arguments[0] == "fetch":
+        name = "".join(arguments[1:2])
+        chosen = parse(FetchArguments, arguments[2:], f"tuplet data fetch {name}")
+        from tuplet.cli.commands.data import fetch_data
+
+        fetch_data(name, chosen.to)
+    else:
+        raise SettingsError(
+            f"tuplet data has no {arguments[0]!r}; want describe or fetch", subject=arguments[0]
+        )
+
+
+def _line(name: str, arguments: Sequence[str]) -> str:
+    return shlex.join(["tuplet", name, *arguments])

@@ -62,7 +62,7 @@ def test_runs_are_ordinary_and_the_report_is_of_them(folder: Path) -> None:
     assert html.count("<svg") == 3  # dots, and two maps
 
 
-def test_a_second_claim_uses_the_runs_of_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_claim_uses_the_runs_of_the_first(folder: Path, capsys) -> None:
     before = {one: one.stat().st_mtime_ns for one in folder.glob("runs/*/metrics.jsonl")}
     main(["claims", "run", "covariance", "--on=glyphs", "--seeds", "2", "--to", str(folder), *OPTIONS])
     said = capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_a_second_claim_uses_the_runs_of_the_first(folder: Path, capsys: pytest.
     assert f"report    {folder / 'report.html'}" in capsys.readouterr().out
 
 
-def test_what_was_planned_first_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_planned_first_stays(folder: Path, capsys) -> None:
     plan = folder / "plan.json"
     tree = json.loads(plan.read_text())
     (entry,) = [one for one in tree["entries"] if one["key"] == "hgnn"]
@@ -104,17 +104,12 @@ def test_what_was_planned_first_stays(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_runs_that_a_shorter_plan_leaves_out_are_told(
-    folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    from tuplet.research.claims import budget
-
     study = tmp_path / "study"
     shutil.copytree(folder, study)
     monkeypatch.setattr(
-        budget, "fit_to_budget", lambda plan, entries, *_, **__: [replace(entries[0], num_seeds=1)]
+        command, "fit_to_budget", lambda plan, entries, *_, **__: [replace(entries[0], num_seeds=1)]
     )
     main(
         ["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--budget=1h", "--to", str(study), *OPTIONS]
@@ -146,7 +141,7 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     assert found == {"share": pytest.approx(np.mean(shared)), "num_neighbours": 10}
 
 
-def test_other_settings_want_another_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_want_another_folder(folder: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["claims", "run", "hgnn", "--on", "glyphs", "--to", str(folder), *OPTIONS, "--loss.tau", "9"])
     assert (
@@ -154,9 +149,7 @@ def test_other_settings_want_another_folder(folder: Path, capsys: pytest.Capture
     )
 
 
-def test_a_budget_that_is_too_small_says_what_would_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_budget_that_is_too_small_says_what_would_do(tmp_path: Path, capsys, monkeypatch) -> None:
     from tuplet.research.claims import budget
 
     monkeypatch.setattr(budget, "measure_speed", lambda *_, **__: budget.Speed(59.0, 60.0, 40))
@@ -175,7 +168,7 @@ def test_a_budget_that_is_too_small_says_what_would_do(
 )
 @pytest.mark.parametrize("claims", ["2", "cost,2"])
 def test_images_that_are_missing_are_said_once_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], root: list[str], message: str, claims: str
+    tmp_path: Path, capsys, root: list[str], message: str, claims: str
 ) -> None:
     to = tmp_path / "study"
     with pytest.raises(SystemExit) as stopped:
@@ -189,7 +182,7 @@ def test_images_that_are_missing_are_said_once_before_anything_is_written(
 
 
 def test_where_all_is_finished_or_generated_no_images_are_wanted(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
     from tuplet.training import experiment
 
@@ -207,9 +200,7 @@ def test_where_all_is_finished_or_generated_no_images_are_wanted(
         main(["claims", "run", "cost,classes", "--on", "folder", "--to", str(tmp_path / "generated")])
 
 
-def test_a_command_that_waits_for_the_plan_of_another_says_so(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_that_waits_for_the_plan_of_another_says_so(folder: Path, capsys, monkeypatch) -> None:
     told: list[str] = []
     lock = FileLock(folder / ".plan.lock")
     lock.acquire()
@@ -218,34 +209,37 @@ def test_a_command_that_waits_for_the_plan_of_another_says_so(
         told.append(line)
         lock.release()
 
-    monkeypatch.setattr(command, "_say", say)
+    monkeypatch.setattr(command, "_print", say)
     main(["claims", "run", "hgnn", "--on", "glyphs", "--seeds=2", "--to", str(folder), *OPTIONS])
-    assert told == [f"waiting   for another command, which plans in {folder} and may be timing a run"]
+    assert told == [f"waiting   for another command, which is planning in {folder} and may be timing a run"]
     assert "4 runs for 1 claim, 4 of them finished before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["walk"], "tuplet claims 'walk' is unknown; want one of run, status, report, list"),
-        (["run"], "want the claims first: all, or some such as 1,3"),
+        (["walk"], "tuplet claims 'walk' is unknown; want one of list, run, status, report"),
+        (["run"], "want them first: all, or some such as 1,3"),
         (["run", "2"], "--on is not given; want --on glyphs"),
-        (["run", "2", "--on"], "--on is not given"),
+        (["run", "2", "--on"], "--on is missing its value"),
         (["run", "2", "--on", "omnigolt"], "there is no recipe 'omnigolt'"),
         (["run", "9", "--on", "glyphs"], "there is no claim '9'; want all, or some of 1,2"),
         (["run", "2", "--on", "glyphs", "--seeds", "0"], "--seeds is 0; want 1 or more"),
         (["run", "2", "--on", "glyphs", "--budget", "soon"], "--budget is 'soon'; want a time"),
         (["run", "2", "--on", "glyphs", "--loss.name", "triplet"], "want hist: the claims are about it"),
-        (["run", "2", "--on", "glyphs", "--compute.devices", "2"], "want 1, and the command once a device"),
+        (
+            ["run", "2", "--on", "glyphs", "--compute.devices", "2"],
+            "want 1, and one such command for each device",
+        ),
         (["run", "2", "--on", "glyphs", "--evaluation.recall-at", "5"], "want 1 among them"),
-        (["report", "nowhere"], "there is no study in nowhere"),
+        (["report", "nowhere"], "there is no claims run in nowhere"),
         (["status", "a", "b"], "'b' is one argument too many"),
-        (["report", "--to=nowhere"], "there is no study in nowhere"),
-        (["report", "--to", "nowhere"], "there is no study in nowhere"),
+        (["report", "--to=nowhere"], "there is no claims run in nowhere"),
+        (["report", "--to", "nowhere"], "there is no claims run in nowhere"),
         (["status", "--seeds=3"], "'--seeds=3' is no option here; want tuplet claims status [FOLDER]"),
     ],
 )
-def test_what_it_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_refuses(arguments: list[str], message: str, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["claims", *arguments])
     assert stopped.value.code == 2
@@ -264,12 +258,12 @@ def test_what_it_refuses(arguments: list[str], message: str, capsys: pytest.Capt
         ["list", "--help"],
     ],
 )
-def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(arguments: list[str], capsys) -> None:
     main(["claims", *arguments])
     assert "tuplet claims run 2 --on glyphs --budget 5m" in capsys.readouterr().out
 
 
-def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list(capsys) -> None:
     main(["claims", "list"])
     said = capsys.readouterr().out
     assert "the study: holds for N >= 32 only" in said

@@ -36,9 +36,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("failing")
-def test_failed_runs_are_told_as_one_and_end_with_status_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_runs_are_told_as_one_and_end_with_status_1(tmp_path: Path, capsys) -> None:
     study = tmp_path / "study"
     run = ["claims", "run", "hgnn", "--on", "glyphs", "--seeds", "2", "--to", str(study)]
     with pytest.raises(SystemExit) as stopped:
@@ -55,7 +53,7 @@ def test_failed_runs_are_told_as_one_and_end_with_status_1(
     told = said.out.partition("\n\n2 runs failed (claim hgnn: ")[2].splitlines()
     assert told[0].endswith(", seed 0 and 1 more): no weights; want some")
     assert told[1] == "  the same command tries again"
-    assert told[3:] == ["nothing is trained at the moment; the rest is run by", f"  tuplet {' '.join(run)}"]
+    assert told[3:] == ["nothing is being trained; the rest is run by", f"  tuplet {' '.join(run)}"]
 
     plan = read_plan(study)
     assert plan is not None

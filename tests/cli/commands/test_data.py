@@ -52,9 +52,7 @@ def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return stream.getvalue()
 
 
-def test_fetch_and_describe(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, birds: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetch_and_describe(capsys, tmp_path: Path, birds: bytes, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     Path("data/c.tgz").write_bytes(birds)
@@ -69,7 +67,7 @@ def test_fetch_and_describe(
     ]
     assert [entry.name for entry in Path("data").iterdir()] == ["CUB_200_2011"]
     again = says(capsys, "fetch", "cub", "--to", "data")
-    assert again.splitlines() == ["data/CUB_200_2011 is there already", *said.splitlines()[1:]]
+    assert again.splitlines() == ["data/CUB_200_2011 exists already", *said.splitlines()[1:]]
     assert (
         says(capsys, "describe", "--source", "cub", "--root", "data").splitlines() == said.splitlines()[1:4]
     )
@@ -84,16 +82,14 @@ def test_fetch_and_describe(
 @pytest.mark.parametrize(
     ("name", "file"), [("cars", "cars_test_annos_withlabels.mat"), ("inshop", "Eval/list_eval_partition.txt")]
 )
-def test_what_has_to_be_got_by_hand(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, file: str
-) -> None:
+def test_what_has_to_be_got_by_hand(capsys, tmp_path: Path, name: str, file: str) -> None:
     out, error = fails(capsys, "fetch", name, "--to", str(tmp_path))
     lines = out.splitlines()
-    assert lines[0].endswith("has to be got by hand:")
+    assert lines[0].endswith("has to be downloaded by hand:")
     assert [line[:3] for line in lines[1:]] == ["1. ", "2. ", "3. ", "4. "]
     assert file in out
     assert lines[-1].endswith(f"tuplet data describe --source {name} --root {tmp_path / name}")
-    assert f"{tmp_path / name} is not there yet" in error
+    assert f"{tmp_path / name} does not exist yet" in error
     (tmp_path / name).mkdir()
     _, error = fails(capsys, "fetch", name, "--to", str(tmp_path))
     assert f"data.root {tmp_path / name} holds neither" in error
@@ -116,12 +112,12 @@ def test_what_has_to_be_got_by_hand(
         ),
     ],
 )
-def test_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_errors(capsys, arguments: list[str], message: str) -> None:
     assert message in fails(capsys, *arguments)[1]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["fetch", "--help"]])
-def test_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_usage(capsys, arguments: list[str]) -> None:
     said = says(capsys, *arguments)
     assert "tuplet data describe --root FOLDER" in said
     assert "tuplet data fetch BENCHMARK [--to FOLDER]" in said

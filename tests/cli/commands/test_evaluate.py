@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +22,14 @@ from tuplet.models.embedder import Embedder
 from tuplet.training.run_folder import Run, write_config
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What `tuplet evaluate` prints on standard error: one line, exit 2."""
-    with pytest.raises(SystemExit) as stop:
-        main(["evaluate", *map(str, arguments)])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
+@pytest.fixture
+def says(says: Callable[..., str]) -> Callable[..., str]:
+    return partial(says, "evaluate")
 
 
-def says(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    main(["evaluate", *map(str, arguments)])
-    return capsys.readouterr().out
+@pytest.fixture
+def fails(fails: Callable[..., str]) -> Callable[..., str]:
+    return partial(fails, "evaluate")
 
 
 def draw(root: Path, classes: range, instances: range) -> Path:
@@ -63,7 +60,7 @@ def run(folder: Path, tiny: RunConfig) -> Run:
     return Run(folder / "run")
 
 
-def test_a_run_has_its_gallery_in_training_and_after(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_has_its_gallery_in_training_and_after(run: Run, says) -> None:
     first, middle, last = (epoch.evaluation for epoch in run.reports())
     assert first is not None
     assert middle is not None
@@ -72,11 +69,11 @@ def test_a_run_has_its_gallery_in_training_and_after(run: Run, capsys: pytest.Ca
     assert last.clustering is None
     assert first.intervals is None
     assert middle.intervals is None
-    printed = json.loads(says(capsys, run.folder, "--json"))
+    printed = json.loads(says(run.folder, "--json"))
     assert (printed.pop("notes"), printed.pop("model")) == ([], "last epoch of 2")
     assert EvalReport.from_dict(printed) == last
     assert last.intervals is not None
-    words = says(capsys, run.folder)
+    words = says(run.folder)
     assert "6 images of 3 classes, 6 queries in a gallery of 12; last epoch of 2" in words
     interval = last.intervals["recall_at_1"]["classes"]
     assert interval is not None
@@ -85,17 +82,17 @@ def test_a_run_has_its_gallery_in_training_and_after(run: Run, capsys: pytest.Ca
 
 
 def test_the_same_numbers_from_a_run_its_model_and_its_embeddings(
-    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, folder: Path, tmp_path: Path, says
 ) -> None:
     images = ("--images", folder / "data" / "query", "--gallery-images", folder / "data" / "gallery")
     last = run.reports()[-1].evaluation
     assert last is not None
     for ending in (".npz", ".parquet"):
         save = tmp_path / f"saved{ending}"
-        of_run = json.loads(says(capsys, run.folder, *images, "--json", "--save", save))
-        of_model = json.loads(says(capsys, run.model_folder, *images, "--json"))
+        of_run = json.loads(says(run.folder, *images, "--json", "--save", save))
+        of_model = json.loads(says(run.model_folder, *images, "--json"))
         gallery = tmp_path / f"saved-gallery{ending}"
-        of_file = json.loads(says(capsys, save, "--gallery", gallery, "--json"))
+        of_file = json.loads(says(save, "--gallery", gallery, "--json"))
         for printed in (of_run, of_model, of_file):
             assert printed["retrieval"] == last.retrieval
             assert printed["num_gallery"] == 12
@@ -107,70 +104,66 @@ def test_the_same_numbers_from_a_run_its_model_and_its_embeddings(
         assert found.class_names[found.labels[0]] == "class 4"
 
 
-def test_several_splits_and_what_training_saw(
-    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_splits_and_what_training_saw(run: Run, folder: Path, tmp_path: Path, says) -> None:
     train, others = folder / "data" / "train", folder / "others" / "test"
     arguments = [run.folder, "--images", others, "--images", train, "--recall-at", 1, 5, "--kmeans-runs", 1]
-    unseen, seen = json.loads(says(capsys, *arguments, "--json", "--save", tmp_path / "x.npz"))
+    unseen, seen = json.loads(says(*arguments, "--json", "--save", tmp_path / "x.npz"))
     assert (unseen["split"], unseen["num_images"], unseen["num_classes"]) == (str(others), 15, 3)
     assert (seen["split"], seen["num_images"], seen["num_classes"]) == (str(train), 24, 4)
     assert list(unseen["retrieval"]) == ["recall_at_1", "recall_at_5", "r_precision", "map_at_r"]
     assert "runs: 1," in unseen["clustering"]["settings"]
     assert unseen["notes"] == []
     (warning,) = seen["notes"]
-    assert warning.startswith("warning: 4 of 4 classes are called like classes of the training (class 0, ")
+    assert warning.startswith("warning: 4 of 4 classes have names of training classes (class 0, ")
     assert len(read_embeddings(tmp_path / "x-1.npz").labels) == 15
     assert len(read_embeddings(tmp_path / "x-2.npz").labels) == 24
-    words = says(capsys, *arguments)
+    words = says(*arguments)
     assert words.count(" % interval over classes") == 2
     assert words.count("warning: ") == 1
 
 
-def test_training_images_that_are_gone(
-    run: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_images_that_are_gone(run: Run, folder: Path, tmp_path: Path, says) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
     config = override(run.config, {"data.root": str(tmp_path / "gone")})
     (copy / "config.yaml").write_text(write_config(config))
-    (note,) = json.loads(says(capsys, copy, "--images", folder / "others" / "test", "--json"))["notes"]
+    (note,) = json.loads(says(copy, "--images", folder / "others" / "test", "--json"))["notes"]
     assert note.startswith("note: cannot tell whether the model was trained on some of these classes: ")
 
 
-def test_a_model_from_elsewhere(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_from_elsewhere(folder: Path, tmp_path: Path, says, fails) -> None:
     model = tmp_path / "model"
     Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(model)
     arguments = (model, "--images", folder / "others" / "test", "--compute.num-workers", 0)
-    words = says(capsys, *arguments, "--kmeans-runs", 0)
+    words = says(*arguments, "--kmeans-runs", 0)
     assert "note: nothing says which classes" in words
     assert "short side at 55, 48 x 48 pixels cut out (--data.resize, --data.image-size)" in words
-    words = says(capsys, *arguments, "--data.image-size", 16, "--data.augmentation", "none")
+    words = says(*arguments, "--data.image-size", 16, "--data.augmentation", "none")
     assert "images at 16 x 16 pixels" in words
-    assert "is a saved model, without images; want --images FOLDER too" in fails(capsys, model)
+    assert "is a saved model, without images; want --images FOLDER too" in fails(model)
     (model / "model.safetensors").write_bytes(b"junk")
-    assert "cannot be read as a saved model" in fails(capsys, *arguments)
+    assert "cannot be read as a saved model" in fails(*arguments)
 
 
-def test_other_images_by_root(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_images_by_root(run: Run, folder: Path, says) -> None:
     draw(folder / "half", range(1, 7), range(3))
-    words = says(capsys, run.folder, "--data.root", folder / "half")
+    words = says(run.folder, "--data.root", folder / "half")
     assert "test split: 9 images of 3 classes" in words
     assert "warning" not in words
-    words = says(capsys, run.folder, "--data.root", folder / "half", "--data.train-fraction", 0.34)
-    assert "warning: 1 of 4 classes are called like classes of the training (class 3):" in words
+    words = says(run.folder, "--data.root", folder / "half", "--data.train-fraction", 0.34)
+    assert "warning: 1 of 4 classes have names of training classes (class 3):" in words
 
 
-def test_embeddings_with_labels_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_embeddings_with_labels_beside(tmp_path: Path, says) -> None:
     np.save(tmp_path / "x.npy", np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 0.2]], dtype=np.float16))
     (tmp_path / "y.txt").write_text("oak\noak\nelm\nelm\noak\n")
-    words = says(capsys, tmp_path / "x.npy", "--labels", tmp_path / "y.txt", "--distance", "euclidean")
+    words = says(tmp_path / "x.npy", "--labels", tmp_path / "y.txt", "--distance", "euclidean")
     assert words.startswith(
         f"{tmp_path / 'x.npy'}: 5 images of 2 classes, 5 queries, by euclidean distance\n"
     )
     assert "Recall@1     100.00 %  100.00 .. 100.00 %" in words
     assert "NMI" in words
-    assert "runs: 3," in says(capsys, tmp_path / "x.npy", "--labels", tmp_path / "y.txt", "--kmeans-runs", 3)
+    assert "runs: 3," in says(tmp_path / "x.npy", "--labels", tmp_path / "y.txt", "--kmeans-runs", 3)
 
 
 @pytest.mark.parametrize(
@@ -193,28 +186,23 @@ def test_embeddings_with_labels_beside(tmp_path: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_mistakes_end_in_one_line(
-    run: Run,
-    folder: Path,
-    tmp_path: Path,
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, folder: Path, tmp_path: Path, arguments: list[str], message: str, fails
 ) -> None:
     np.savez(tmp_path / "x.npz", embeddings=np.eye(4), labels=[0, 0, 1, 1])
     for word, path in (("RUN", run.folder), ("DATA", folder / "data"), ("FILE", tmp_path / "x.npz")):
         arguments = [argument.replace(word, str(path)) for argument in arguments]
-    assert message in fails(capsys, *arguments)
+    assert message in fails(*arguments)
 
 
-def test_weights_are_measured_by_their_folder(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_are_measured_by_their_folder(run: Run, fails) -> None:
     weights = run.model_folder / "model.safetensors"
     for file, folder in ((weights, run.model_folder), (run.checkpoint_file, run.folder)):
-        error = fails(capsys, file, "--images", run.folder)
+        error = fails(file, "--images", run.folder)
         assert error.endswith(f"is a file of weights; want the folder of its run or saved model: {folder}\n")
 
 
-def test_help_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    words = says(capsys)
+def test_help_says_what_it_takes(says) -> None:
+    words = says()
     for option in ("--images", "--gallery-images", "--labels", "--save", "--json", "--recall-at"):
         assert option in words
     assert max(map(len, words.splitlines())) <= 110
@@ -242,5 +230,5 @@ def test_one_class_has_no_interval_over_classes() -> None:
     assert metric_table(report).splitlines() == [
         "validation split: 3 images of 1 class, 3 queries",
         "  Recall@1     100.00 %",
-        "  without intervals: there is one class, and nothing tells how another would fare",
+        "  without intervals: there is one class, and nothing shows how another would do",
     ]

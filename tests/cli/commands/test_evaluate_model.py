@@ -40,33 +40,29 @@ def notes(capsys: pytest.CaptureFixture[str], model: Path, *arguments: object) -
     return said[::-1]
 
 
-def test_nothing_is_said_of_images_that_can_be_measured(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_said_of_images_that_can_be_measured(model: Path, tmp_path: Path, capsys) -> None:
     plain = pictures(tmp_path / "plain", {"a": 5, "b": 5})
     assert notes(capsys, model, "--images", plain) == []
     others = pictures(tmp_path / "others", {"a": 5, "b": 5})
     assert notes(capsys, model, "--images", plain, "--gallery-images", others) == []
 
 
-def test_one_class_and_classes_of_one_image(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_class_and_classes_of_one_image(model: Path, tmp_path: Path, capsys) -> None:
     one = pictures(tmp_path / "one", {"a": 10})
     lonely = pictures(tmp_path / "lonely", {"a": 8, "b": 1, "c": 1})
-    right = "note: there is one class: every result is right by itself, and every measure perfect"
+    right = "note: there is one class, so every result is right and every measure perfect"
     assert notes(capsys, model, "--images", one) == [right]
     left_out = "note: 2 classes with one image: no query can find it, left out of Recall"
     assert notes(capsys, model, "--images", lonely) == [left_out]
 
 
-def test_a_gallery_of_other_classes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gallery_of_other_classes(model: Path, tmp_path: Path, capsys) -> None:
     queries = pictures(tmp_path / "queries", {"a": 1, "b": 2, "c": 1})
     some = pictures(tmp_path / "some", {"b": 10, "z": 5})
     one = pictures(tmp_path / "one", {"c": 9})
     missing = "note: 2 classes without an image in the gallery: left out of Recall"
     assert notes(capsys, model, "--images", queries, "--gallery-images", some) == [missing]
-    right = "note: there is one class in the gallery: every result is right by itself"
+    right = "note: there is one class in the gallery, so every result is right"
     assert notes(capsys, model, "--images", queries, "--gallery-images", one) == [right, missing]
     none = pictures(tmp_path / "none", {"x": 2, "y": 1})
     with pytest.raises(SystemExit):
@@ -82,19 +78,14 @@ def test_a_gallery_of_other_classes(model: Path, tmp_path: Path, capsys: pytest.
         (
             ("8", "9", "100"),
             False,
-            "Recall@9, Recall@100: no query can miss, for it searches 9 images in all",
+            "Recall@9, Recall@100: no query can miss, because it searches only 9 images",
         ),
         (("8", "9"), True, ""),
-        (("10",), True, "Recall@10: no query can miss, for it searches 10 images in all"),
+        (("10",), True, "Recall@10: no query can miss, because it searches only 10 images"),
     ],
 )
 def test_ranks_that_hold_everything(
-    ranks: tuple[str, ...],
-    gallery: bool,
-    named: str,
-    model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    ranks: tuple[str, ...], gallery: bool, named: str, model: Path, tmp_path: Path, capsys
 ) -> None:
     folder = pictures(tmp_path / "pictures", {"a": 5, "b": 5})
     others = pictures(tmp_path / "others", {"a": 5, "b": 5})

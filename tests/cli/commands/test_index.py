@@ -18,21 +18,6 @@ from tuplet.data.glyphs import glyph
 from tuplet.models.embedder import Embedder
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What a command that cannot work prints on standard error: one line, exit 2."""
-    with pytest.raises(SystemExit) as stop:
-        main([*map(str, arguments)])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
-def says(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    main([*map(str, arguments)])
-    return capsys.readouterr().out
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos of three classes, one of them there twice and one broken, a model, and an index of them."""
@@ -53,10 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_indexing_says_what_it_did(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_indexing_says_what_it_did(folder: Path, tmp_path: Path, says) -> None:
     shutil.copytree(folder / "index", tmp_path / "index")
     shutil.copytree(folder / "photos" / "[bold]class 1", tmp_path / "more" / "train")
-    printed = says(capsys, "index", folder / "photos", "--index", tmp_path / "index", "--accelerator", "cpu")
+    printed = says("index", folder / "photos", "--index", tmp_path / "index", "--accelerator", "cpu")
     assert [line.split("  ")[-1] for line in printed.splitlines()[:3]] == [
         "new",
         "unchanged",
@@ -65,20 +50,18 @@ def test_indexing_says_what_it_did(folder: Path, tmp_path: Path, capsys: pytest.
     assert [line.split()[0] for line in printed.splitlines()[:3]] == ["0", "13", "1"]
     assert f"{folder / 'photos' / '[bold]class 0' / 'broken.png'}: its content is no image" in printed
     assert f"{tmp_path / 'index'}: 13 pictures, 3 labels, 16 dimensions, by {folder / 'model'}" in printed
-    assert "search is exact; it is approximate from 100,000 pictures on" in printed
+    assert "search is exact; it is approximate from 100,000 pictures" in printed
     arguments = ["index", tmp_path / "more", "--index", tmp_path / "index", "--accelerator", "cpu", "--only"]
-    printed = says(capsys, *arguments)
+    printed = says(*arguments)
     assert "4  new" in printed
     assert "13  gone and dropped" in printed
-    assert "note: these labels look like parts of a data set; want --labels last" in printed
-    tree = json.loads(says(capsys, *arguments, "--json"))
+    assert "note: these labels look like parts of a data set; use --labels last" in printed
+    tree = json.loads(says(*arguments, "--json"))
     assert (tree["unchanged"], tree["total"], tree["labels"], tree["unreadable"]) == (4, 4, {"train": 4}, [])
     assert tree["model"]["dim"] == 16
 
 
-def test_a_folder_that_cannot_be_listed_is_said(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_listed_is_said(folder: Path, tmp_path: Path, says, monkeypatch) -> None:
     shutil.copytree(folder / "index", tmp_path / "index")
     forbidden, listing = folder / "photos" / "[bold]class 2", os.scandir
 
@@ -89,30 +72,30 @@ def test_a_folder_that_cannot_be_listed_is_said(
 
     monkeypatch.setattr(os, "scandir", scandir)
     arguments = ["index", folder / "photos", "--index", tmp_path / "index", "--accelerator", "cpu"]
-    printed = [" ".join(line.split()) for line in says(capsys, *arguments).splitlines()]
+    printed = [" ".join(line.split()) for line in says(*arguments).splitlines()]
     assert printed[:4] == [
         "0 new",
         "9 unchanged",
-        "4 kept, for they or their folders cannot be read now",
+        "4 kept, because they or their folders cannot be read now",
         "2 skipped, cannot be read:",
     ]
     assert printed[4] == f"{forbidden}: cannot list it (Permission denied)"
     assert f"{tmp_path / 'index'}: 13 pictures, 3 labels" in printed[6]
-    assert json.loads(says(capsys, *arguments, "--json"))["kept"] == 4
+    assert json.loads(says(*arguments, "--json"))["kept"] == 4
 
 
 @pytest.mark.parametrize(
     ("rebuild", "said"),
     [
-        ([], "stopped; the same command goes on from what INDEX holds"),
+        ([], "stopped; the same command resumes from what INDEX holds"),
         (
             ["--rebuild"],
-            "stopped; the same command goes on from what it did; until it ends, INDEX holds what it held",
+            "stopped; the same command resumes from what it did; until it finishes, INDEX holds what it held",
         ),
     ],
 )
 def test_an_indexing_that_is_stopped_says_how_to_go_on(
-    rebuild: list[str], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rebuild: list[str], said: str, folder: Path, tmp_path: Path, says, capsys
 ) -> None:
     index = shutil.copytree(folder / "index", tmp_path / "index")
     arguments = ["index", folder / "photos", "--index", index, "--accelerator", "cpu", *rebuild]
@@ -122,41 +105,37 @@ def test_an_indexing_that_is_stopped_says_how_to_go_on(
     ):
         main([*map(str, arguments)])
     assert said.replace("INDEX", str(index)) in capsys.readouterr().err
-    assert "13  unchanged" in says(
-        capsys, "index", folder / "photos", "--index", index, "--accelerator", "cpu"
-    )
+    assert "13  unchanged" in says("index", folder / "photos", "--index", index, "--accelerator", "cpu")
 
 
-def test_searching(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_searching(folder: Path, tmp_path: Path, says) -> None:
     picture = folder / "photos" / "[bold]class 0" / "0.png"
     at = ["--index", folder / "index", "--accelerator", "cpu"]
-    tree = json.loads(says(capsys, "search", picture, *at, "--json", "--top", "5"))
+    tree = json.loads(says("search", picture, *at, "--json", "--top", "5"))
     assert {Path(one["path"]).name for one in tree["left_out"]} == {"0.png", "\x1b[31mcopy.png"}
     distances = [one["distance"] for one in tree["found"]]
     assert len(distances) == 5
     assert distances == sorted(distances)
     assert not {one["path"] for one in tree["found"]} & {one["path"] for one in tree["left_out"]}
-    table = says(capsys, "search", picture, *at, "--top", "5")
-    assert table.startswith("left out, for it is the image itself: ")
+    table = says("search", picture, *at, "--top", "5")
+    assert table.startswith("left out, the image itself: ")
     assert "\\x1b[31mcopy.png" in table
     assert "\x1b" not in table
     rows = [line for line in table.splitlines() if line[:2].strip().isdecimal()]
     assert [line.split(maxsplit=2)[1] for line in rows] == [f"{distance:.4f}" for distance in distances]
     assert all(line.endswith(one["path"]) for line, one in zip(rows, tree["found"], strict=True))
     assert all(one["label"] in line for line, one in zip(rows, tree["found"], strict=True))
-    both = json.loads(says(capsys, "search", picture, *at, "--json", "--include-itself", "--top", "2"))
+    both = json.loads(says("search", picture, *at, "--json", "--include-itself", "--top", "2"))
     assert [one["distance"] for one in both["found"]] == pytest.approx([0, 0], abs=1e-5)
-    one = json.loads(
-        says(capsys, "search", picture, *at, "--json", "--label", "[bold]class 2", "--path", "3.png")
-    )
+    one = json.loads(says("search", picture, *at, "--json", "--label", "[bold]class 2", "--path", "3.png"))
     assert [found["path"] for found in one["found"]] == [str(folder / "photos" / "[bold]class 2" / "3.png")]
-    assert "only 8 pictures are there" in says(
-        capsys, "search", picture, *at, "--where", "label LIKE '%class _' AND label <> '[bold]class 0'"
+    assert "only 8 pictures meet the conditions" in says(
+        "search", picture, *at, "--where", "label LIKE '%class _' AND label <> '[bold]class 0'"
     )
-    assert "nothing found" in says(capsys, "search", picture, *at, "--label", "nobody")
+    assert "no other picture of the index meets" in says("search", picture, *at, "--label", "nobody")
 
     page = tmp_path / "page.html"
-    printed = says(capsys, "search", picture, *at, "--html", page, "--include-itself", "--top", "3")
+    printed = says("search", picture, *at, "--html", page, "--include-itself", "--top", "3")
     assert f"page: {page}" in printed
     text = page.read_text()
     assert text.count('src="data:image/jpeg;base64,') == 4
@@ -164,12 +143,12 @@ def test_searching(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "3 pictures like 0.png" in text
 
 
-def test_several_images_are_their_mean(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_images_are_their_mean(folder: Path, says) -> None:
     from tuplet.search.index import ImageIndex
 
     files = [folder / "photos" / "[bold]class 1" / name for name in ("0.png", "1.png", "2.png")]
     at = ["--index", folder / "index", "--accelerator", "cpu", "--include-itself", "--json", "--top", "13"]
-    tree = json.loads(says(capsys, "search", *files, *at))
+    tree = json.loads(says("search", *files, *at))
     (batch,) = ImageIndex(str(folder / "index")).vectors()
     by_path = {one.path: vector for one, vector in zip(batch.pictures, batch.vectors, strict=True)}
     mean = np.sum([by_path[str(file)] for file in files], axis=0)
@@ -178,19 +157,19 @@ def test_several_images_are_their_mean(folder: Path, capsys: pytest.CaptureFixtu
         assert one["distance"] == pytest.approx(1 - by_path[one["path"]] @ mean, abs=1e-5)
 
 
-def test_duplicates_and_evaluation(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicates_and_evaluation(folder: Path, tmp_path: Path, says, capsys) -> None:
     arguments = ["duplicates", folder / "index", "--threshold", "0.99999", "--accelerator", "cpu"]
-    (group,) = json.loads(says(capsys, *arguments, "--json"))
+    (group,) = json.loads(says(*arguments, "--json"))
     assert group["exact"]
     assert {Path(one["path"]).name for one in group["pictures"]} == {"0.png", "\x1b[31mcopy.png"}
-    printed = says(capsys, *arguments, "--html", tmp_path / "page.html")
+    printed = says(*arguments, "--html", tmp_path / "page.html")
     assert printed.startswith(
         "1 group of near-duplicates with 2 pictures among 13 pictures (cosine 0.99999 or"
     )
     assert printed.count("exact copy") == 2
     assert "\x1b" not in printed
     assert (tmp_path / "page.html").read_text().count("exact copy</span>") == 2
-    printed = says(capsys, *arguments, "--where", "label = '[bold]class 1'")
+    printed = says(*arguments, "--where", "label = '[bold]class 1'")
     assert printed == "no near-duplicates among 4 pictures (cosine 0.99999 or more)\n"
 
     main(["evaluate", "--index", str(folder / "index"), "--recall-at", "1", "3", "--json"])
@@ -198,14 +177,14 @@ def test_duplicates_and_evaluation(folder: Path, tmp_path: Path, capsys: pytest.
     measured = json.loads(out)
     assert f"nothing says which classes {folder / 'model'} was trained on" in err
     assert (measured["num_queries"], measured["approximate"]) == (13, None)
-    printed = says(capsys, "evaluate", "--index", folder / "index", "--recall-at", "1", "3")
+    printed = says("evaluate", "--index", folder / "index", "--recall-at", "1", "3")
     for k in ("1", "3"):
         assert f"Recall@{k}" in printed
         assert f"{100 * measured['exact']['recall_at'][k]:.2f} %" in printed
     assert "there is no approximate index: every search is exact" in printed
 
 
-def test_mistakes_end_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_end_in_one_line(folder: Path, tmp_path: Path, fails) -> None:
     photos, index, picture = (
         folder / "photos",
         folder / "index",
@@ -233,7 +212,7 @@ def test_mistakes_end_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.C
             "no.png: there is no such file; want a whole JPEG",
         ),
         (["search", picture, "--index", index, "--where", "size >"], "the condition 'size >' cannot be used"),
-        (["search", photos, "--index", index], "photos is no file, but a folder, a pipe or a device; want"),
+        (["search", photos, "--index", index], "photos is not a file but a folder, a pipe or a device; want"),
         (["search", picture, "--index", index, "--top", "0"], "top is 0; want 1 or more"),
         (
             ["search", picture, "--index", index, "--model", tmp_path / "no"],
@@ -244,10 +223,14 @@ def test_mistakes_end_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.C
         (["evaluate", "--index", tmp_path], "there is no index in"),
         (["evaluate", "--index", index, "--queries", "0"], "queries is 0; want 1 or more"),
     ):
-        assert message in fails(capsys, *arguments), arguments
+        assert message in fails(*arguments), arguments
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("command", ["index", "search", "duplicates"])
-def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"usage: tuplet {command} " in says(capsys, command, "--help")
+@pytest.mark.parametrize("command", ["index", "search", "serve", "duplicates"])
+def test_help(command: str, capsys) -> None:
+    for arguments in ([command], [command, "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        assert f"usage: tuplet {command} " in capsys.readouterr().out

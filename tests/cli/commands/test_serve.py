@@ -24,16 +24,6 @@ from tuplet.models.embedder import Embedder
 TOKEN = "correct-horse-battery"
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What a command that cannot work prints on standard error: one line, exit 2."""
-    with pytest.raises(SystemExit) as stop:
-        main([*map(str, arguments)])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
-
-
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("serve")
@@ -102,12 +92,12 @@ def test_a_process_serves_others_until_it_is_asked_to_end(index: Path, tmp_path:
         finally:
             process.kill()
     assert (process.returncode, rest) == (0, "stopped\n")
-    assert errors == f"note: others on this machine can read {tmp_path / 'token'}; want chmod 600\n"
+    assert errors == f"note: others on this machine can read {tmp_path / 'token'}; use chmod 600\n"
     assert TOKEN not in "".join(said)
 
 
 def test_it_serves_this_machine_until_it_is_interrupted(
-    index: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    index: Path, capfd: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     monkeypatch.delenv("TUPLET_TOKEN", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -136,9 +126,7 @@ def test_it_serves_this_machine_until_it_is_interrupted(
     ]
 
 
-def test_mistakes_end_in_one_line(
-    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_end_in_one_line(index: Path, tmp_path: Path, fails, monkeypatch) -> None:
     monkeypatch.delenv("TUPLET_TOKEN", raising=False)
     (tmp_path / "short").write_text("secret\n")
     (tmp_path / "short").chmod(0o600)
@@ -164,11 +152,6 @@ def test_mistakes_end_in_one_line(
             ([index, "--port", "0", "--model", tmp_path / "none"], "is not there; want --model FOLDER"),
             ([index, "--token", "x"], "there is no option --token;"),
         ):
-            said = fails(capsys, "serve", *arguments)
+            said = fails("serve", *arguments)
             assert message.lower() in said.lower(), arguments
             assert "secret" not in said
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["serve", "--help"])
-    assert "usage: tuplet serve DIR" in capsys.readouterr().out

@@ -1,82 +1,34 @@
-"""tuplet duplicates: pictures that are in an index more than once, or nearly so."""
+"""`tuplet duplicates`: pictures that are in an index more than once, or nearly so."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import tyro
+from tuplet.cli.commands.search import picture_tree
+from tuplet.cli.console import print_json, print_table
+from tuplet.cli.options import DuplicatesArguments
+from tuplet.config import ComputeConfig, RunConfig
+from tuplet.errors import counted
+from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet
+from tuplet.search.duplicates import DuplicateGroup, find_duplicates
+from tuplet.search.index import ImageIndex
+from tuplet.training.devices import launch
 
-from tuplet.cli.arguments import parse
-from tuplet.cli.commands.base_config import require_extra
-from tuplet.cli.commands.index import Accelerator
-from tuplet.cli.commands.search import picture_tree, print_table
-from tuplet.errors import InputError
-
-if TYPE_CHECKING:
-    from tuplet.search.duplicates import DuplicateGroup
-    from tuplet.search.index import ImageIndex
-
-
-USAGE = """\
-usage: tuplet duplicates DIR [--threshold 0.95]
-
-Lists groups of pictures of the index DIR that look nearly the same: each has a cosine of at least the
-threshold with another of its group. Copies of a file, byte for byte, are marked as such.
-
-  --threshold 0.95   a model that was trained longer, or on other pictures, may want another
-  --where "..."      only pictures that meet this SQL condition, see tuplet search
-  --accelerator cpu  where the products of all pairs are computed
-  --html FILE        write a page of thumbnails
-  --json             print JSON"""
+_GROUPS_ON_PAGE, _PICTURES_OF_GROUP = 300, 24
+"""How many a page shows at most, so that a browser can open it."""
 
 
-GROUPS_ON_PAGE, PICTURES_OF_GROUP = 300, 24
-"""What a page shows at most, so that a browser can open it."""
-
-
-@dataclass(frozen=True)
-class DuplicatesArguments:
-    """Find pictures that look nearly the same."""
-
-    index: tyro.conf.Positional[str | None] = None
-    """A folder, or s3://bucket/path."""
-    threshold: float = 0.95
-    """Cosine from which on two pictures count as near-duplicates, in (0, 1]."""
-    where: str | None = None
-    """Only pictures that meet this SQL condition."""
-    accelerator: Accelerator = "auto"
-    """Where the products of all pairs are computed."""
-    html: Path | None = None
-    """Write a page of thumbnails."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-
-def duplicates(arguments: list[str]) -> None:
+def duplicates(chosen: DuplicatesArguments) -> None:
     """Print groups of near-duplicates of an index."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return
-    chosen = parse(DuplicatesArguments, DuplicatesArguments(), arguments, "tuplet duplicates")
-    if chosen.index is None:
-        raise InputError("DIR is missing; want tuplet duplicates DIR, an index that tuplet index made")
-    require_extra("search", "lancedb")
-    from tuplet.config import ComputeConfig, RunConfig
-    from tuplet.search.duplicates import find_duplicates
-    from tuplet.search.index import ImageIndex
-    from tuplet.training.devices import launch
-
     index = ImageIndex(chosen.index)
     device = launch(RunConfig(compute=ComputeConfig(accelerator=chosen.accelerator))).device
     groups = find_duplicates(index, threshold=chosen.threshold, where=chosen.where, device=device)
     if chosen.html is not None:
         _write_page(chosen.html, chosen, index, groups)
     if chosen.json:
-        print(json.dumps([_tree(group) for group in groups], indent=2))
+        print_json([_tree(group) for group in groups])
         return
     print(_summary(groups, index.count(chosen.where), chosen.threshold))
     _print_table(groups)
@@ -85,8 +37,6 @@ def duplicates(arguments: list[str]) -> None:
 
 
 def _summary(groups: Sequence[DuplicateGroup], total: int, threshold: float) -> str:
-    from tuplet.errors import counted
-
     among = f"among {counted(total, 'picture')}"
     if not groups:
         return f"no near-duplicates {among} (cosine {threshold:g} or more)"
@@ -121,12 +71,10 @@ def _tree(group: DuplicateGroup) -> dict[str, Any]:
 def _write_page(
     file: Path, chosen: DuplicatesArguments, index: ImageIndex, groups: Sequence[DuplicateGroup]
 ) -> None:
-    from tuplet.errors import counted
-    from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet
 
     shown = []
-    for number, group in enumerate(groups[:GROUPS_ON_PAGE], 1):
-        members = group.pictures[:PICTURES_OF_GROUP]
+    for number, group in enumerate(groups[:_GROUPS_ON_PAGE], 1):
+        members = group.pictures[:_PICTURES_OF_GROUP]
         pictures = index.thumbnails({one.picture.id for one in members})
         shots = [
             Shot(

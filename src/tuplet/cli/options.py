@@ -1,0 +1,494 @@
+"""The options of each command: a dataclass, whose docstrings are its help.
+
+Nothing here imports torch, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import tyro
+
+from tuplet.config import ComputeConfig, DataConfig, EvaluationConfig, LossName, RunConfig
+from tuplet.config.checks import require
+from tuplet.errors import SettingsError
+from tuplet.metrics.names import retrieval_names
+
+Accelerator: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
+ExportTarget: TypeAlias = Literal["onnx", "torch", "hub"]
+Metric: TypeAlias = Literal["cosine", "euclidean"]
+IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR")]
+
+
+def _required(metavar: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(required)")
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a model, evaluate it after every epoch, and write a report.
+
+    --loss NAME trains with another loss than hist, with its published settings and the batches that
+    it needs.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    to: Path | None = None
+    """Folder of the new run; the default is runs/NAME-DATE-TIME."""
+    seeds: int = 1
+    """Number of runs, with seeds `seed`, `seed` + 1, ..., >= 1. Several runs go into folders below TO, with a
+    summary of mean, standard deviation and interval; the same command with the same --to resumes them."""
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
+
+
+@dataclass(frozen=True)
+class ResumeArguments:
+    """Resume a run that was stopped, on other devices if you like."""
+
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+@dataclass(frozen=True)
+class TuneArguments:
+    """Search the settings of a recipe by Bayesian optimisation.
+
+    Each trial trains on a part of the training classes and is measured on the others. The test
+    classes are measured when the search has ended and do not influence it. Writes the best settings
+    as a recipe for tuplet train --config (TO/best.yaml) and a report (TO/report.html).
+
+      --space wide                 the loss's own settings over wide ranges (the default)
+      --space paper                what the HIST study searched for its recipes (Tables 5 and 6)
+      --space loss.tau=8:64:log    one field over a range; with :log, evenly on a logarithmic scale
+      --space loss.alpha=0.5,1,2   one field over a list; --space may be given several times
+
+    The same command resumes a search. Several such commands at once share it, on one machine or, with
+    --storage postgresql://USER:PASSWORD@HOST/DATABASE, on many. --loss NAME tunes another loss.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    trials: int = 60
+    """Number of trials over all workers, >= 1; a larger number continues a search that has ended."""
+    space: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """wide, paper, PATH=VALUE,VALUE,..., PATH=LOW:HIGH or PATH=LOW:HIGH:log; may be given several times."""
+    sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
+    """gp: Gaussian process; tpe: tree-structured Parzen estimators; random; grid: every combination."""
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    """How poor trials are stopped early, by their epochs so far."""
+    objective: Literal["validation", "oracle"] = "validation"
+    """validation: the last epoch on validation classes; oracle: the best epoch on the test classes
+    themselves, as the study searched. An oracle's scores are too good, and are labelled so."""
+    metric: str = "recall_at_1"
+    """What is maximised: recall_at_K, map_at_r or r_precision."""
+    folds: int = 1
+    """Folds of validation classes to average over, 1..evaluation.validation_folds, one training each."""
+    sampler_seed: int = 0
+    """Seed of the sampler, >= 0; the trainings use the recipe's `seed`."""
+    storage: str | None = None
+    """Address of a database that workers share; the default is an SQLite file, TO/study.db."""
+    study: str | None = None
+    """Name of the search in the storage; the default is NAME-OBJECTIVE."""
+    heartbeat_seconds: int = 20
+    """A worker that is silent for three times as long counts as lost, and its trial is run again, >= 1."""
+    to: Path | None = None
+    """Folder of the trials and of the results; the default is runs/tune-NAME."""
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Compare several losses under one protocol.
+
+    The settings of each loss are searched with the same number of trials on validation classes; the best ones
+    are then trained with the same number of seeds. Writes one table with means, intervals, paired tests, the
+    frozen backbone and cost (TO/comparison.md) and the data behind it (TO/comparison.json).
+
+    The same command with the same --to resumes, and adds losses or seeds to what is there.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    losses: str = ",".join(get_args(LossName))
+    """Separated by commas; the others are compared with the first."""
+    seeds: int = 5
+    """Final trainings of each loss, with seeds 0, 1, ..., >= 1."""
+    trials: int = 8
+    """Settings tried for each loss on a fold of the training classes, >= 1; the first are the published ones.
+    1 uses the published ones without a search."""
+    sampler: Literal["gp", "tpe", "random"] = "gp"
+    """How the other settings are chosen, from the ranges of tuplet tune --space wide."""
+    metric: str = "recall_at_1"
+    """What the settings are chosen by: recall_at_K, map_at_r or r_precision, on the validation classes."""
+    to: Path | None = None
+    """Folder of all runs and of the table; the default is runs/bench-NAME."""
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
+        require(self.trials >= 1, "--trials", self.trials, "1 or more")
+        evaluation = self.config.evaluation
+        require(
+            evaluation.split == "test",
+            "evaluation.split",
+            evaluation.split,
+            "test: the trials use validation classes",
+        )
+        metrics = retrieval_names(evaluation.recall_at)
+        require(self.metric in metrics, "--metric", self.metric, f"one of {', '.join(metrics)}")
+        self.loss_names()
+
+    def loss_names(self) -> list[LossName]:
+        """Return the losses; raise an error if one is unknown or named twice."""
+        known: dict[str, LossName] = {name: name for name in get_args(LossName)}
+        names = [name.strip() for name in self.losses.split(",")]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise SettingsError(
+                f"--losses has {unknown[0]!r}; want some of {','.join(known)}",
+                subject="--losses",
+                given=unknown[0],
+                wanted=tuple(known),
+            )
+        if len(set(names)) < len(names):
+            raise SettingsError(
+                f"--losses {self.losses} names one twice; want each once",
+                subject="--losses",
+                given=self.losses,
+            )
+        return [known[name] for name in names]
+
+
+@dataclass(frozen=True)
+class ClaimsArguments:
+    """Check the claims of the HIST study, and what it left open, on any data.
+
+    The rule that decides each claim is fixed before its runs. Writes one report with figures, the study's
+    numbers beside yours, and verdicts with intervals (TO/report.html, .md and .json).
+
+      tuplet claims run 2 --on glyphs --budget 5m        generated characters: no files are needed
+      tuplet claims run 1,3,noise --on folder --data.root PHOTOS --seeds 5
+      tuplet claims run all --on cars-resnet50 --data.root data/cars
+
+    The same command resumes, and several at once share its runs. Runs that exist are used again, also
+    by other claims. A run that failed is reported, does not stop the others, and makes the exit status 1.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    seeds: int = 5
+    """Trainings of each point, with seeds `seed`, `seed` + 1, ..., >= 1; a verdict needs two or more."""
+    budget: str | None = None
+    """Time for the runs that are left, such as 45s, 30m, 2h or 1h30m. To fit, points are left out first, then
+    epochs, then seeds, by the speed of the first run; the report says what was left out."""
+    storage: str | None = None
+    """Address of the queue's database, postgresql://USER@HOST/DATABASE for workers on many machines that
+    share TO; the default is an SQLite file, TO/queue.db."""
+    to: Path | None = None
+    """Folder of the plan, the runs and the report; the default is runs/claims-NAME."""
+
+    def __post_init__(self) -> None:
+        config = self.config
+        require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
+        devices = config.compute.devices
+        require(devices == 1, "compute.devices", devices, "1, and one such command for each device")
+        name, recall_at = config.loss.name, config.evaluation.recall_at
+        require(name == "hist", "loss.name", name, "hist: the claims are about it")
+        require(1 in recall_at, "evaluation.recall_at", recall_at, "1 among them")
+
+
+@dataclass(frozen=True)
+class MeasureArguments:
+    """How to measure, and what to do with the result."""
+
+    recall_at: tuple[int, ...] | None = None
+    """The K of Recall@K, each >= 1; the default is those of the run, or 1 2 4 8."""
+    distance: Metric = "cosine"
+    """What ranks the results."""
+    kmeans_runs: int | None = None
+    """k-means runs behind NMI and AMI, >= 0; 0 leaves them out; the default is as the run says, or 10."""
+    save: Path | None = None
+    """Write the embeddings to this file, .npz or .parquet; with a gallery or several splits, to files beside
+    it: NAME-gallery, NAME-1, NAME-2."""
+    json: bool = False
+    """Print JSON, with the intervals over queries too."""
+
+
+@dataclass(frozen=True)
+class FileArguments:
+    """Measure the embeddings in a file."""
+
+    labels: Path | None = None
+    """Class of each embedding: .npy, or .txt or .csv with one a line; replaces labels in the file."""
+    gallery: Path | None = None
+    """Embeddings to search; by default the measured ones, each left out of its own results."""
+    gallery_labels: Path | None = None
+    """Class of each embedding of the gallery."""
+    measuring: Annotated[MeasureArguments, tyro.conf.arg(name="")] = field(default_factory=MeasureArguments)
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """Measure how good embeddings are: Recall@K, R-precision, MAP@R, NMI and AMI, with intervals.
+
+    RUN is a folder made by tuplet train; MODEL one written by save_pretrained, such as RUN/model; FILE holds
+    embeddings: .npy (its labels in --labels: .npy, .txt or .csv), .npz or .parquet; DIR is an index made by
+    tuplet index, whose approximate search is compared with exact search.
+
+      --images FOLDER              measure all images of FOLDER/<class>/*; may be given once for each split
+      --gallery-images FOLDER      search those instead of the images themselves
+      --gallery FILE               the same for embeddings
+      --recall-at K [K ...]        the K of Recall@K; --distance, --kmeans-runs: how else to measure
+      --save FILE                  write the embeddings, .npz or .parquet; --json: print JSON
+
+    Without --images a RUN is measured on its own test images, or on those of --data.root FOLDER: FOLDER/test,
+    or half of the classes of FOLDER/<class>/*.
+    """
+
+    images: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Measure all images of FOLDER/<class>/*; may be given once for each split."""
+    gallery_images: Path | None = None
+    """Folder of class folders to search; by default the images search each other."""
+    measuring: Annotated[MeasureArguments, tyro.conf.arg(name="")] = field(default_factory=MeasureArguments)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
+@dataclass(frozen=True)
+class IndexMeasureArguments:
+    """Measure an index: Recall@K by labels, of exact search and of its approximate search."""
+
+    index: IndexFolder
+    """A folder, or s3://bucket/path."""
+    recall_at: tuple[int, ...] = (1, 2, 4, 8)
+    """The K of Recall@K, each >= 1."""
+    queries: int = 1000
+    """Number of pictures to look up, chosen at random, >= 1."""
+    seed: int = 0
+    """Seed of the choice, >= 0."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+
+
+@dataclass(frozen=True)
+class OtherImages:
+    """Other images than those of the runs' own configs."""
+
+    root: Path | None = None
+    """For both runs: FOLDER/test/<class>/*, or half of the classes of FOLDER/<class>/*."""
+
+
+@dataclass(frozen=True)
+class CompareArguments:
+    """Compare two models, A and B, on the same test images: differences, intervals, and a paired test.
+
+    A and B are each the folder of a run, which embeds the test images of its own config, or a file of
+    embeddings with their classes (.npy, .npz, .parquet).
+    """
+
+    data: OtherImages = field(default_factory=OtherImages)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    labels: Path | None = None
+    """Classes of the items in files of embeddings, for files that do not hold them."""
+    recall_at: tuple[int, ...] | None = None
+    """The K of Recall@K, each >= 1; the default is those of the runs' configs, A's first."""
+    distance: Metric = "cosine"
+    """What ranks the results of a query."""
+    level: float = 0.95
+    """Share of such intervals that should hold the true difference, in (0, 1)."""
+    num_resamples: int = 2000
+    """Resamples behind the intervals, >= 100."""
+    num_flips: int = 10000
+    """Sign patterns behind p if more than 12 classes differ, >= 100."""
+    seed: int = 0
+    """Seed of resamples and sign patterns, >= 0."""
+    json: bool = False
+    """Print JSON, with the intervals over queries too."""
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write a trained network for use without tuplet.
+
+    RUN is a folder made by tuplet train, MODEL one written by save_pretrained, such as RUN/model. The export
+    takes uint8 RGB [N, 3, S, S] with any N and gives [N, D], as the network does.
+
+      --to onnx   one file for onnxruntime and others (pip install 'tuplet[search]')
+      --to torch  one file for torch.export.load, which needs only PyTorch
+      --to hub    a folder for the Hugging Face hub: weights, config.json and a model card
+    """
+
+    to: ExportTarget
+    """onnx: a file for onnxruntime; torch: one for torch.export.load; hub: a folder for the hub."""
+    output: Path | None = None
+    """File or folder to write; the default is RUN/model.onnx, RUN/model.pt2 or RUN/hub, or beside MODEL."""
+    check: Path | None = None
+    """Folder of pictures, at any depth, to compare the export and the network on; the default is the run's
+    own test images, or noise if there are none."""
+    overwrite: bool = False
+    """Replace what an earlier export wrote."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
+class FetchArguments:
+    """Download a benchmark from where it is published."""
+
+    to: Path = Path("data")
+    """Folder in which the benchmark's own folder is created."""
+
+
+@dataclass(frozen=True)
+class IndexArguments:
+    """Add every picture below the folders PHOTOS to the index DIR, with its embedding by a model.
+
+    Called again, it embeds pictures that are new or have changed, drops those that are gone, and needs no
+    --model. DIR may be s3://bucket/path; LanceDB then reads AWS_ACCESS_KEY_ID, AWS_ENDPOINT and so on.
+
+    Then: tuplet search IMAGE --index DIR; tuplet duplicates DIR; tuplet serve DIR
+    """
+
+    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], _required("PHOTOS [PHOTOS ...]")]
+    """Folders of pictures, at any depth."""
+    index: IndexFolder
+    """A folder, or s3://bucket/path."""
+    model: Path | None = None
+    """Folder of a run or of a saved model; the default is the model that made the index, if there is one."""
+    labels: Literal["first", "last", "none"] = "first"
+    """Label of a picture: the folder right below PHOTOS, the folder that it lies in, or none."""
+    only: bool = False
+    """Drop pictures of other folders than these."""
+    rebuild: bool = False
+    """Start again, perhaps with another model; until that has finished, searches use the index as it was."""
+    image_size: int | None = None
+    """Side of the square that the model sees, pixels; the default is as the model was trained."""
+    resize: int | None = None
+    """Short side before the centre is cut out, pixels; the default is as the model was trained."""
+    approximate_from: int = 100_000
+    """Number of pictures from which search is approximate, >= 1."""
+    recall: bool = False
+    """Measure how much of the exact answer the approximate search finds."""
+    batch_size: int = 64
+    """Pictures to embed at a time, >= 1."""
+    num_workers: int = 2
+    """Threads that decode pictures, >= 0."""
+    accelerator: Accelerator = "auto"
+    """Where the model computes."""
+    json: bool = False
+    """Print JSON instead of words."""
+
+    def __post_init__(self) -> None:
+        _require_given(self.photos, "PHOTOS", "tuplet index PHOTOS --model RUN --index DIR")
+        for name, value, least in (
+            ("--batch-size", self.batch_size, 1),
+            ("--num-workers", self.num_workers, 0),
+            ("--approximate-from", self.approximate_from, 1),
+        ):
+            require(value >= least, name, value, f"{least} or more")
+
+
+@dataclass(frozen=True)
+class SearchArguments:
+    """Find the pictures of an index that look most like an image, or like the mean of several.
+
+    Copies of the images themselves are left out.
+    """
+
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], _required("IMAGE [IMAGE ...]")]
+    """Image files; of several, the mean is looked up."""
+    index: IndexFolder
+    """A folder, or s3://bucket/path."""
+    top: int = 10
+    """Number of pictures to list, >= 1."""
+    label: str | None = None
+    """Only pictures with this label."""
+    path: str | None = None
+    """Only pictures whose path matches this pattern: * any text, ? a character, [ab] one of these."""
+    where: str | None = None
+    """Only pictures that meet this SQL condition on id, path, label, size, modified and content, such as
+    "size > 10000"."""
+    include_itself: bool = False
+    """List copies of the images too."""
+    exact: bool = False
+    """Compare with every vector, even if there is an approximate index."""
+    model: Path | None = None
+    """Folder of the index's model, if it has moved."""
+    accelerator: Accelerator = "auto"
+    """Where the model computes."""
+    html: Path | None = None
+    """Write a page of thumbnails."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        _require_given(self.images, "IMAGE", "tuplet search IMAGE --index DIR")
+
+
+@dataclass(frozen=True)
+class ServeArguments:
+    """Serve a page to search an index by pictures, and an API for programs (docs/serve.md).
+
+    Only this machine can reach it, unless --host says otherwise; then a token is needed, from --token-file or
+    from the environment variable TUPLET_TOKEN. Ctrl-C stops it.
+    """
+
+    index: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+    """A folder, or s3://bucket/path."""
+    host: str = "127.0.0.1"
+    """Name or address to listen on; 0.0.0.0 lets other machines reach it."""
+    port: int = 8000
+    """Port to listen on; 0: any free one."""
+    token_file: Path | None = None
+    """File whose first line is the token that every request must send."""
+    model: Path | None = None
+    """Folder of the index's model, if it has moved."""
+    accelerator: Accelerator = "auto"
+    """Where the model computes."""
+    max_upload_mb: float = 20.0
+    """Largest picture that may be uploaded, megabytes, > 0."""
+    max_upload_megapixels: float = 25.0
+    """Millions of pixels that may have to be decoded, > 0; a large photograph as JPEG is decoded only at the
+    scale that is needed."""
+    queue: int = 32
+    """Pictures that may wait or be looked up at the same time, >= 1; more are asked to come back."""
+    batch_size: int = 16
+    """Pictures that the model sees at a time, >= 1."""
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("--port", self.port, 0, 65_535),
+            ("--queue", self.queue, 1, 1_000),
+            ("--batch-size", self.batch_size, 1, 1_000),
+            ("--max-upload-mb", self.max_upload_mb, 0.001, 1_000),
+            ("--max-upload-megapixels", self.max_upload_megapixels, 0.001, 89),
+        ):
+            require(least <= value <= most, name, value, f"{least} to {most:,}")
+
+
+@dataclass(frozen=True)
+class DuplicatesArguments:
+    """Find groups of pictures of an index that look nearly the same.
+
+    Each picture of a group has a cosine of at least the threshold with another one of it. Copies of a file,
+    byte for byte, are marked as such.
+    """
+
+    index: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+    """A folder, or s3://bucket/path."""
+    threshold: float = 0.95
+    """Cosine from which two pictures count as near-duplicates, in (0, 1]; what fits depends on the model."""
+    where: str | None = None
+    """Only pictures that meet this SQL condition, see tuplet search."""
+    accelerator: Accelerator = "auto"
+    """Where the products of all pairs are computed."""
+    html: Path | None = None
+    """Write a page of thumbnails."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def _require_given(values: tuple[Path, ...], name: str, usage: str) -> None:
+    if not values:
+        raise SettingsError(f"{name} is missing; want {usage}", subject=name, wanted=usage)
