@@ -106,9 +106,9 @@ class Server:
 
 
 def _read(response: http.client.HTTPResponse) -> Answer:
-    return Answer(
-        response.status, {name.lower(): text for name, text in response.getheaders()}, response.read()
-    )
+    headers = {name.lower(): text for name, text in response.getheaders()}
+    assert len(headers) == len(response.getheaders())  # none twice
+    return Answer(response.status, headers, response.read())
 
 
 def saved(kind: str, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:

@@ -54,7 +54,7 @@ def test_ids_that_are_none(server: Server, route: str, name: str) -> None:
     assert answer.detail.startswith(("there is no picture", "there is nothing at this address"))
     assert "set-cookie" not in answer.headers
     if "/" not in name and "%2f" not in name and "%00" not in name and "%0d" not in name:
-        assert server.get(f"/search?id={name[:500]}").status == 404
+        assert server.get(f"/search?id={name[:500]}").status == (422 if "%ff" in name else 404)
 
 
 def test_files_that_are_no_longer_what_was_indexed(server: Server, tmp_path: Path) -> None:

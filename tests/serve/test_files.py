@@ -51,13 +51,13 @@ def test_the_bytes_are_those_of_the_file(tmp_path: Path, name: str, kind: str, m
     for side in (30, SIDE):
         (tmp_path / name).write_bytes(saved(kind, (side, side)))
         found = picture_file(indexed(tmp_path / name))
-        assert b"".join(found.parts()) == (tmp_path / name).read_bytes()
+        assert b"".join(found.parts(0, found.size)) == (tmp_path / name).read_bytes()
         assert (found.size, found.media_type) == ((tmp_path / name).stat().st_size, media_type)
 
 
 def test_what_was_not_hashed_is_not_sent(file: Path) -> None:
     picture = indexed(file)
-    begun, waiting = picture_file(picture).parts(), picture_file(picture).parts()
+    begun, waiting = (picture_file(picture).parts(0, picture.size) for _ in range(2))
     assert file.read_bytes().startswith(next(begun))
     replace_in_place(file, b"secret" * (picture.size // 6))
     for parts in (begun, waiting):
@@ -76,7 +76,7 @@ def test_a_file_that_goes_away_or_grows_ends(file: Path) -> None:
     ]
     for change in changes:
         file.write_bytes(saved("BMP", (SIDE, SIDE)))
-        parts = picture_file(picture).parts()
+        parts = picture_file(picture).parts(0, picture.size)
         next(parts)
         change()
         with pytest.raises(PictureGoneError):

@@ -6,20 +6,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from tuplet.data.files import write_atomically
 
+_TEMPLATES = Path(__file__).parent / "templates"
 
-def page_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> Template:
-    """Return a template of the package.
+
+def page_template(
+    name: str, filters: Mapping[str, Callable[..., Any]] | None = None, *, folder: Path = _TEMPLATES
+) -> Template:
+    """Return a template.
 
     Args:
         name: of its file.
         filters: more of them, by name.
+        folder: that the file lies in.
     """
     environment = Environment(
-        loader=PackageLoader("tuplet.report"),
+        loader=FileSystemLoader(folder),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,

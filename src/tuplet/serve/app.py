@@ -5,20 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tuplet.errors import SearchIndexError
+from tuplet.errors import RequestError, SearchIndexError
 from tuplet.report.pages import page_template
 from tuplet.serve.access import Access, Gate
 from tuplet.serve.answers import (
@@ -32,7 +35,13 @@ from tuplet.serve.answers import (
     SearchQuery,
     SimilarQuery,
 )
-from tuplet.serve.files import PictureGoneError, PictureTooLargeError, picture_file
+from tuplet.serve.files import (
+    PictureGoneError,
+    PictureTooLargeError,
+    byte_range,
+    picture_file,
+    unmet_condition,
+)
 from tuplet.serve.metrics import Counted
 from tuplet.serve.service import SearchService
 
@@ -52,15 +61,29 @@ _BODY = {
     }
 }
 _STATIC = Path(__file__).parent / "static"
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(_STATIC),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 _KEPT = "private, max-age=60"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+"""The methods of HTTP that are known; others are answered with 501 instead of 405."""
+
+
+async def _refuse_unknown(request: Request) -> None:
+    """Refuse parameters that would be ignored, or of which another value than the one meant may be read."""
+    query = request.scope["query_string"].decode("latin-1")
+    try:
+        names = [name for name, _ in parse_qsl(query, keep_blank_values=True, errors="strict")]
+    except UnicodeDecodeError:
+        raise HTTPException(422, "the query is not UTF-8; want each character as %XX of its UTF-8") from None
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise HTTPException(422, f"{name[:60]} is given {times} times; want it once")
+    if names and not request.scope["route"].dependant.query_params:
+        raise HTTPException(422, f"{names[0][:60]} is no parameter of this address; want none")
+
+
 _router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
+
+
+_STRICT = [Depends(_refuse_unknown)]
 
 
 def build_service(service: SearchService, access: Access) -> ASGIApp:
@@ -90,6 +113,7 @@ def build_service(service: SearchService, access: Access) -> ASGIApp:
 
 def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
     """Route GET and HEAD to a function; uvicorn omits the body in the answer to HEAD."""
+    options.setdefault("dependencies", _STRICT)
 
     def added(endpoint: Endpoint) -> Endpoint:
         _router.get(path, **options)(endpoint)
@@ -99,7 +123,7 @@ def _get(path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
     return added
 
 
-@_get("/", include_in_schema=False)
+@_get("/", include_in_schema=False, dependencies=[])
 async def page() -> HTMLResponse:
     """Return the page to search with."""
     return _search_page()
@@ -113,7 +137,7 @@ async def favicon() -> None:
 @_get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """Return a page that describes every address of the server."""
-    return _page(_TEMPLATES.get_template("docs.html").render(api=request.app.openapi()))
+    return _page(page_template("docs.html", folder=_STATIC).render(api=request.app.openapi()))
 
 
 @_get("/health")
@@ -133,7 +157,7 @@ async def metrics(service: Service) -> Response:
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-@_router.post("/login", status_code=204)
+@_router.post("/login", status_code=204, dependencies=_STRICT)
 async def login() -> None:
     """A cookie that stands for the token, for a browser; the token itself comes in the header.
 
@@ -147,7 +171,7 @@ async def search(service: Service, query: Annotated[SimilarQuery, Query()]) -> S
     return await service.similar_to_picture(query.id, query)
 
 
-@_router.post("/search", openapi_extra=_BODY)
+@_router.post("/search", openapi_extra=_BODY, dependencies=_STRICT)
 async def search_upload(
     service: Service, request: Request, query: Annotated[SearchQuery, Query()]
 ) -> SearchAnswer:
@@ -185,18 +209,46 @@ async def image(service: Service, request: Request, name: str) -> Response:
         ) from None
     except PictureTooLargeError as error:
         raise HTTPException(413, f"the picture's file has {error}; want /thumbnails/{name}") from None
-    headers = {"cache-control": _KEPT, "content-length": str(file.size)}
-    parts = () if request.method == "HEAD" else file.parts()
-    return StreamingResponse(parts, media_type=file.media_type, headers=headers)
+    return _bytes(request, file.parts, file.size, file.media_type, picture.content)
 
 
 @_get("/thumbnails/{name}", response_class=Response)
-async def thumbnail(service: Service, name: str) -> Response:
+async def thumbnail(service: Service, request: Request, name: str) -> Response:
     """A small copy of a picture, JPEG, as it was when it was indexed."""
     content = await service.of_picture(name, service.index.thumbnail)
     if not content.startswith(b"\xff\xd8\xff"):
         raise HTTPException(410, "the picture's thumbnail is broken; want the folder indexed again")
-    return Response(content, media_type="image/jpeg", headers={"cache-control": _KEPT})
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return _bytes(request, lambda start, end: [content[start:end]], len(content), "image/jpeg", digest)
+
+
+def _bytes(
+    request: Request,
+    parts: Callable[[int, int], Iterable[bytes]],
+    size: int,
+    media_type: str,
+    digest: str,
+) -> Response:
+    """Answer with bytes, a range of them, or nothing where the client has them (RFC 9110, 13 and 14)."""
+    tag = f'"{digest}"'
+    headers = {"cache-control": _KEPT, "etag": tag, "accept-ranges": "bytes"}
+    status = unmet_condition(request.headers, tag)
+    if status == 304:
+        return Response(status_code=304, headers=headers)
+    if status is not None:
+        raise HTTPException(status, f"the picture's ETag is {tag}; want it in If-Match", {"etag": tag})
+    start, end, status = 0, size, 200
+    if request.method == "GET" and request.headers.get("if-range", tag) == tag:
+        try:
+            wanted = byte_range(request.headers.get("range", ""), size)
+        except RequestError as error:
+            raise HTTPException(416, str(error), {"etag": tag, "content-range": f"bytes */{size}"}) from None
+        if wanted is not None:
+            (start, end), status = wanted, 206
+            headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
+    headers["content-length"] = str(end - start)
+    body = () if request.method == "HEAD" else parts(start, end)
+    return StreamingResponse(body, status, headers, media_type)
 
 
 @cache
@@ -243,15 +295,31 @@ def _hashes(html: str, element: str) -> str:
     return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
+async def _refused(request: Request, error: Exception) -> Response:
     """Answer with the one line of an error, whoever raised it."""
     assert isinstance(error, AnyHTTPException)
-    detail, headers = str(error.detail), dict(error.headers or {})
-    if error.status_code == 405:
-        detail = f"{request.method[:20]} cannot be used here; want {headers.get('allow', 'GET')}"
-    elif error.status_code == 404 and detail == "Not Found":
+    status, detail = error.status_code, str(error.detail)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    path, method = request.scope["path"], request.method
+    if method not in _METHODS:
+        headers.pop("allow", None)
+        status, detail = 501, f"the method {method[:20]!r} is not known; want GET, HEAD, POST or OPTIONS"
+    elif status == 405 or (method == "OPTIONS" and path == "*"):
+        headers["allow"] = allowed = ", ".join(_allowed_methods(request.app, path))
+        if method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        detail = f"{method} cannot be used here; want {allowed}"
+    elif status == 404 and request.scope.get("endpoint") is None:
         detail = "there is nothing at this address; /docs lists what there is"
-    return JSONResponse({"detail": " ".join(detail.split())}, error.status_code, headers)
+    return JSONResponse({"detail": " ".join(detail.split())}, status, headers)
+
+
+def _allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """Return the methods of all routes at a path, for the header Allow; * is any path."""
+    # Newer versions of FastAPI show a router that was included as one route.
+    routes = [route for route in (*app.routes, *_router.routes) if isinstance(route, Route | APIRoute)]
+    at_path = [route for route in routes if path == "*" or route.path_regex.match(path)]
+    return sorted({"OPTIONS"}.union(*(route.methods or () for route in at_path)))
 
 
 async def _unreadable(request: Request, error: Exception) -> JSONResponse:

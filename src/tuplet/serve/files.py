@@ -1,9 +1,10 @@
-"""An indexed picture's file as it may be sent: the very bytes that were indexed, or nothing."""
+"""An indexed picture's file as it may be sent: the bytes that were indexed, a range of them, or nothing."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias
 
 from PIL import Image
+from starlette.datastructures import Headers
 
 from tuplet.data.decoding import open_image
+from tuplet.errors import RequestError
 from tuplet.search.index import IndexedPicture
 
 MOST_BYTES = 1 << 26
@@ -45,12 +48,12 @@ class PictureFile:
     media_type: str
     stamp: _Stamp
 
-    def parts(self) -> Iterator[bytes]:
-        """Yield its bytes, a few at a time, and only those that were hashed; raise PictureGoneError."""
-        for start in range(0, self.size, _PART):
+    def parts(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes of a range, in parts, and none that were not hashed; raise PictureGoneError."""
+        for place in range(start, end, _PART):
             with _opened(self.path) as file:
-                file.seek(start)
-                part = file.read(min(_PART, self.size - start))
+                file.seek(place)
+                part = file.read(min(_PART, end - place))
                 # After reading, so that what was written before it is noticed.
                 if _stamp(os.fstat(file.fileno())) != self.stamp:
                     raise PictureGoneError("it was changed while it was sent")
@@ -80,6 +83,47 @@ def picture_file(picture: IndexedPicture) -> PictureFile:
             raise PictureGoneError("its content has changed")
         file.seek(0)
         return PictureFile(picture.path, picture.size, _media_type(file), _stamp(status))
+
+
+def unmet_condition(headers: Headers, tag: str) -> int | None:
+    """Return the status 412 or 304 where a condition of a GET or HEAD fails; None where all hold.
+
+    Args:
+        headers: of the request. Dates are ignored, as they are for what has none (RFC 9110, 13.1.3).
+        tag: the strong ETag of the answer, in quotes.
+    """
+    if "if-match" in headers and not _tags(headers, "if-match") & {"*", tag}:
+        return 412
+    # A weak tag, W/"x", is as good as a strong one for a cache.
+    tags = {one.removeprefix("W/") for one in _tags(headers, "if-none-match")}
+    return 304 if tags & {"*", tag} else None
+
+
+def _tags(headers: Headers, name: str) -> set[str]:
+    return set(re.findall(r'\*|(?:W/)?"[^"]*"', ",".join(headers.getlist(name))))
+
+
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the start and end, exclusive, of the range that a header Range asks for.
+
+    Args:
+        header: of another unit, of several ranges or malformed, it is ignored, as a server may: None.
+        size: of the whole, bytes.
+
+    Raises:
+        RequestError: there is no byte in the range.
+    """
+    match = re.fullmatch(r"bytes=[ \t]*(\d{0,4000})-(\d{0,4000})[ \t]*", header, re.IGNORECASE | re.ASCII)
+    first, last = match.groups() if match else ("", "")
+    if first + last == "" or (first and last and int(first) > int(last)):
+        return None
+    start = int(first) if first else max(size - int(last), 0)
+    end = min(int(last) + 1, size) if first and last else size
+    if start >= end:
+        raise RequestError(
+            f"the picture has {size:,} bytes, none in {header[:60]!r}; want a range in it", subject="range"
+        )
+    return start, end
 
 
 @contextmanager

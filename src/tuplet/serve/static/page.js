@@ -448,5 +448,9 @@ addEventListener("popstate", (event) => show(viewOfAddress(), { scroll: event.st
     $("label").parentElement.hidden = known.num_labels === 0;
   } catch (error) { tell(error.message); }
   await show(viewOfAddress(), { scroll: history.state?.scroll ?? 0 });
+  const given = new URLSearchParams(location.search), known = ["id", "label", "top"];
+  const odd = [...new Set(given.keys())].filter((name) => !known.includes(name) || given.getAll(name).length > 1);
+  if (given.has("top") && String(view.top) !== given.get("top")) odd.push(`top=${given.get("top")}`);
+  if (odd.length && $("say").hidden) tell(`The address has ${odd.map(plain).join(", ")}, which this page does not use; want id, label and top (1 to ${MOST}), each once.`, true);
   chart.load();
 })();
