@@ -43,8 +43,8 @@ bench-throughput: $(VENV)/.ready  ## what a training step costs; about a quarter
 	$(RUN) -m benchmarks.train_step --threads 2 --json docs/results/train_step/cpu.json
 	$(RUN) -m benchmarks.throughput docs/results/train_step/cpu.json
 
-docs: $(VENV)/.ready  ## run the examples in docstrings
-	$(RUN) -m pytest --quiet --doctest-modules src
+docs: $(VENV)/.ready  ## the documentation site, in build/site; TUTORIALS=0 does not run the tutorials
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
 clean:  ## remove .venv; runs/ stays
 	rm -rf $(VENV)

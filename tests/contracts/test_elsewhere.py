@@ -111,7 +111,7 @@ def trial(request: pytest.FixtureRequest) -> Trial:
 
 
 def test_every_block_is_run() -> None:
-    assert (BARE, PML, LIGHTNING) == ("A bare loop", "pytorch-metric-learning", "Lightning")
+    assert (BARE, PML, LIGHTNING) == ("A plain loop", "pytorch-metric-learning", "Lightning")
     assert PAGE.read_text().count("```python") == sum(map(len, SECTIONS.values()))
     assert len(SECTIONS[BARE][0].splitlines()) <= 20
 

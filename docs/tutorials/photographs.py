@@ -1,0 +1,111 @@
+# %% [markdown]
+# # Train on your photographs and search them
+#
+# This tutorial trains an embedding model on a folder of pictures, puts other pictures into an index, and
+# searches them. It needs the extra `search`: `pip install 'tuplet[search]'`.
+#
+# ## The pictures
+# Set the environment variable `PHOTOS` to a folder with `train/<class>/*` and `test/<class>/*` to use your
+# own. Without it, we draw some characters, so that the tutorial runs anywhere within seconds.
+
+# %%
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from tuplet.data.glyphs import glyph
+
+photos = Path(os.environ.get("PHOTOS", "photos"))
+if not photos.exists():
+    for character in range(30):
+        folder = photos / ("train" if character < 20 else "test") / f"character {character:02}"
+        folder.mkdir(parents=True)
+        for copy in range(10):
+            Image.fromarray(glyph(character, copy, seed=1, image_size=32)).save(folder / f"{copy:02}.png")
+print(sorted(folder.name for folder in (photos / "test").iterdir())[:3])
+
+# %% [markdown]
+# The classes in `test` do not occur in `train`. A good embedding model also separates classes that it has
+# never seen.
+#
+# ## Train
+# A recipe is a complete configuration. For photographs take the recipe `folder`, which fine-tunes a
+# pretrained ResNet-50. Drawn characters need less: `omniglot` trains a small network from random weights.
+
+# %%
+from tuplet import Run, override, recipe, train_epochs
+
+settings = {
+    "data.root": str(photos),
+    "data.image_size": 32,
+    "data.resize": 32,
+    "schedule.epochs": 3,
+    "evaluation.every_epochs": 3,
+    "evaluation.kmeans_runs": 1,
+    "compute.num_workers": 0,
+}
+run = Run.create(override(recipe("omniglot"), settings), "runs/first")
+for epoch in train_epochs(run):
+    if epoch.evaluation is not None:
+        measured = epoch.evaluation.retrieval
+        print(
+            f"epoch {epoch.epoch}: Recall@1 {measured['recall_at_1']:.1%}, MAP@R {measured['map_at_r']:.1%}"
+        )
+
+# %% [markdown]
+# Epoch 0 is the network before training. The folder `runs/first` now holds the model, its settings and its
+# metrics. The command `tuplet train` does the same and also writes an HTML report.
+#
+# ## Use the model
+# `PictureEmbedder` turns files into vectors of length one. Their inner product is the cosine similarity.
+
+# %%
+from tuplet import PictureEmbedder
+
+embedder = PictureEmbedder.open("runs/first")
+files = sorted((photos / "test").rglob("*.png"))[:3]
+vectors = embedder.embed_files(files)
+print(vectors.shape)
+print((vectors @ vectors.T).round(2))
+
+# %% [markdown]
+# ## Build an index and search it
+# The index stores a vector and a thumbnail of each picture, and which model made the vectors.
+
+# %%
+from tuplet.search.index import ImageIndex
+from tuplet.search.indexing import index_pictures
+
+report = index_pictures("photos-index", [photos / "test"], embedder, num_workers=0)
+print(report)
+
+# %%
+index = ImageIndex("photos-index")
+query = files[0].absolute()
+for found in index.nearest(embedder.embed_files([query])[0], top=6):
+    print(f"{found.distance:.3f}  {found.picture.label}  {Path(found.picture.path).name}")
+
+# %% [markdown]
+# The first result is the query itself, at distance 0. Show the others:
+
+# %%
+import matplotlib.pyplot as plt
+
+results = index.nearest(embedder.embed_files([query])[0], top=7)
+figure, axes = plt.subplots(1, len(results), figsize=(1.5 * len(results), 1.9))
+for axis, found in zip(axes, results, strict=True):
+    axis.imshow(Image.open(found.picture.path), cmap="gray")
+    axis.set_title(f"{found.picture.label}\n{found.distance:.2f}", fontsize=8)
+    axis.axis("off")
+
+# %% [markdown]
+# ## The same on the command line
+#
+#     tuplet train folder --data.root PHOTOS --to runs/photos
+#     tuplet index PHOTOS/test --model runs/photos --index photos-index
+#     tuplet search PHOTOS/test/panda/image_0001.jpg --index photos-index --html found.html
+#     tuplet serve photos-index
+#
+# The last command opens a page for everybody else. More: [Search pictures](../search.md), [Serve an
+# index](../serve.md), and, before you rely on the numbers, [Honest numbers](../honest-numbers.md).
