@@ -24,7 +24,7 @@ from tuplet.research.claims.report import (
     report_json,
     report_markdown,
 )
-from tuplet.research.claims.results import ClaimResult, agreement_file, results, seed_pairs
+from tuplet.research.claims.results import ClaimResult, measure_file, results, seed_pairs
 from tuplet.research.claims.rules import Point
 from tuplet.research.claims.running import Job, record_failure, run_folder
 
@@ -161,7 +161,9 @@ def test_agreement_is_of_pairs_of_seeds(tmp_path: Path, plan: Plan) -> None:
     shares = {"hist": (0.6, 0.62), "proxy-anchor": (0.5, 0.521), "multi-similarity": (0.4, 0.418)}
     for (loss,), values in ((point, shares[point[0]]) for point in entry.points):
         for (first, second), share in zip(((0, 1), (2, 3)), values, strict=True):
-            file = agreement_file(tmp_path, *(plan.config(entry, (loss,), seed) for seed in (first, second)))
+            file = measure_file(
+                tmp_path, "agreement", *(plan.config(entry, (loss,), seed) for seed in (first, second))
+            )
             write_atomically(file, f'{{"share": {share}}}'.encode())
     found = of(plan, tmp_path, "agreement")
     assert found.cells[0].values == {0: 0.6, 2: 0.62}

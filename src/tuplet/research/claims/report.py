@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import matplotlib
 from markupsafe import Markup
@@ -16,29 +16,27 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tuplet.config import RunConfig
-from tuplet.evaluation.evaluate import EvalReport
-from tuplet.metrics.intervals import SeedMean, interval_of_share, seed_mean
-from tuplet.metrics.names import metric_title
+from tuplet.metrics.intervals import SeedMean, interval_of_share
 from tuplet.report.pages import page_template
 from tuplet.report.plots import DASHES, GRID, HEIGHT, INK, SERIES, WIDTH, inline_svg
 from tuplet.research.bench import commits, machines, spread, table_row
 from tuplet.research.claims.claim import METRIC_TITLES, Axis, Claim, Level
-from tuplet.research.claims.hist_study import TABLE_3, TABLE_3_COLUMNS, TABLE_7, paper_cell
 from tuplet.research.claims.plan import Plan
 from tuplet.research.claims.results import (
+    OF_STUDY,
     Cell,
     ClaimResult,
-    RunResult,
+    Table,
+    cost_table,
     mapped_run,
-    maps_file,
-    read_frozen,
+    measure_file,
     read_measure,
     results,
+    table_3,
 )
 from tuplet.research.claims.rules import HOW_DECIDED, Evidence, Point, point_title
 from tuplet.training.environment import current_commit
 
-OF_STUDY = "the study: one seed, the best epoch on the test classes (oracle)"
 HOW_TO_READ = (
     f"Each claim's rule was fixed before its runs. {HOW_DECIDED} Numbers are mean ± standard deviation over"
     " seeds, with the 95 % t interval, and how their epoch was selected. Oracle less last is how far the best"
@@ -46,48 +44,26 @@ HOW_TO_READ = (
     " oracles, of one seed."
 )
 
-_OF_METHOD = {
-    "OA": "Lim et al., as the study quotes them",
-    "RE": f"{OF_STUDY}; original settings",
-    "TUNE": f"{OF_STUDY}; its own settings",
-}
 _STUDY_COLOR = SERIES[7]
 _KINDS = {"holds": "holds", "does not hold": "fails", "undecided": "open"}
 """Classes of the verdicts in the page's style sheet."""
 
 
-@final
-@dataclass(frozen=True)
-class Table:
-    """A table of text with a line above it."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@final
-@dataclass(frozen=True)
-class Row:
-    """One line of a claim's table, as text.
-
-    Attributes:
-        name: the point.
-        study: what the HIST study prints.
-        ours: mean and standard deviation over seeds.
-        interval: 95 %.
-        seeds: finished of those planned.
-        flatters: how much the best epoch on the test classes is above the last, in points.
-        selection: how the epoch was selected.
-    """
+class Row(NamedTuple):
+    """One line of a claim's table, as text."""
 
     name: str
     study: str
+    """Recall@1 as the HIST study prints it."""
     ours: str
+    """Mean and standard deviation over seeds."""
     interval: str
     seeds: str
+    """Finished of those planned."""
     flatters: str
+    """How much the best epoch on the test classes is above the last, in points."""
     selection: str
+    """How the epoch was selected."""
 
 
 @final
@@ -150,13 +126,13 @@ def claims_report(plan: Plan, folder: Path) -> ClaimsReport:
     judged = commits([{"commit": current_commit()}])
     where = f"{machines(environments)}; trained at commit {commits(environments)}, judged at commit {judged}."
     mapped = mapped_run(plan, folder)
-    maps = None if mapped is None else read_measure(maps_file(folder, mapped))
+    maps = None if mapped is None else read_measure(measure_file(folder, "maps", mapped))
     return ClaimsReport(
         f"The study on {plan.base.name}",
         _base_sentence(plan.base),
         tuple(_section(plan, one) for one in found),
-        _table_3(plan, found, read_frozen(folder, plan.base)),
-        _cost_table(plan, found, runs),
+        table_3(plan, folder, found),
+        cost_table(plan, found, runs),
         maps or {},
         where if runs else "",
         plan.commands,
@@ -241,67 +217,6 @@ def _interval(claim: Claim, mean: SeedMean) -> tuple[float, float]:
     return interval_of_share(mean, most=most) or (mean.mean, mean.mean)
 
 
-def _table_3(plan: Plan, found: Sequence[ClaimResult], frozen: EvalReport | None) -> Table | None:
-    """Return every metric of each loss and of the frozen backbone, and the study's rows on its data."""
-    result = next(one for one in found if one.claim.key == "5")
-    cells = [cell for cell in result.cells if cell.runs]
-    if not cells:
-        return None
-    metrics = list(next(iter(cells[0].runs.values())).selected.evaluation.retrieval)
-    rows = [(point_title(cell.point), *_scores(cell, metrics), "; ".join(cell.labels)) for cell in cells]
-    if frozen is not None:
-        clusters = "" if frozen.clustering is None else f"{100 * frozen.clustering.nmi_mean:.1f}"
-        scores = [f"{100 * frozen.retrieval[one]:.1f}" for one in metrics]
-        rows.append(("frozen backbone", *scores, clusters, "nothing trained"))
-    of_study = paper_cell(plan.base)
-    if of_study is not None:
-        backbone, data = of_study
-        columns = [f"R@{one.rpartition('_')[2]}" for one in metrics]
-        for method, by_data in TABLE_3[backbone].items():
-            known = dict(zip(TABLE_3_COLUMNS[data], by_data[data], strict=True))
-            scores = [f"{known[one]:.1f}" if one in known else "" for one in columns]
-            rows.append((f"[{method}] HIST", *scores, f"{known['NMI']:.1f}", _OF_METHOD[method]))
-    head = ("%", *map(metric_title, metrics), "NMI", "selection")
-    return Table("As the study's Table 3: mean and standard deviation over seeds.", head, tuple(rows))
-
-
-def _scores(cell: Cell, metrics: Sequence[str]) -> list[str]:
-    reports = [cell.runs[seed].selected.evaluation for seed in sorted(cell.runs)]
-    clusters = [one.clustering.nmi_mean for one in reports if one.clustering is not None]
-    scores = [spread(seed_mean([one.retrieval[metric] for one in reports])) for metric in metrics]
-    return [*scores, spread(seed_mean(clusters)) if len(clusters) == len(reports) else ""]
-
-
-def _cost_table(plan: Plan, found: Sequence[ClaimResult], runs: Mapping[str, RunResult]) -> Table | None:
-    """Return hours of training: of one run at the published setting, and of all; None without any."""
-    if not runs:
-        return None
-
-    def seconds(run: RunResult) -> float:
-        return run.train_seconds * int(run.environment.get("ranks", 1))
-
-    rows = []
-    for one in found:
-        own = {run.key: run for cell in one.cells for run in cell.runs.values()}
-        at_published = [
-            seconds(run)
-            for cell in one.cells
-            if cell.point == one.claim.published
-            for run in cell.runs.values()
-        ]
-        minutes = f"{sum(at_published) / len(at_published) / 60:.1f}" if at_published else ""
-        if own:
-            hours = sum(map(seconds, own.values())) / 3600
-            rows.append((one.claim.title, str(len(own)), minutes, f"{hours:.2f}"))
-    total = sum(map(seconds, runs.values())) / 3600
-    rows.append(("all, shared runs once", str(len(runs)), "", f"{total:.2f}"))
-    caption = "As the study's Table 7: hours of training on one device, evaluation apart."
-    cell = paper_cell(plan.base)
-    if cell is not None:
-        caption += f" The study: {TABLE_7[cell[0]][cell[1]]:g} hours a training on a V100."
-    return Table(caption, ("claim", "runs", "minutes a run, published setting", "hours in all"), tuple(rows))
-
-
 def report_json(report: ClaimsReport) -> str:
     """Return the numbers behind a report as indented JSON, from which others can compute all verdicts again.
 
@@ -382,7 +297,7 @@ def _markdown_section(section: Section) -> list[str]:
         metric = f"{METRIC_TITLES[claim.metric]}, {_unit(claim)}"
         head = [metric, "the study", "ours", "95 %", "seeds", "oracle less last", "selection"]
         lines += ["", table_row(head), "| --- | ---: | ---: | --- | ---: | ---: | --- |"]
-        lines += [table_row(list(asdict(row).values())) for row in section.rows]
+        lines += map(table_row, section.rows)
     if section.evidence:
         lines += ["", *(f"- {one}" for one in section.evidence)]
     if section.failed:
@@ -418,9 +333,7 @@ def _html_section(section: Section) -> dict[str, Any]:
     }
 
 
-@final
-@dataclass(frozen=True)
-class ClaimFigure:
+class ClaimFigure(NamedTuple):
     """One figure of a claim, as SVG to inline in HTML, and its caption."""
 
     svg: str

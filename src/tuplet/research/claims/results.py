@@ -1,4 +1,4 @@
-"""The results of a claims run, from its folder: measurements of finished runs, values by seed, verdicts."""
+"""The results of a claims run, from its folder: values by seed, verdicts, and tables over all claims."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from jaxtyping import Float
@@ -18,17 +18,25 @@ from tuplet.data.load import split_of
 from tuplet.errors import DataError
 from tuplet.evaluation.evaluate import EmbeddedSplit, EvalReport, embed
 from tuplet.metrics.intervals import SeedMean, seed_mean
-from tuplet.metrics.names import headline_metric
+from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.metrics.retrieval import nearest_neighbours
 from tuplet.report import plots
-from tuplet.research.bench import frozen_backbone
+from tuplet.research.bench import frozen_backbone, spread
 from tuplet.research.claims.claim import Claim
-from tuplet.research.claims.hist_study import published_values
+from tuplet.research.claims.hist_study import TABLE_3, TABLE_3_COLUMNS, TABLE_7, paper_cell, published_values
 from tuplet.research.claims.plan import Entry, Plan, run_key
-from tuplet.research.claims.rules import Point, Verdict
+from tuplet.research.claims.rules import Point, Verdict, point_title
 from tuplet.research.claims.running import State, failure_of, run_folder, state_of
 from tuplet.training.experiment import ImageCache, Selected, select
 from tuplet.training.run_folder import EpochReport, Run
+
+OF_STUDY = "the study: one seed, the best epoch on the test classes (oracle)"
+
+_OF_METHOD = {
+    "OA": "Lim et al., as the study quotes them",
+    "RE": f"{OF_STUDY}; original settings",
+    "TUNE": f"{OF_STUDY}; its own settings",
+}
 
 NUM_NEIGHBOURS = 10
 """Nearest others of each test image, of which two models may share some."""
@@ -48,22 +56,22 @@ def measure(plan: Plan, folder: Path, *, fabric: Fabric, images: ImageCache) -> 
             for point in entry.points:
                 for seeds in seed_pairs(plan.seeds(entry)):
                     first, second = (plan.config(entry, point, seed) for seed in seeds)
-                    file = agreement_file(folder, first, second)
+                    file = measure_file(folder, "agreement", first, second)
                     if _finished(folder, first, second) and not file.exists():
                         yield f"neighbours shared by seeds {seeds[0]} and {seeds[1]}: {', '.join(point)}"
                         _write(file, _agreement(folder, first, second, fabric=fabric, images=images))
-        file = frozen_file(folder, plan.base)
+        file = measure_file(folder, "frozen", plan.base)
         if entry.key == "5" and not file.exists():
             yield "the frozen backbone"
             images_of_base = images.of(plan.base)
             _write(file, asdict(frozen_backbone(plan.base, fabric=fabric, images=images_of_base)))
     config = mapped_run(plan, folder)
-    if config is not None and not maps_file(folder, config).exists():
+    if config is not None and not (file := measure_file(folder, "maps", config)).exists():
         yield "maps of the embeddings"
         parts = _embedded(folder, config, fabric=fabric, images=images)
         names = ("training", config.evaluation.split)
         maps = (plots.embedding_map(one.embeddings, one.labels, one.table.class_names) for one in parts)
-        _write(maps_file(folder, config), dict(zip(names, map(asdict, maps), strict=True)))
+        _write(file, dict(zip(names, map(asdict, maps), strict=True)))
 
 
 def shared_neighbours(
@@ -87,19 +95,9 @@ def seed_pairs(seeds: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(zip(seeds[::2], seeds[1::2], strict=False))
 
 
-def agreement_file(folder: Path, first: RunConfig, second: RunConfig) -> Path:
-    """Return the file of the agreement of two runs."""
-    return folder / "measures" / f"agreement-{run_key(first)}-{run_key(second)}.json"
-
-
-def frozen_file(folder: Path, base: RunConfig) -> Path:
-    """Return the file of what the frozen backbone measures."""
-    return folder / "measures" / f"frozen-{run_key(base)}.json"
-
-
-def maps_file(folder: Path, config: RunConfig) -> Path:
-    """Return the file of the maps of a run's embeddings."""
-    return folder / "measures" / f"maps-{run_key(config)}.json"
+def measure_file(folder: Path, kind: Literal["agreement", "frozen", "maps"], *configs: RunConfig) -> Path:
+    """Return the file of a measurement of one run or two."""
+    return folder / "measures" / f"{'-'.join([kind, *map(run_key, configs)])}.json"
 
 
 def read_measure(file: Path) -> dict[str, Any] | None:
@@ -108,12 +106,6 @@ def read_measure(file: Path) -> dict[str, Any] | None:
         return None
     tree: dict[str, Any] = json.loads(file.read_text())
     return tree
-
-
-def read_frozen(folder: Path, base: RunConfig) -> EvalReport | None:
-    """Read what the frozen backbone measures; return None if it is not measured yet."""
-    tree = read_measure(frozen_file(folder, base))
-    return None if tree is None else EvalReport.from_dict(tree)
 
 
 def mapped_run(plan: Plan, folder: Path) -> RunConfig | None:
@@ -303,7 +295,7 @@ def _cell(plan: Plan, folder: Path, entry: Entry, point: Point, read: dict[str, 
 def _agreements(folder: Path, configs: Mapping[int, RunConfig]) -> dict[int, float]:
     shares = {}
     for first, second in seed_pairs(tuple(configs)):
-        tree = read_measure(agreement_file(folder, configs[first], configs[second]))
+        tree = read_measure(measure_file(folder, "agreement", configs[first], configs[second]))
         if tree is not None:
             shares[first] = float(tree["share"])
     return shares
@@ -326,3 +318,76 @@ def _flatters(config: RunConfig, reports: Sequence[EpochReport]) -> float | None
         return None
     name = headline_metric(measured[-1])
     return None if name is None else max(one[name] for one in measured) - measured[-1][name]
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """A table of text with a line above it."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def table_3(plan: Plan, folder: Path, found: Sequence[ClaimResult]) -> Table | None:
+    """Return every metric of each loss and of the frozen backbone, and the study's rows on its data."""
+    result = next(one for one in found if one.claim.key == "5")
+    cells = [cell for cell in result.cells if cell.runs]
+    if not cells:
+        return None
+    metrics = list(next(iter(cells[0].runs.values())).selected.evaluation.retrieval)
+    rows = [(point_title(cell.point), *_scores(cell, metrics), "; ".join(cell.labels)) for cell in cells]
+    tree = read_measure(measure_file(folder, "frozen", plan.base))
+    if tree is not None:
+        frozen = EvalReport.from_dict(tree)
+        clusters = "" if frozen.clustering is None else f"{100 * frozen.clustering.nmi_mean:.1f}"
+        scores = [f"{100 * frozen.retrieval[one]:.1f}" for one in metrics]
+        rows.append(("frozen backbone", *scores, clusters, "nothing trained"))
+    of_study = paper_cell(plan.base)
+    if of_study is not None:
+        backbone, data = of_study
+        columns = [f"R@{one.rpartition('_')[2]}" for one in metrics]
+        for method, by_data in TABLE_3[backbone].items():
+            known = dict(zip(TABLE_3_COLUMNS[data], by_data[data], strict=True))
+            scores = [f"{known[one]:.1f}" if one in known else "" for one in columns]
+            rows.append((f"[{method}] HIST", *scores, f"{known['NMI']:.1f}", _OF_METHOD[method]))
+    head = ("%", *map(metric_title, metrics), "NMI", "selection")
+    return Table("As the study's Table 3: mean and standard deviation over seeds.", head, tuple(rows))
+
+
+def _scores(cell: Cell, metrics: Sequence[str]) -> list[str]:
+    reports = [cell.runs[seed].selected.evaluation for seed in sorted(cell.runs)]
+    clusters = [one.clustering.nmi_mean for one in reports if one.clustering is not None]
+    scores = [spread(seed_mean([one.retrieval[metric] for one in reports])) for metric in metrics]
+    return [*scores, spread(seed_mean(clusters)) if len(clusters) == len(reports) else ""]
+
+
+def cost_table(plan: Plan, found: Sequence[ClaimResult], runs: Mapping[str, RunResult]) -> Table | None:
+    """Return hours of training: of one run at the published setting, and of all; None without any."""
+    if not runs:
+        return None
+
+    def seconds(run: RunResult) -> float:
+        return run.train_seconds * int(run.environment.get("ranks", 1))
+
+    rows = []
+    for one in found:
+        own = {run.key: run for cell in one.cells for run in cell.runs.values()}
+        at_published = [
+            seconds(run)
+            for cell in one.cells
+            if cell.point == one.claim.published
+            for run in cell.runs.values()
+        ]
+        minutes = f"{sum(at_published) / len(at_published) / 60:.1f}" if at_published else ""
+        if own:
+            hours = sum(map(seconds, own.values())) / 3600
+            rows.append((one.claim.title, str(len(own)), minutes, f"{hours:.2f}"))
+    total = sum(map(seconds, runs.values())) / 3600
+    rows.append(("all, shared runs once", str(len(runs)), "", f"{total:.2f}"))
+    caption = "As the study's Table 7: hours of training on one device, evaluation apart."
+    cell = paper_cell(plan.base)
+    if cell is not None:
+        caption += f" The study: {TABLE_7[cell[0]][cell[1]]:g} hours a training on a V100."
+    return Table(caption, ("claim", "runs", "minutes a run, published setting", "hours in all"), tuple(rows))
