@@ -165,7 +165,7 @@ def test_what_is_ignored(tmp_path: Path) -> None:
     assert load_folder(tmp_path).notes == ()
     put(
         tmp_path,
-        "train/train-a/a.HEIC",
+        "train/train-a/a.svg",
         "train/train-b/b.txt",
         "train/train-b/c.txt",
         "train/train-b/LICENSE",
@@ -177,7 +177,7 @@ def test_what_is_ignored(tmp_path: Path) -> None:
     assert [note.replace(str(tmp_path), "ROOT") for note in split.notes] == [
         "beside train and test, val in ROOT is left out",
         "1 image right inside ROOT/train, without a class folder, left out",
-        "4 files below ROOT/train, by name no images, left out: .heic (1), .txt (2), no extension (1)",
+        "4 files below ROOT/train, by name no images, left out: .svg (1), .txt (2), no extension (1)",
         "class folder ROOT/test/empty has no images and is left out",
     ]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuplet.data.decoding import image_extensions
 from tuplet.data.image_tables import FileImages
 from tuplet.data.shared_images import without_queries
 from tuplet.data.splits import ClassPaths, ReadSettings, Split, file_images, readable, split_of_classes
+from tuplet.data.walk import LeftOut, entries, images_below, is_image, not_listed
 from tuplet.errors import DataError, counted, unusable
 
 LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
@@ -84,7 +82,8 @@ def load_images(folder: Path, settings: ReadSettings | None = None) -> tuple[Fil
 def _layout(root: Path, notes: list[str]) -> list[Path]:
     """Return the folders that hold class folders: those of a split, or the root alone."""
     require_folder(root, _WANTED)
-    folders, files = entries(root)
+    left_out = LeftOut()
+    folders, files = entries(root, left_out)
     names = {Path(folder).name: Path(folder) for folder in folders}
     for layout in LAYOUTS:
         if names.keys() >= set(layout):
@@ -92,6 +91,7 @@ def _layout(root: Path, notes: list[str]) -> list[Path]:
             if others:
                 beside = f"{', '.join(layout[:-1])} and {layout[-1]}"
                 notes.append(f"beside {beside}, {', '.join(others)} in {root} is left out")
+            notes += left_out.notes(root)
             return [names[side] for side in layout]
     present = _sides(root)
     if present:
@@ -129,55 +129,21 @@ def class_images(side: Path, notes: list[str]) -> ClassPaths:
         side: folder of class folders, each of which may hold images at any depth; links are followed.
         notes: what was left out is added to it, a line each.
     """
-    folders, loose = entries(side)
+    left_out = LeftOut()
+    folders, loose = entries(side, left_out)
     num_loose = sum(map(is_image, loose))
     if num_loose:
         notes.append(f"{counted(num_loose, 'image')} right inside {side}, without a class folder, left out")
     above = {os.path.realpath(side), os.path.realpath(side.parent)}
-    others: Counter[str] = Counter()
     classes: ClassPaths = {}
     for folder in folders:
-        files = files_below(folder, set(above))
-        images = [file for file in files if is_image(file)]
-        others.update(Path(file).suffix.lower() or "no extension" for file in files if not is_image(file))
+        images = images_below(folder, left_out, entered=set(above))
         if images:
             classes[Path(folder).name] = images
         else:
             notes.append(f"class folder {folder} has no images and is left out")
-    if others:
-        kinds = ", ".join(f"{end} ({times})" for end, times in sorted(others.items()))
-        notes.append(f"{counted(others.total(), 'file')} below {side}, by name no images, left out: {kinds}")
+    notes += left_out.notes(side)
     return classes
-
-
-def files_below(folder: str, seen: set[str], unlisted: dict[str, str] | None = None) -> list[str]:
-    """Return all files at any depth.
-
-    Args:
-        folder: where.
-        seen: the folders already entered, which ends loops of links; those that are entered are added.
-        unlisted: folders that cannot be listed are added, with the reason; None: they raise DataError.
-    """
-    real = os.path.realpath(folder)
-    if real in seen:
-        return []
-    seen.add(real)
-    try:
-        folders, files = _scanned(Path(folder))
-    except OSError as error:
-        if unlisted is None:
-            raise _not_listed(folder, error) from error
-        unlisted[folder] = error.strerror or type(error).__name__
-        return []
-    return files + [file for inner in folders for file in files_below(inner, seen, unlisted)]
-
-
-def entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Return (folders, files) right inside, sorted, without hidden ones; a broken link counts as a file."""
-    try:
-        return _scanned(folder)
-    except OSError as error:
-        raise _not_listed(folder, error) from error
 
 
 def require_files(parts: Sequence[ClassPaths], title: str, source: Path, wanted: str) -> None:
@@ -200,41 +166,10 @@ def require_files(parts: Sequence[ClassPaths], title: str, source: Path, wanted:
             except (FileNotFoundError, NotADirectoryError):
                 names[folder] = frozenset()
             except OSError as error:
-                raise _not_listed(folder, error) from error
+                raise not_listed(folder, error) from error
         if name not in names[folder]:
             absent.append(path)
     if absent:
         first = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
         images = f"{len(absent):,} of the {counted(len(paths), 'image')} of {title}"
         raise DataError(f"{images} are not on disk: {first}; want {wanted}", subject=source, given=absent)
-
-
-def is_image(file: str) -> bool:
-    """Return whether a file is called like an image that can be decoded."""
-    return Path(file).suffix.lower() in image_extensions()
-
-
-def _scanned(folder: Path) -> tuple[list[str], list[str]]:
-    with os.scandir(folder) as found:
-        shown = [entry for entry in found if not entry.name.startswith(".") and entry.name != "Thumbs.db"]
-    folders = [entry.path for entry in shown if _is_folder(entry)]
-    files = [entry.path for entry in shown if not _is_folder(entry) and _is_file(entry)]
-    return sorted(folders), sorted(files)
-
-
-def _not_listed(folder: str | Path, error: OSError) -> DataError:
-    return unusable(folder, f"cannot be listed ({error.strerror})", "a folder to read")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:  # what cannot be looked at is what its name says; a link to itself is no folder
-        return error.errno != errno.ELOOP and not is_image(entry.path)
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink() or entry.is_file()
-    except OSError:
-        return True

@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, final
@@ -20,7 +20,9 @@ from torch import Tensor
 from tuplet.errors import DataError, one_line
 
 # Formats of pixels only: Pillow also opens EPS, for which it starts Ghostscript on whatever the file holds.
-_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
+_FORMATS = frozenset({"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
+HEIC_EXTENSIONS = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+"""Ends of the names of the images that iPhones take, which only pillow-heif reads."""
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,6 +57,7 @@ class UnreadableImageError(DataError):
 @cache
 def image_extensions() -> frozenset[str]:
     """Return the ends of the names of files that `decode_image` reads, lower case, with the dot."""
+    _formats()
     return frozenset(end for end, kind in Image.registered_extensions().items() if kind in _FORMATS)
 
 
@@ -129,6 +132,10 @@ def choose_scale(image: Image.Image, min_side: int | None) -> None:
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     return tuple(sorted(_FORMATS & Image.OPEN.keys()))
 
 

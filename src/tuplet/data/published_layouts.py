@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from tuplet.data.class_folders import class_images, entries, require_folder, root_error
+from tuplet.data.class_folders import class_images, require_folder, root_error
 from tuplet.data.splits import ClassPaths
+from tuplet.data.walk import entries
 from tuplet.errors import one_line, unusable
 
 _AS_DOWNLOADED = "the file as it was downloaded"

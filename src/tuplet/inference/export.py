@@ -22,10 +22,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from tuplet.config import DataConfig
-from tuplet.data.class_folders import is_image
 from tuplet.data.decoding import UnreadableImageError, decode_image
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.transforms import eval_transform, short_side
+from tuplet.data.walk import LeftOut, images_below
 from tuplet.errors import DataError, MissingExtraError, ModelError, SettingsError, one_line
 from tuplet.inference.trained_model import PREPARATION_FILE, preparation
 from tuplet.models.embedder import Embedder
@@ -361,7 +361,7 @@ def pictures_of_folder(folder: Path, data: DataConfig) -> UInt8[Tensor, "N 3 S S
     """
     if not folder.is_dir():
         raise DataError(f"--check {folder} is no folder; want one with images in it", subject=folder)
-    files = sorted(path for path in folder.rglob("*") if is_image(path.name) and path.is_file())
+    files = sorted(map(Path, images_below(folder, LeftOut())))
     found = _evenly(files, lambda file: decode_image(file, min_side=short_side(data)), data)
     if found is None:
         raise DataError(f"--check {folder} has no images that can be read; want one or more", subject=folder)

@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from tuplet.data.class_folders import files_below, is_image
 from tuplet.data.decoding import UnreadableImageError, decode_image
+from tuplet.data.walk import LeftOut, images_below
 from tuplet.errors import DataError, SearchIndexError
 from tuplet.inference.encoder import PictureEmbedder, absolute
 from tuplet.progress import track
@@ -121,7 +121,7 @@ def _image_files(folder: Path, top: str) -> tuple[list[str], dict[str, str]]:
     if not is_folder:
         raise DataError(f"{folder} is a file; want a folder of pictures", subject=folder)
     unlisted: dict[str, str] = {}
-    files = [file for file in files_below(top, set(), unlisted) if is_image(file)]
+    files = images_below(top, LeftOut(), unlisted=unlisted)
     if not files:
         for inner, reason in unlisted.items():
             raise DataError(f"cannot list {inner}: {reason}; want a folder to read", subject=inner)
