@@ -138,3 +138,5 @@ def test_bodies_and_parameters(
 def test_compressed_bodies_are_not_opened(server: Server) -> None:
     answer = server.post("/search", zlib.compress(bytes(1 << 20)), content_encoding="gzip")
     assert (answer.status, "the body is compressed" in answer.detail) == (415, True)
+    part = server.post("/search", saved("PNG"), content_range="bytes 0-9/100")
+    assert (part.status, "a part of a file" in part.detail) == (400, True)

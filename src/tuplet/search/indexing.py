@@ -133,10 +133,10 @@ def _label(file: str, top: str, label_folder: LabelFolder) -> str | None:
     between = Path(os.path.relpath(file, top)).parts[:-1]
     if label_folder == "none" or not between:
         return None
-    return readable(between[0 if label_folder == "first" else -1])
+    return _as_text(between[0 if label_folder == "first" else -1])
 
 
-def readable(name: str) -> str:
+def _as_text(name: str) -> str:
     """Return a path or name as text that can be stored: bytes that are not UTF-8 in hexadecimal."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
@@ -331,7 +331,7 @@ def _missing(
         folders: pictures of others are neither; None: all are looked for.
     """
     ids = set(map(picture_id, found.pictures))
-    below = tuple(f"{readable(absolute(folder)).rstrip(os.sep)}{os.sep}" for folder in folders or ())
+    below = tuple(f"{_as_text(absolute(folder)).rstrip(os.sep)}{os.sep}" for folder in folders or ())
     missing = {
         name: entry.picture.path
         for name, entry in known.items()
@@ -339,7 +339,7 @@ def _missing(
     }
     if not found.unseen:
         return set(missing), set()
-    unseen = {Path(readable(path)) for path in found.unseen}
+    unseen = {Path(_as_text(path)) for path in found.unseen}
     kept = {
         name for name, path in missing.items() if not unseen.isdisjoint((Path(path), *Path(path).parents))
     }
@@ -408,7 +408,7 @@ class _Embedding:
         vectors = self._embedder.embed(torch.stack([pixels for _, pixels in new]))
         for (read, _), vector in zip(new, vectors, strict=True):
             picture = read.entry.picture
-            row = {**picture.row, "path": readable(picture.path), "content": read.content}
+            row = {**picture.row, "path": _as_text(picture.path), "content": read.content}
             self._writer.add({**row, "vector": vector, "thumbnail": read.thumbnail})
             self.num_added += not read.entry.content
         self.num_embedded += len(new)

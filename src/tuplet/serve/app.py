@@ -36,8 +36,6 @@ from tuplet.serve.answers import (
     SimilarQuery,
 )
 from tuplet.serve.files import (
-    PictureGoneError,
-    PictureTooLargeError,
     byte_range,
     picture_file,
     unmet_condition,
@@ -201,14 +199,7 @@ async def collection_map(service: Service) -> MapAnswer:
 async def image(service: Service, request: Request, name: str) -> Response:
     """The file of a picture, byte for byte as it was indexed."""
     picture = await service.of_picture(name, service.index.row)
-    try:
-        file = await service.read(partial(picture_file, picture))
-    except PictureGoneError as error:
-        raise HTTPException(
-            410, f"the picture's file is gone: {error}; want the folder indexed again"
-        ) from None
-    except PictureTooLargeError as error:
-        raise HTTPException(413, f"the picture's file has {error}; want /thumbnails/{name}") from None
+    file = await service.read(partial(picture_file, picture))
     return _bytes(request, file.parts, file.size, file.media_type, picture.content)
 
 

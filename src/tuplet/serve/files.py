@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias
 
+from fastapi import HTTPException
 from PIL import Image
 from starlette.datastructures import Headers
 
@@ -23,14 +24,6 @@ MOST_BYTES = 1 << 26
 
 _PART = 1 << 16
 _Stamp: TypeAlias = tuple[int, ...]
-
-
-class PictureGoneError(Exception):
-    """The file is no longer what was indexed; the message says in which way."""
-
-
-class PictureTooLargeError(Exception):
-    """The file is larger than `MOST_BYTES`."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +42,14 @@ class PictureFile:
     stamp: _Stamp
 
     def parts(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes of a range, in parts, and none that were not hashed; raise PictureGoneError."""
+        """Yield the bytes of a range, in parts, and none that were not hashed; raise HTTPException 410."""
         for place in range(start, end, _PART):
             with _opened(self.path) as file:
                 file.seek(place)
                 part = file.read(min(_PART, end - place))
                 # After reading, so that what was written before it is noticed.
                 if _stamp(os.fstat(file.fileno())) != self.stamp:
-                    raise PictureGoneError("it was changed while it was sent")
+                    raise _gone("it was changed while it was sent")
             yield part
 
 
@@ -66,21 +59,24 @@ def picture_file(picture: IndexedPicture) -> PictureFile:
     Whatever the path has become, a link, a pipe or another file, nothing else is ever sent.
 
     Raises:
-        PictureGoneError: the file is not there, or has other bytes.
-        PictureTooLargeError: it is larger than `MOST_BYTES`.
+        HTTPException: 410: the file is not there, or has other bytes; 413: more than `MOST_BYTES`.
     """
     if picture.size > MOST_BYTES:
-        raise PictureTooLargeError(f"{picture.size:,} bytes, more than the {MOST_BYTES:,} that are sent")
+        raise HTTPException(
+            413,
+            f"the picture's file has {picture.size:,} bytes, more than the {MOST_BYTES:,} that are sent; want"
+            f" /thumbnails/{picture.id}",
+        )
     with _opened(picture.path) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size != picture.size:
-            raise PictureGoneError("it was replaced by another file")
+            raise _gone("it was replaced by another file")
         digest, left = hashlib.sha256(), picture.size
         while left and (part := file.read(min(_PART, left))):
             digest.update(part)
             left -= len(part)
         if not picture.content or not digest.hexdigest().startswith(picture.content):
-            raise PictureGoneError("its content has changed")
+            raise _gone("its content has changed")
         file.seek(0)
         return PictureFile(picture.path, picture.size, _media_type(file), _stamp(status))
 
@@ -135,7 +131,11 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             yield file
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise PictureGoneError((reason or "no such file").lower()) from None
+        raise _gone((reason or "no such file").lower()) from None
+
+
+def _gone(reason: str) -> HTTPException:
+    return HTTPException(410, f"the picture's file is gone: {reason}; want the folder indexed again")
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
@@ -148,6 +148,6 @@ def _media_type(file: BinaryIO) -> str:
         with open_image(file) as image:
             kind = image.format or ""
     except Exception:  # corrupt bytes make Pillow raise nearly anything
-        raise PictureGoneError("it is no picture") from None
+        raise _gone("it is no picture") from None
     # A JPEG with further pictures after the first; browsers do not know the name.
     return "image/jpeg" if kind == "MPO" else Image.MIME.get(kind, "application/octet-stream")

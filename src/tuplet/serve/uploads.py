@@ -30,13 +30,15 @@ async def read_upload(request: Request, *, most_bytes: int, seconds: float) -> b
         seconds: in which all of it must have arrived.
 
     Raises:
-        HTTPException: 400 without a body, 408 too slow, 413 too long, 415 not declared as a picture.
+        HTTPException: 400 without a whole body, 408 too slow, 413 too long, 415 not declared as a picture.
     """
     kind = request.headers.get("content-type", _TYPES[0]).lower().strip()
     if not kind.startswith(_TYPES):
         raise HTTPException(415, f"the body is declared as {kind[:60]!r}; {_HOW}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HTTPException(415, f"the body is compressed; {_HOW}")
+    if "content-range" in request.headers:
+        raise HTTPException(400, f"the body is a part of a file, as Content-Range says; {_HOW}")
     too_long = HTTPException(413, f"the picture has too many bytes; want at most {most_bytes:,}")
     said = request.headers.get("content-length", "0")
     if said.isdecimal() and int(said[:20]) > most_bytes:
