@@ -95,17 +95,17 @@ def _missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     return MissingExtraError(package, extra, purpose=purpose)
 
 
-def unusable(subject: str | os.PathLike[str], given: str, wanted: str) -> DataError:
+def unusable(subject: str | os.PathLike[str], given: str, wanted: str, *, fact: object = None) -> DataError:
     """Return the DataError with the line "SUBJECT GIVEN; want WANTED".
 
     Args:
         subject: a file, a folder or another thing that cannot be used.
         given: what is wrong with it, such as "has no rows".
         wanted: what it should be, and what to do.
+        fact: a number or another value for the attribute `given`, in place of the words.
     """
-    return DataError(
-        f"{os.fspath(subject)} {given}; want {wanted}", subject=subject, given=given, wanted=wanted
-    )
+    message = f"{os.fspath(subject)} {given}; want {wanted}"
+    return DataError(message, subject=subject, given=given if fact is None else fact, wanted=wanted)
 
 
 def one_line(error: object, limit: int | None = 200) -> str:

@@ -57,24 +57,6 @@ def test_mean_and_sample_deviation_over_the_seeds():
     assert all(run.nmi_std == run.ami_std == 0.0 for run in runs)
 
 
-def test_mutual_information_from_its_definition(monkeypatch):
-    classes, clusters = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 1, 0, 0, 0, 0])
-    monkeypatch.setattr(clustering, "cluster", lambda *_, **__: clusters)
-
-    def entropy(*columns):
-        _, counts = np.unique(np.stack(columns), axis=1, return_counts=True)
-        return -sum(n / 6 * math.log(n / 6) for n in counts)
-
-    shared = entropy(classes) + entropy(clusters) - entropy(classes, clusters)
-    report = clustering_metrics(np.ones((6, 2), np.float32), classes)
-    assert report.nmi_mean == pytest.approx(shared / math.sqrt(entropy(classes) * entropy(clusters)))
-    assert report.nmi_arithmetic_mean == pytest.approx(2 * shared / (entropy(classes) + entropy(clusters)))
-    for average, ami in (("geometric", report.ami_mean), ("arithmetic", report.ami_arithmetic_mean)):
-        assert ami == pytest.approx(
-            adjusted_mutual_info_score(classes, clusters, average_method=average), abs=1e-10
-        )
-
-
 def test_both_averages_have_mean_and_deviation(monkeypatch):
     classes = np.arange(12) // 4
     found = [np.arange(12) // 6, np.arange(12) % 5, np.arange(12) // 3]
@@ -191,7 +173,7 @@ def test_random_labellings(seed):
     num = int(rng.integers(1, 120))
     classes, clusters = (rng.integers(0, rng.integers(1, num + 1), num) for _ in range(2))
     assert_as_in_sklearn(classes, clusters)
-    assert_as_in_sklearn(classes, 3 * classes + (rng.random(num) < 0.2))
+    assert_as_in_sklearn(classes * 90 - 7, 3 * classes + (rng.random(num) < 0.2))
 
 
 @pytest.mark.parametrize(
@@ -232,11 +214,6 @@ def test_sizes_of_a_large_data_set():
     assert expected_mutual_information(pairs, pairs) == pytest.approx(expected, rel=1e-8)
 
 
-def test_labels_may_be_any_integers():
-    classes, clusters = np.array([5, 5, -3, 90, 90, 90]), np.array([0, 7, 7, 1000, 1000, 0])
-    assert_as_in_sklearn(classes, clusters)
-
-
 @pytest.fixture
 def none_are_few(monkeypatch):
     monkeypatch.setattr(clustering, "FEW", 0)
@@ -252,14 +229,8 @@ def points_of(num_points, dim, *, blobs, repeated=False, seed=0):
 
 
 def by_faiss(points, k, *, num_iterations, seed):
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        k,
-        niter=num_iterations,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
+    all_points = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
+    kmeans = faiss.Kmeans(points.shape[1], k, niter=num_iterations, seed=seed, **all_points)
     kmeans.train(points)
     return kmeans.index.search(points, 1)[1][:, 0]
 
@@ -295,13 +266,12 @@ def test_seeds_start_differently():
 def test_later_iterations_compare_few_pairs(monkeypatch):
     compared = []
     nearest = clustering._nearest
-    monkeypatch.setattr(
-        clustering,
-        "_nearest",
-        lambda points, rows, centroids: (
-            compared.append(len(rows) * len(centroids)) or nearest(points, rows, centroids)
-        ),
-    )
+
+    def counted(points, rows, centroids):
+        compared.append(len(rows) * len(centroids))
+        return nearest(points, rows, centroids)
+
+    monkeypatch.setattr(clustering, "_nearest", counted)
     points = points_of(2000, 6, blobs=30)
     cluster(points, 200, num_iterations=20, seed=0)
     assert compared[0] == 2000 * 200

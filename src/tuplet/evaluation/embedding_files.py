@@ -43,25 +43,19 @@ class LabelledEmbeddings:
     def __post_init__(self) -> None:
         shape, kind, labels = list(self.embeddings.shape), self.embeddings.dtype, self.labels
         if len(shape) != 2 or 0 in shape:
-            message = f"embeddings have shape {shape}; want [N, D], one row an item, at least one"
-            raise DataError(message, subject="embeddings", given=shape)
+            raise unusable("embeddings", f"have shape {shape}", "[N, D], one row an item, at least one")
         if kind.kind != "f" or kind.itemsize > 8:
-            message = f"embeddings are {kind}; want float16, float32 or float64: convert them"
-            raise DataError(message, subject="embeddings", given=str(kind))
+            raise unusable("embeddings", f"are {kind}", "float16, float32 or float64: convert them")
         if labels.shape != (shape[0],):
-            message = f"labels have shape {list(labels.shape)} for {shape[0]} embeddings; want one for each"
-            raise DataError(message, subject="labels", given=list(labels.shape), wanted=shape[0])
+            problem = f"have shape {list(labels.shape)} for {shape[0]} embeddings"
+            raise unusable("labels", problem, "one for each")
         if self.names is not None and len(self.names) != shape[0]:
-            message = f"got {len(self.names)} names for {shape[0]} embeddings; want one an embedding"
-            raise DataError(message, subject="names", given=len(self.names), wanted=shape[0])
+            raise unusable("names", f"are {len(self.names)} for {shape[0]} embeddings", "one an embedding")
         num_classes = None if self.class_names is None else len(self.class_names)
         if num_classes is not None and not (labels.min() >= 0 and labels.max() < num_classes):
-            raise DataError(
-                f"labels run from {labels.min()} to {labels.max()}; want 0..{num_classes - 1}, one for each"
-                f" of the {num_classes} class names",
-                subject="class_names",
-                given=num_classes,
-            )
+            problem = f"run from {labels.min()} to {labels.max()}"
+            wanted = f"0..{num_classes - 1}, one for each of the {num_classes} class names"
+            raise unusable("labels", problem, wanted)
 
 
 def read_embeddings(
@@ -105,9 +99,12 @@ def write_embeddings(path: str | os.PathLike[str], content: LabelledEmbeddings) 
     """
     file = Path(path)
     require_writable(file)
-    write = _write_npz if file.suffix.lower() == ".npz" else _write_parquet
     with replacing(file) as stream:
-        write(stream, content)
+        if file.suffix.lower() == ".npz":
+            _write_npz(stream, content)
+        else:
+            classes, names = content.class_names, content.names
+            write_parquet(stream, content.embeddings, content.labels, classes, names)
 
 
 def require_writable(path: Path) -> None:
@@ -211,7 +208,3 @@ def _write_npz(stream: BinaryIO, content: LabelledEmbeddings) -> None:
         if texts is not None:
             arrays[name] = np.array(texts, dtype=np.str_)
     np.savez(stream, allow_pickle=False, **arrays)
-
-
-def _write_parquet(stream: BinaryIO, content: LabelledEmbeddings) -> None:
-    write_parquet(stream, content.embeddings, content.labels, content.class_names, content.names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from tuplet.errors import DataError, SettingsError
+from tuplet.errors import SettingsError, unusable
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels, unit_rows
 
 MANY = 20_000
@@ -89,39 +90,29 @@ def clustering_metrics(
     classes = as_labels(labels, name="labels", length=len(points)).cpu().numpy()
     k = len(np.unique(classes))
     if k < 2:
-        raise DataError(
-            f"all {len(points)} labels are of one class; want at least 2 classes to tell apart",
-            subject="labels",
-        )
+        raise unusable("labels", f"holds {len(points)} of one class", "at least 2 classes to tell apart")
     if num_runs is None:
         num_runs = 1 if len(points) > MANY else 10
     seeds = range(seed, seed + num_runs)
     runs = [agreement(classes, cluster(points, k, num_iterations=num_iterations, seed=one)) for one in seeds]
     where = f"GPUs: {num_gpus()}" if num_gpus() else f"threads: {faiss.omp_get_max_threads()}"
-    return ClusteringReport(
-        *_mean_and_std([run.nmi for run in runs]),
-        *_mean_and_std([run.ami for run in runs]),
+    nmi, nmi_arithmetic, ami, ami_arithmetic = (_mean_and_std(list(one)) for one in zip(*runs, strict=True))
+    settings = (
         "geometric average, the arithmetic one beside it; faiss k-means on L2-normalised embeddings,"
         f" k = {k} classes, runs: {num_runs}, iterations: at most {num_iterations},"
-        f" seeds: {seeds[0]}..{seeds[-1]}, {where}",
-        *_mean_and_std([run.nmi_arithmetic for run in runs]),
-        *_mean_and_std([run.ami_arithmetic for run in runs]),
+        f" seeds: {seeds[0]}..{seeds[-1]}, {where}"
     )
+    return ClusteringReport(*nmi, *ami, settings, *nmi_arithmetic, *ami_arithmetic)
 
 
 def _mean_and_std(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How much two labellings have in common.
+class Agreement(NamedTuple):
+    """How much two labellings have in common: NMI in [0, 1] and AMI, at most 1.
 
-    Attributes:
-        nmi: normalised mutual information, in [0, 1], divided by the geometric average of both entropies.
-        nmi_arithmetic: divided by the arithmetic average.
-        ami: adjusted mutual information, at most 1, with the geometric average.
-        ami_arithmetic: with the arithmetic average.
+    Both are divided by an average of the two entropies, geometric unless the name says arithmetic.
     """
 
     nmi: float
@@ -152,8 +143,9 @@ def agreement(classes: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]) -
 def expected_mutual_information(a: Int64[np.ndarray, " A"], b: Int64[np.ndarray, " B"]) -> float:
     """Compute the mean mutual information of labellings with these sizes, over all permutations (Eq. 24a).
 
-    scikit-learn's goes through every pair of a class and a cluster, of which 11,316 of each make 128 million.
-    The term depends on the two sizes only, so here each pair of *sizes* is computed once and weighted.
+    The term of a class and a cluster depends on their sizes only, so each pair of sizes is computed once. For
+    2,400 classes and clusters that takes 1 ms; scikit-learn goes through every pair and takes 0.7 s, and 22
+    times that for the 11,316 classes of Stanford Online Products.
 
     Args:
         a: size of each class, >= 1.
@@ -228,7 +220,8 @@ def cluster(
     On a CPU with many clusters, products that cannot change anything are left out. After a few iterations
     most centroids stand still. A point is then compared with those that moved, unless its own moved away from
     it: only in that case can one that stands still have become the nearest. The clusters are those of
-    faiss.Kmeans but for rounding.
+    faiss.Kmeans but for rounding. 12,000 embeddings in 2,400 clusters take 0.3 s on one core, and
+    faiss.Kmeans 1.2 s.
 
     Args:
         points: finite, contiguous.

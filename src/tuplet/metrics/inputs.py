@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from tuplet.errors import DataError
+from tuplet.errors import unusable
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
@@ -35,13 +35,12 @@ def as_embeddings(
     tensor = _as_tensor(values, name).detach()
     shape = list(tensor.shape)
     if len(shape) != 2:
-        raise DataError(f"{name} has shape {shape}; want [N, D], one row an item", subject=name, given=shape)
+        raise unusable(name, f"has shape {shape}", "[N, D], one row an item", fact=shape)
     if shape[1] == 0 or (shape[0] == 0 and not may_be_empty):
-        message = f"{name} is empty, with shape {shape}; want at least one row and column"
-        raise DataError(message, subject=name, given=shape)
+        raise unusable(name, f"is empty, with shape {shape}", "at least one row and column", fact=shape)
     if not tensor.is_floating_point():
-        message = f"{name} holds {tensor.dtype}; want floats: convert it, e.g. to float32"
-        raise DataError(message, subject=name, given=tensor.dtype)
+        wanted = "floats: convert it, e.g. to float32"
+        raise unusable(name, f"holds {tensor.dtype}", wanted, fact=tensor.dtype)
     if tensor.device.type == "mps":
         tensor = tensor.cpu()
     # Part by part: the check takes temporary memory of the size of what it is given.
@@ -50,8 +49,8 @@ def as_embeddings(
         finite = part.isfinite().all(dim=1)
         if not bool(finite.all()):
             row = start + int((~finite).nonzero()[0])
-            message = f"{name} holds NaN or infinity, first in row {row}; want finite numbers: drop such rows"
-            raise DataError(message, subject=name, given=row)
+            problem = f"holds NaN or infinity, first in row {row}"
+            raise unusable(name, problem, "finite numbers: drop such rows", fact=row)
     return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32).contiguous()
 
 
@@ -71,13 +70,13 @@ def as_labels(
     tensor = _as_tensor(values, name)
     if tensor.ndim != 1:
         shape = list(tensor.shape)
-        raise DataError(f"{name} has shape {shape}; want [N], one integer an item", subject=name, given=shape)
+        raise unusable(name, f"has shape {shape}", "[N], one integer an item", fact=shape)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        message = f"{name} holds {tensor.dtype}; want integers: convert it, e.g. to int64"
-        raise DataError(message, subject=name, given=tensor.dtype)
+        wanted = "integers: convert it, e.g. to int64"
+        raise unusable(name, f"holds {tensor.dtype}", wanted, fact=tensor.dtype)
     if length is not None and len(tensor) != length:
-        message = f"{name} has {len(tensor)} entries for {length} embeddings; want one an embedding"
-        raise DataError(message, subject=name, given=len(tensor), wanted=length)
+        problem = f"has {len(tensor)} entries for {length} embeddings"
+        raise unusable(name, problem, "one an embedding", fact=len(tensor))
     return tensor.to(device=device, dtype=torch.int64)
 
 
@@ -98,7 +97,7 @@ def _as_tensor(values: Array, name: str) -> Tensor:
         return values
     array = np.asarray(values)
     if array.dtype.kind not in "biufc":
-        raise DataError(f"{name} holds {array.dtype}; want numbers", subject=name, given=array.dtype)
+        raise unusable(name, f"holds {array.dtype}", "numbers", fact=array.dtype)
     # torch takes neither foreign byte orders nor negative strides, and warns about read-only memory maps.
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(array if array.flags.writeable else array.copy())

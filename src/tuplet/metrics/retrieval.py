@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from tuplet.errors import DataError, SettingsError
+from tuplet.errors import DataError, SettingsError, unusable
 from tuplet.metrics.exact.counting import rank_by_counting
 from tuplet.metrics.exact.positives import ClassOrder
 from tuplet.metrics.exact.similarity import similarity
@@ -172,32 +172,46 @@ class QueryScores:
         num_flips: int = 10000,
         seed: int = 0,
     ) -> ScoreComparison:
-        """Compare with another model on the same queries, by `compare_scores`: this one is A, the other is B.
+        """Compare with another model on the same queries, by intervals and paired tests of other - self.
 
-        Without `metrics` these are Recall@1, 2, 4 and 8, R-precision and MAP@R.
+        Each resample of the bootstrap takes the same queries, or classes, for both models: it resamples what
+        each query gained.
 
+        Args:
+            other: scores of the other model, B; these are A's.
+            metrics: names that both know; None: Recall@1, 2, 4 and 8, R-precision and MAP@R.
+            level: of the intervals, in (0, 1).
+            num_resamples: behind the intervals, >= 100.
+            num_flips: see `sign_flips`.
+            seed: of resamples and signs, >= 0.
         Raises:
-            DataError: other queries, or other classes.
+            DataError: other queries, or other classes of them.
             SettingsError: an unknown metric, or a setting out of range.
         """
+        if not torch.equal(self.queries.cpu(), other.queries.cpu()):
+            raise DataError(
+                f"got scores of {len(self.queries)} and of {len(other.queries)} queries, not the same ones;"
+                " want both models on the same images, with the same classes",
+                subject="queries",
+            )
+        if not torch.equal(self.labels.cpu(), other.labels.cpu()):
+            raise unusable("labels", "of the queries differ", "the same for both")
         if metrics is None:
             most = min(self.most_before, other.most_before)
             metrics = retrieval_names(k for k in (1, 2, 4, 8) if k <= most)
-        _require_same_queries(self, other)
-        if not torch.equal(self.labels.cpu(), other.labels.cpu()):
-            raise DataError(
-                "the classes of the queries differ; want the same labels for both", subject="labels"
-            )
-        return compare_scores(
-            self,
-            other,
-            self.labels,
-            metrics,
-            level=level,
-            num_resamples=num_resamples,
-            num_flips=num_flips,
-            seed=seed,
+        first, second = score_columns(self, metrics), score_columns(other, metrics)
+        gains, classes = second - first, self.labels.cpu().numpy()
+        over_queries, over_classes = (
+            mean_intervals(gains, units, level=level, num_resamples=num_resamples, seed=seed)
+            for units in (None, classes)
         )
+        totals, _ = class_totals(gains, classes)
+        test = sign_flips(totals, num_flips=num_flips, seed=seed)
+        means = (columns.mean(axis=0).tolist() for columns in (first, second, gains))
+        judged = (over_queries, over_classes, test.p_values, holm(test.p_values))
+        differences = tuple(MetricDifference(*row) for row in zip(metrics, *means, *judged, strict=True))
+        sizes = (len(classes), len(totals))
+        return ScoreComparison(differences, *sizes, level, num_resamples, test.num_flips, test.exact, seed)
 
 
 def retrieval_metrics(
@@ -331,7 +345,7 @@ def score_intervals(
         DataError: another number of labels than queries.
         SettingsError: an unknown metric, or a setting out of range.
     """
-    classes = _query_classes(scores, labels)
+    classes = _query_classes(scores, labels).cpu().numpy()
     values = score_columns(scores, metrics)
     over_queries, over_classes = (
         mean_intervals(values, units, level=level, num_resamples=num_resamples, seed=seed)
@@ -354,40 +368,19 @@ def compare_scores(
     num_flips: int = 10000,
     seed: int = 0,
 ) -> ScoreComparison:
-    """Compute the differences b - a of two models' metrics, with intervals and paired tests.
+    """Compare two models by `QueryScores.compare`, with the classes of the queries given apart.
 
-    Each resample of the bootstrap takes the same queries, or classes, for both models: it resamples what
-    each query gained.
-
-    Args:
-        a: scores of one model, n queries.
-        b: scores of the other, on the same queries.
-        labels: class of each of these queries: all labels at `a.queries`, such as `a.labels`.
-        metrics: names that both scores know.
-        level: of the intervals, in (0, 1).
-        num_resamples: behind the intervals, >= 100.
-        num_flips: see `sign_flips`.
-        seed: of resamples and signs, >= 0.
-    Raises:
-        DataError: other queries for b than for a, or another number of labels.
-        SettingsError: an unknown metric, or a setting out of range.
+    Labels are those at `a.queries`; all other arguments and errors are as there.
     """
-    _require_same_queries(a, b)
     classes = _query_classes(a, labels)
-    first, second = score_columns(a, metrics), score_columns(b, metrics)
-    gains = second - first
-    over_queries, over_classes = (
-        mean_intervals(gains, units, level=level, num_resamples=num_resamples, seed=seed)
-        for units in (None, classes)
+    return replace(a, labels=classes).compare(
+        replace(b, labels=classes),
+        metrics,
+        level=level,
+        num_resamples=num_resamples,
+        num_flips=num_flips,
+        seed=seed,
     )
-    totals, _ = class_totals(gains, classes)
-    test = sign_flips(totals, num_flips=num_flips, seed=seed)
-    means = (columns.mean(axis=0).tolist() for columns in (first, second, gains))
-    judged = (over_queries, over_classes, test.p_values, holm(test.p_values))
-    rows = zip(metrics, *means, *judged, strict=True)
-    differences = tuple(MetricDifference(*row) for row in rows)
-    sizes = (len(classes), len(totals))
-    return ScoreComparison(differences, *sizes, level, num_resamples, test.num_flips, test.exact, seed)
 
 
 def score_columns(scores: QueryScores, metrics: Sequence[str]) -> Float64[np.ndarray, "n M"]:
@@ -396,24 +389,10 @@ def score_columns(scores: QueryScores, metrics: Sequence[str]) -> Float64[np.nda
     return np.stack(columns, axis=1) if columns else np.zeros((len(scores.queries), 0))
 
 
-def _require_same_queries(a: QueryScores, b: QueryScores) -> None:
-    if not torch.equal(a.queries.cpu(), b.queries.cpu()):
-        raise DataError(
-            f"got scores of {len(a.queries)} and of {len(b.queries)} queries, not the same ones; want both"
-            " models on the same images, with the same classes",
-            subject="queries",
-        )
-
-
-def _query_classes(scores: QueryScores, labels: Int[Array, " n"]) -> Int64[np.ndarray, " n"]:
-    """Return the labels on the CPU; raise an error unless there is one for each query with scores."""
-    classes: Int64[np.ndarray, " n"] = as_labels(labels, name="labels").cpu().numpy()
+def _query_classes(scores: QueryScores, labels: Int[Array, " n"]) -> Int64[Tensor, " n"]:
+    """Return the labels; raise an error unless there is one for each query with scores."""
+    classes = as_labels(labels, name="labels")
     if len(classes) != len(scores.queries):
-        raise DataError(
-            f"labels has {len(classes)} entries for {len(scores.queries)} queries with scores; want one each:"
-            " all labels at scores.queries",
-            subject="labels",
-            given=len(classes),
-            wanted=len(scores.queries),
-        )
+        problem = f"has {len(classes)} entries for {len(scores.queries)} queries with scores"
+        raise unusable("labels", problem, "one each: all labels at scores.queries", fact=len(classes))
     return classes

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from tuplet.errors import DataError, SettingsError
+from tuplet.errors import SettingsError, unusable
 from tuplet.metrics.inputs import Array, as_embeddings, one_for_zero
 from tuplet.metrics.names import RetrievalDistance
 
@@ -123,24 +123,15 @@ def similarity(
         SettingsError: an unknown distance.
     """
     if distance not in get_args(RetrievalDistance):
-        wanted = get_args(RetrievalDistance)
-        raise SettingsError(
-            f"distance is {distance!r}; want one of {', '.join(wanted)}",
-            subject="distance",
-            given=distance,
-            wanted=wanted,
-        )
+        message = f"distance is {distance!r}; want one of {', '.join(get_args(RetrievalDistance))}"
+        raise SettingsError(message, subject="distance", given=distance)
     searched = None
     if gallery is not None:
         searched = as_embeddings(gallery, name="gallery").to(queries.device)
         if searched.shape[1] != queries.shape[1]:
-            raise DataError(
-                f"embeddings are {queries.shape[1]} wide and the gallery {searched.shape[1]}; want the same"
-                " width: embed both with one model",
-                subject="gallery",
-                given=searched.shape[1],
-                wanted=queries.shape[1],
-            )
+            width, wanted = searched.shape[1], queries.shape[1]
+            problem = f"is {width} wide and the embeddings {wanted}"
+            raise unusable("gallery", problem, "the same width: embed both with one model", fact=width)
         wider = torch.promote_types(queries.dtype, searched.dtype)
         queries, searched = queries.to(wider), searched.to(wider)
     return _Cosine(queries, searched) if distance == "cosine" else _Euclidean(queries, searched, frame)
