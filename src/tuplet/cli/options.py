@@ -14,11 +14,10 @@ import tyro
 from tuplet.config import ComputeConfig, DataConfig, EvaluationConfig, LossName, RunConfig
 from tuplet.config.checks import require
 from tuplet.errors import SettingsError
-from tuplet.metrics.names import retrieval_names
+from tuplet.metrics.names import RetrievalDistance, retrieval_names
 
 Accelerator: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 ExportTarget: TypeAlias = Literal["onnx", "torch", "hub"]
-Metric: TypeAlias = Literal["cosine", "euclidean"]
 IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR")]
 
 
@@ -201,7 +200,7 @@ class MeasureArguments:
 
     recall_at: tuple[int, ...] | None = None
     """The K of Recall@K, each >= 1; the default is those of the run, or 1 2 4 8."""
-    distance: Metric = "cosine"
+    distance: RetrievalDistance = "cosine"
     """What ranks the results."""
     kmeans_runs: int | None = None
     """k-means runs behind NMI and AMI, >= 0; 0 leaves them out; the default is as the run says, or 10."""
@@ -294,7 +293,7 @@ class CompareArguments:
     """Classes of the items in files of embeddings, for files that do not hold them."""
     recall_at: tuple[int, ...] | None = None
     """The K of Recall@K, each >= 1; the default is those of the runs' configs, A's first."""
-    distance: Metric = "cosine"
+    distance: RetrievalDistance = "cosine"
     """What ranks the results of a query."""
     level: float = 0.95
     """Share of such intervals that should hold the true difference, in (0, 1)."""
