@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from training_runs import trained
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_split
-from tuplet.errors import RunFolderError
+from tuplet.errors import DataError, RunFolderError
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.training.devices import launch
 from tuplet.training.experiment import (
@@ -18,6 +22,7 @@ from tuplet.training.experiment import (
     epochs_of_runs,
     fold_folder,
     fold_of,
+    images_of,
     label_of_network,
     open_run,
     select,
@@ -153,3 +158,30 @@ def test_the_best_epoch_is_that_of_the_mean_over_folds() -> None:
     assert best_epoch(folds) == 1  # 0.55; epoch 0 does not count
     assert best_epoch(folds, at_least=2) == 3
     assert best_epoch([epochs(0.0, 0.5, None, 0.5)]) == 1
+
+
+def test_images_that_moved_are_found_again_and_others_are_refused(tiny: RunConfig, tmp_path: Path) -> None:
+    def write(folder: Path, classes: list[bytes]) -> Path:
+        for number, name in enumerate(classes * 6):
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            (folder / os.fsdecode(name)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / os.fsdecode(name) / f"{number}.png")
+        return folder
+
+    old, new = write(tmp_path / "old", [b"a\xe9", b"b", b"c", b"d"]), tmp_path / "new"  # \xe9 is no UTF-8
+    changes = {"data.source": "folder", "data.root": old, "schedule.epochs": 1}
+    run = Run.create(override(tiny, changes), tmp_path / "run")
+    trained(run, 1)
+    old.rename(new)
+    with pytest.raises(DataError) as error:
+        images_of(run)
+    assert f"--resume {run.folder} --data.root" in str(error.value)
+    others = write(tmp_path / "others", [b"a", b"b", b"c", b"d"])
+    run.config = override(run.config, {"data.root": others})
+    with pytest.raises(DataError) as error:
+        trained(run)
+    assert error.value.subject == "data.root"
+    assert Run(run.folder).config.data.root == old
+    run.config = override(run.config, {"data.root": new, "compute.num_workers": 1})
+    assert [report.epoch for report in trained(run)] == [1]
+    assert Run(run.folder).config == override(run.config, {"compute.num_workers": 0})

@@ -45,10 +45,19 @@ class TrainArguments:
 
 
 @dataclass(frozen=True)
+class MovedImages:
+    """Where the images of a run are now."""
+
+    root: Path | None = None
+    """Folder or file of the run's images, if they moved; they have to be the same images."""
+
+
+@dataclass(frozen=True)
 class ResumeArguments:
-    """Resume a run that was stopped, on other devices if you like."""
+    """Resume a run that was stopped, on other devices or with images that moved if you like."""
 
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    data: MovedImages = field(default_factory=MovedImages)
 
 
 @dataclass(frozen=True)

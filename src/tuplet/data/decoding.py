@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, final
@@ -14,7 +14,7 @@ from typing import BinaryIO, final
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from tuplet.errors import DataError, one_line
@@ -61,7 +61,9 @@ def image_extensions() -> frozenset[str]:
     return frozenset(end for end, kind in Image.registered_extensions().items() if kind in _FORMATS)
 
 
-def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[Tensor, "3 H W"]:
+def decode_image(
+    source: Path | bytes | Image.Image, *, min_side: int | None = None
+) -> UInt8[Tensor, "3 H W"]:
     """Decode an image file, or its bytes, to RGB pixels, upright as its EXIF orientation says.
 
     Transparency is laid over white. 16 bits become 8 by scaling. Float pixels count from 0 to 1 or, where
@@ -69,7 +71,8 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
     from the least to the greatest. Of an animation or a file of several pages the first image is read.
 
     Args:
-        source: an image file, or what is in one.
+        source: an image file, what is in one, or an image that Pillow opened. An open JPEG that is not loaded
+            yet is read from its file and stays as it is; of an animation the frame that is set is read.
         min_side: where given, pixels, >= 1: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as
             its short side keeps twice that many pixels. Saves most of the time that large photographs take.
 
@@ -80,8 +83,12 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
             `PIL.Image.MAX_IMAGE_PIXELS` would have to be decoded.
     """
     try:
-        with open_image(source) as image:
-            choose_scale(image, min_side)
+        if isinstance(source, Image.Image) and source.format == "JPEG" and getattr(source, "tile", None):
+            source = _file_content(source)
+        given = isinstance(source, Image.Image)
+        with nullcontext(source) if isinstance(source, Image.Image) else open_image(source) as image:
+            if not given:
+                choose_scale(image, min_side)
             _require_size(image)
             image.load()
             with _own_filters():
@@ -93,7 +100,7 @@ def decode_image(source: Path | bytes, *, min_side: int | None = None) -> UInt8[
         raise
     except Exception as error:  # corrupt bytes make Pillow raise nearly anything
         reason = _reason(error, source)
-        path = None if isinstance(source, bytes) else source
+        path = source if isinstance(source, Path) else None
         raise UnreadableImageError(
             f"cannot read image {path or 'in memory'}: {reason}; want a whole JPEG, PNG or other image file."
             " Replace or remove it, or leave such files out with data.on_bad_image=skip",
@@ -184,7 +191,16 @@ def _eight_bits(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
     return np.rint(scaled).astype(np.uint8)
 
 
-def _reason(error: Exception, source: Path | bytes) -> str:
+def _file_content(image: Image.Image) -> bytes:
+    # To decode at another scale would change the size of the image for whoever opened it.
+    assert isinstance(image, ImageFile.ImageFile)
+    if image.fp is None:
+        raise ValueError("it was closed before it was loaded")
+    image.fp.seek(0)
+    return image.fp.read()
+
+
+def _reason(error: Exception, source: Path | bytes | Image.Image) -> str:
     if isinstance(error, OSError) and isinstance(source, Path):
         if isinstance(error, FileNotFoundError):
             return "there is no such file"

@@ -1,11 +1,12 @@
-"""Pictures to the unit vectors that an index holds, and the model that makes them."""
+"""Encode pictures as the unit vectors that an index holds: `load("runs/first").encode(pictures)`."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias, final
 
@@ -13,16 +14,23 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from lightning_fabric import Fabric
+from PIL import Image
 from torch import Tensor
 
 from tuplet.config import Augmentation, ComputeConfig, DataConfig, RunConfig
 from tuplet.data.decoding import decode_image
 from tuplet.data.transforms import eval_transform, short_side
-from tuplet.errors import ModelError, RequestError
+from tuplet.errors import DataError, ModelError, RequestError, SettingsError
 from tuplet.inference.trained_model import open_model
 from tuplet.models.embedder import Embedder
+from tuplet.progress import track
 from tuplet.training.devices import launch
 from tuplet.training.environment import hash_weights
+
+Pixels: TypeAlias = UInt8[np.ndarray, "H W 3"] | UInt8[Tensor, "3 H W"]
+
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | Pixels
+"""A file, an image of Pillow, or RGB pixels 0..255: an array [H, W, 3] or a tensor [3, H, W]."""
 
 Accelerator: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -192,20 +200,85 @@ class PictureEmbedder:
         return vector
 
     def embed_files(self, files: Sequence[Path], *, batch_size: int = 64) -> Float32[np.ndarray, "N D"]:
-        """Compute the unit vectors of picture files.
+        """Return `encode` of picture files."""
+        return self.encode(files, batch_size=batch_size)
+
+    def encode(
+        self, pictures: Iterable[Picture], *, batch_size: int = 64, progress: bool = False
+    ) -> Float32[np.ndarray, "N D"]:
+        """Compute the unit vectors of pictures: the dot product of two is their cosine similarity.
+
+        A file gives the vector that an index of this model holds for it, and so does the same picture opened
+        with Pillow or as pixels; only a large JPEG that was decoded at full size beforehand may differ
+        slightly, as files are decoded at the scale that the model needs.
 
         Args:
-            files: at least one.
+            pictures: files, images of Pillow, uint8 arrays [H, W, 3] or uint8 tensors [3, H, W], of any
+                sizes; or one array [N, H, W, 3] or tensor [N, 3, H, W].
             batch_size: pictures that are embedded at a time, >= 1.
+            progress: show it on standard error.
+
+        Returns: one row a picture, in their order, each of unit length.
 
         Raises:
             UnreadableImageError: a file is no picture.
+            DataError: something is no picture at all, or not uint8 RGB.
+            ModelError: the model gives NaN, infinity or zeros.
         """
-        vectors = []
-        for start in range(0, len(files), batch_size):
-            some = [decode_image(file, min_side=self.min_side) for file in files[start : start + batch_size]]
-            vectors.append(self.embed(torch.stack([self.transform(image) for image in some])))
+        if isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 4) != 4:
+            raise DataError("encode was given one picture; want a list of pictures", subject="pictures")
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is {batch_size}; want 1 or more", subject="batch_size")
+        numbered = enumerate(track(pictures, "encoding") if progress else pictures)
+        vectors = [np.empty((0, self.model.dim), dtype=np.float32)]
+        while batch := list(islice(numbered, batch_size)):
+            squares = [self.transform(self._pixels(picture, number)) for number, picture in batch]
+            vectors.append(self.embed(torch.stack(squares)))
         return np.concatenate(vectors)
+
+    def _pixels(self, picture: Picture, number: int) -> UInt8[Tensor, "3 H W"]:
+        if isinstance(picture, str | os.PathLike):
+            return decode_image(Path(picture), min_side=self.min_side)
+        if isinstance(picture, Image.Image):
+            return decode_image(picture, min_side=self.min_side)
+        if isinstance(picture, np.ndarray):
+            given, pixels = f"an array {list(picture.shape)} of {picture.dtype}", picture
+        elif isinstance(picture, Tensor):
+            given = f"a tensor {list(picture.shape)} of {picture.dtype}"
+            pixels = picture.movedim(0, -1).numpy(force=True) if picture.ndim == 3 else np.empty(0)
+        else:
+            given, pixels = type(picture).__name__, np.empty(0)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0 or pixels.dtype != np.uint8:
+            raise DataError(
+                f"picture {number} is {given}; want a file, an image of Pillow, a uint8 array [H, W, 3] or a"
+                " uint8 tensor [3, H, W]",
+                subject=f"pictures[{number}]",
+                given=given,
+            )
+        # A copy with the channels last, as of a decoded file: equal layouts are resized with equal rounding.
+        return torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    resize: int | None = None,
+    accelerator: Accelerator = "auto",
+) -> PictureEmbedder:
+    """Load the model of a run or a saved model, to encode pictures; see `PictureEmbedder.open`.
+
+    Args:
+        folder: of a run, such as "runs/first", or one that `Embedder.save_pretrained` wrote.
+        image_size: side of the square that it sees, pixels; None: as it was trained.
+        resize: short side before the centre crop, pixels; None: as it was trained, or in proportion.
+        accelerator: where it computes.
+
+    Raises:
+        ModelError: there is no model in the folder.
+        DeviceError: there is no such device.
+    """
+    return PictureEmbedder.open(folder, image_size=image_size, resize=resize, accelerator=accelerator)
 
 
 def mean_direction(vectors: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, " D"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -27,7 +28,8 @@ from tuplet.data.image_tables import ImageTable
 from tuplet.data.transforms import eval_transform, short_side
 from tuplet.data.walk import LeftOut, images_below
 from tuplet.errors import DataError, MissingExtraError, ModelError, SettingsError, one_line
-from tuplet.inference.trained_model import PREPARATION_FILE, preparation
+from tuplet.inference.model_card import model_card, training_of
+from tuplet.inference.trained_model import PREPARATION_FILE, open_model, preparation
 from tuplet.models.embedder import Embedder
 from tuplet.training.environment import hash_weights
 
@@ -55,6 +57,37 @@ T = TypeVar("T")
 
 _MOST_BYTES = 2**31 - 2**24  # of a protobuf, with room for the graph
 _HUB_FILES = frozenset({CONFIG_NAME, SAFETENSORS_SINGLE_FILE, PREPARATION_FILE, "README.md"})
+
+
+def export(
+    folder: str | os.PathLike[str],
+    to: FileFormat | Literal["hub"],
+    output: str | os.PathLike[str],
+    *,
+    check: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> float:
+    """Export the model of a run or a saved model, and return its largest difference from the network.
+
+    Args:
+        folder: of a run, or one that `Embedder.save_pretrained` wrote.
+        to: onnx, one file for onnxruntime and others; torch, one for `torch.export.load`; hub, a folder for
+            the Hugging Face hub.
+        output: file ending in .onnx or .pt2, or folder; appears whole and compared, or not at all.
+        check: folder of pictures to compare on; by default noise.
+        overwrite: replace what an earlier export wrote.
+
+    Raises:
+        InputError: (a ValueError) as `open_model`, `export_file` and `export_hub` raise.
+    """
+    model, target = open_model(Path(folder)), Path(output)
+    network, data, run = model.network, model.config.data, model.run
+    pixels = noise(data) if check is None else pictures_of_folder(Path(check), data)
+    if to == "hub":
+        card = model_card(network, data, None if run is None else training_of(run, None))
+        return export_hub(network, target, pixels, data=data, card=card, overwrite=overwrite)
+    facts = {} if run is None else {"run": run.config.name}
+    return export_file(network, target, pixels, to=to, data=data, facts=facts, overwrite=overwrite)
 
 
 def export_file(

@@ -47,6 +47,10 @@ def open_model(folder: Path) -> TrainedModel:
     Raises:
         ModelError: neither of them is in the folder, or it cannot be read.
     """
+    if not folder.is_dir():
+        raise ModelError(
+            f"there is no folder {folder}; want that of a run or of a saved model", subject=folder
+        )
     if (folder / "config.yaml").is_file():
         run = Run(folder)
         return TrainedModel(run.embedder(), run.config, run, has_images=True)

@@ -22,7 +22,10 @@ def load_weights(model: Any, path: Path) -> None:
     Raises: ModelError: no such file, no weights in it, or weights of another network (the keys are named).
     """
     if not path.is_file():
-        raise ModelError(f"there is no weights file {path}; want a .safetensors or .pth file", subject=path)
+        raise ModelError(
+            f"there is no weights file {path}; want model.weights to be a .safetensors or .pth file",
+            subject=path,
+        )
     try:
         found = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # every format has its own way to be broken

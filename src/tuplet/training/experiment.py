@@ -11,10 +11,10 @@ from typing import Any, final
 from lightning_fabric import Fabric
 
 from tuplet.config import DataConfig, RunConfig, Selection
-from tuplet.data.load import load_data, split_of
+from tuplet.data.load import load_data, load_split, split_of
 from tuplet.data.splits import Split
 from tuplet.data.transforms import short_side
-from tuplet.errors import RunFolderError
+from tuplet.errors import DataError, RunFolderError
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.metrics.names import headline_metric
 from tuplet.ranks import on_first
@@ -38,6 +38,23 @@ def open_run(config: RunConfig, folder: Path) -> Run:
         )
     run.config = config
     return run
+
+
+def images_of(run: Run) -> Split:
+    """Load the images of a run on disk.
+
+    Raises:
+        DataError: they are not where they were, unreadable, or too few.
+    """
+    root = run.config.data.root
+    if root is not None and not root.exists():
+        raise DataError(
+            f"the images of {run.folder} are not at {root}; if they moved, want"
+            f" tuplet train --resume {run.folder} --data.root PATH, where they are now",
+            subject="data.root",
+            given=root,
+        )
+    return load_split(run.config)
 
 
 def epochs_of_runs(

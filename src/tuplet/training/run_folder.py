@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, to_dict
 from tuplet.data.files import write_atomically
-from tuplet.errors import RunFolderError, SettingsError, one_line
+from tuplet.errors import InputError, RunFolderError, SettingsError, one_line
 from tuplet.evaluation.evaluate import EvalReport
 from tuplet.models.embedder import Embedder
 
@@ -251,6 +251,24 @@ class Run:
                 f"another process is training {self.folder}; want one at a time: wait, or end it",
                 subject=self.folder,
             ) from None
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove what the block wrote to a run's folder if an InputError stops it before epoch 0 is measured.
+
+    Nothing is lost, and the corrected command may want the name.
+    """
+    before = set(folder.iterdir()) if folder.is_dir() else None
+    try:
+        yield
+    except InputError:
+        if (folder / "config.yaml").is_file() and not Run(folder).reports():
+            for entry in set(folder.iterdir()) - (before or set()):
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            if before is None:
+                folder.rmdir()
+        raise
 
 
 def read_config(file: Path) -> RunConfig:

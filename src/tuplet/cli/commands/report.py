@@ -5,19 +5,18 @@ from __future__ import annotations
 from lightning_fabric import Fabric
 
 from tuplet.cli.console import metric_table
-from tuplet.data.load import load_split
 from tuplet.data.splits import Split
 from tuplet.evaluation.evaluate import embed
 from tuplet.report.run_report import ReportContent, write_report
 from tuplet.training.devices import launch
-from tuplet.training.experiment import select
+from tuplet.training.experiment import images_of, select
 from tuplet.training.run_folder import Run
 
 
 def report(folder: str) -> None:
     """Measure the run in a folder again and write its report."""
     run = Run(folder)
-    write_run_report(run, launch(run.config), load_split(run.config))
+    write_run_report(run, launch(run.config), images_of(run))
 
 
 def write_run_report(run: Run, fabric: Fabric, split: Split) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,19 +15,18 @@ from lightning_fabric import Fabric
 from tuplet.cli.arguments import parse
 from tuplet.cli.commands.report import write_run_report
 from tuplet.cli.console import print_epochs
-from tuplet.cli.options import ResumeArguments, TrainArguments
+from tuplet.cli.options import MovedImages, ResumeArguments, TrainArguments
 from tuplet.config import RunConfig
-from tuplet.config.overrides import with_absolute_paths
+from tuplet.config.overrides import override, with_absolute_paths
 from tuplet.data.files import write_atomically
 from tuplet.data.load import load_data, load_split, split_of
 from tuplet.data.splits import Split, describe
-from tuplet.errors import InputError
 from tuplet.ranks import on_first
 from tuplet.report.run_report import summary_page
 from tuplet.training.devices import launch
-from tuplet.training.experiment import epochs_of_runs, seed_folder
+from tuplet.training.experiment import epochs_of_runs, images_of, seed_folder
 from tuplet.training.loop import train_epochs
-from tuplet.training.run_folder import Run
+from tuplet.training.run_folder import Run, removed_on_failure
 
 
 def demo(chosen: TrainArguments, command: str) -> None:
@@ -52,25 +52,21 @@ def train(chosen: TrainArguments, command: str) -> Run | None:
 
 
 def resume(folder: str, arguments: Iterable[str]) -> None:
-    """Resume the run in a folder, on the devices that the arguments name."""
+    """Resume the run in a folder, on the devices and with the folder of images that the arguments name."""
     run = Run(folder)
-    defaults = ResumeArguments(run.config.compute)
+    defaults = ResumeArguments(run.config.compute, MovedImages(run.config.data.root))
     chosen = parse(ResumeArguments, [*arguments], f"tuplet train --resume {folder}", defaults)
     run.config = replace(run.config, compute=chosen.compute)
-    _finish(run, launch(run.config), load_split(run.config))
+    if chosen.data.root is not None and chosen.data.root != run.config.data.root:
+        run.config = override(run.config, {"data.root": chosen.data.root.absolute()})
+    _finish(run, launch(run.config), images_of(run))
 
 
 def _one(config: RunConfig, folder: Path, fabric: Fabric) -> Run | None:
     split = load_split(config)
-    before = set(folder.iterdir()) if folder.is_dir() else None
-    on_first(fabric, lambda: Run.create(config, folder).folder)
-    run = Run(folder)
-    try:
-        return _finish(run, fabric, split)
-    except InputError:
-        if fabric.is_global_zero and not run.reports():
-            _remove_new(run.folder, before)  # nothing was learnt, and the corrected command may want the name
-        raise
+    with removed_on_failure(folder) if fabric.is_global_zero else nullcontext():
+        on_first(fabric, lambda: Run.create(config, folder).folder)
+        return _finish(Run(folder), fabric, split)
 
 
 def _several(config: RunConfig, folder: Path, seeds: int, fabric: Fabric, command: str) -> Run | None:
@@ -95,14 +91,6 @@ def _several(config: RunConfig, folder: Path, seeds: int, fabric: Fabric, comman
         write_atomically(folder / "summary.md", page.encode())
         print(f"\n{page}\nsummary   {folder / 'summary.md'}")
     return runs[0] if first_rank and seeds == 1 else None
-
-
-def _remove_new(folder: Path, before: set[Path] | None) -> None:
-    """Remove what was not in the folder before, and the folder itself if it did not exist."""
-    for entry in set(folder.iterdir()) - (before or set()):
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    if before is None:
-        folder.rmdir()
 
 
 def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
