@@ -128,6 +128,70 @@ def test_malformed(tmp_path: Path, names: str, subject: str, fact: object) -> No
     assert error.given == (fact or tmp_path) or str(fact) in str(error.given)
 
 
+SHAPES = {
+    "Train Test": ("Train", "Test"),
+    "training validation testing extra": ("training", "testing"),
+    "TRAIN Queries gallery": ("TRAIN", "Queries", "gallery"),
+    "train test Training": ("train", "test"),
+    "train Testing": ("train", "Testing"),
+}
+
+
+@pytest.mark.parametrize(("folders", "parts"), SHAPES.items())
+def test_parts_are_known_by_the_usual_names(tmp_path: Path, folders: str, parts: tuple[str, ...]) -> None:
+    for folder in folders.split():
+        names = "ab" if folder.lower().startswith("train") else "cd"
+        put(tmp_path, *(f"{folder}/{name}/{n}.png" for name in names for n in "12"))
+    split = load_folder(tmp_path)
+    tables = filter(None, (split.train, split.test, split.gallery))
+    assert [Path(table.name(0)).parents[1].name for table in tables] == list(parts)
+    left_out = sorted(set(folders.split()) - set(parts))
+    assert len(split.notes) == bool(left_out)
+    assert all(f"{', '.join(left_out)} in {tmp_path} is left out" in note for note in split.notes)
+
+
+def test_one_folder_called_training_is_a_class_and_two_such_are_a_split(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}/deep/{n}.png" for name in ("bus", "Training") for n in "12"))
+    put(tmp_path, "bus/3.png", *(f"{name}/{n}.png" for name in ("car", "tram") for n in "12"))
+    assert load_folder(tmp_path).train.class_names == ("Training", "bus")
+    put(tmp_path, "valid/a/1.png")
+    error = refused(load_folder, tmp_path)
+    assert (error.subject, error.given) == (str(tmp_path), "has a folder Training but none called test")
+    assert str(error.wanted).startswith("valid renamed to test")
+    put(tmp_path, "train/a/1.png", "TRAINING/a/1.png")
+    assert refused(load_images, tmp_path).subject == str(tmp_path)
+
+
+def test_two_folders_for_one_part(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{part}/{part}/{n}.png" for part in ("Train", "training", "test") for n in "12"))
+    assert "has both" in str(refused(load_folder, tmp_path).given)
+
+
+@pytest.mark.parametrize("above", ["images", "images/jpg", "CUB/images"])
+def test_one_level_too_high(tmp_path: Path, above: str) -> None:
+    put(tmp_path, *(f"{above}/{name}/{n}.png" for name in "abcd" for n in "12"), "CUB/README.txt")
+    for read in (load_folder, load_images):
+        error = refused(read, tmp_path)
+        assert error.wanted == f"{tmp_path / above}, the folder right above the class folders"
+    assert load_folder(tmp_path / above).train.class_names == ("a", "b")
+
+
+def test_class_folders_one_level_too_deep(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        *(f"{side}/images/{side}{name}/{n}.png" for side in ("train", "test") for name in "ab" for n in "12"),
+    )
+    error = refused(load_folder, tmp_path)
+    assert error.subject == str(tmp_path / "train")
+    assert str(error.wanted).startswith("the class folders moved up, from")
+    put(
+        tmp_path / "deep", *(f"{alphabet}/{name}/{n}.png" for alphabet in "xy" for name in "ab" for n in "12")
+    )
+    assert "hold only folders: each is one class" in load_images(tmp_path / "deep")[1][0]
+    put(tmp_path / "one", *(f"{name}/here/{n}.png" for name in "xy" for n in "12"), "x/3.png")
+    assert load_images(tmp_path / "one")[1] == ()
+
+
 def test_no_folder(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
     for root in (tmp_path / "none", tmp_path / "a.png"):

@@ -64,7 +64,7 @@ def test_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
 
 def test_given_split(tmp_path: Path) -> None:
     put(tmp_path, ROWS)
-    rows = [(path, label, "Train" if label in ("yew", "oak") else "test") for path, label in ROWS]
+    rows = [(path, label, "Training" if label in ("yew", "oak") else "TEST") for path, label in ROWS]
     (tmp_path / "t.csv").write_text(listed(*rows))
     split = load_table(tmp_path / "t.csv")
     assert classes_of(split) == (("oak", "yew"), ("ash", "elm"))

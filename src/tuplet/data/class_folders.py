@@ -14,6 +14,11 @@ from tuplet.errors import DataError, counted, unusable
 
 LAYOUTS = (("train", "test"), ("train", "query", "gallery"))
 """The parts that a user may split images into."""
+_PARTS = {
+    **{name: name for name in ("train", "test", "query", "gallery")},
+    **{"training": "train", "testing": "test", "queries": "query"},
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
 
 _NO_IMAGES = "holds no images that can be read"
 _WANTED = (
@@ -40,7 +45,10 @@ def load_folder(root: Path, settings: ReadSettings | None = None) -> Split:
         DataError: no such layout, or what `split_of_classes` raises.
     """
     settings, notes = settings or ReadSettings(), list[str]()
-    parts = [class_images(side, notes) for side in _layout(root, notes)]
+    sides = _layout(root, notes)
+    parts = [class_images(side, notes) for side in sides]
+    for side, classes in zip(sides, parts, strict=True):
+        _require_level(side, classes, notes, is_root=len(sides) == 1)
     parts, skipped = readable(parts, settings)
     if not any(parts):
         raise unusable(root, _NO_IMAGES, _WANTED)
@@ -64,19 +72,24 @@ def load_images(folder: Path, settings: ReadSettings | None = None) -> tuple[Fil
     wanted = "a folder of class folders, FOLDER/<class>/*"
     if not folder.is_dir():
         raise unusable(folder, "is a file" if folder.exists() else "does not exist", wanted)
-    sides = _sides(folder)
+    sides = list(_sides(folder).values())
     if sides:
-        raise unusable(
-            folder,
-            f"holds {' and '.join(sides)}, which would be taken for classes",
-            f"one of them, such as {folder / sides[min(1, len(sides) - 1)]}",
-        )
-    (classes,), skipped = readable([class_images(folder, notes)], settings)
+        names = " and ".join(side.name for side in sides)
+        such_as = f"one of them, such as {sides[min(1, len(sides) - 1)]}"
+        raise unusable(folder, f"holds {names}, which would be taken for classes", such_as)
+    classes = class_images(folder, notes)
+    _require_level(folder, classes, notes, is_root=True)
+    (classes,), skipped = readable([classes], settings)
     if not classes:
         raise unusable(folder, _NO_IMAGES, wanted)
     if skipped:
         notes.append(f"{counted(len(skipped), 'image')} cannot be read, left out; the first: {skipped[0]}")
     return file_images(classes, settings.min_side), tuple(notes)
+
+
+def part_named(name: str) -> str:
+    """Return the part of a split that a name such as "Training" stands for; "" where it stands for none."""
+    return _PARTS.get(name.lower(), "")
 
 
 def _layout(root: Path, notes: list[str]) -> list[Path]:
@@ -85,30 +98,71 @@ def _layout(root: Path, notes: list[str]) -> list[Path]:
     left_out = LeftOut()
     folders, files = entries(root, left_out)
     names = {Path(folder).name: Path(folder) for folder in folders}
-    for layout in LAYOUTS:
-        if names.keys() >= set(layout):
-            others = sorted(names.keys() - set(layout))
-            if others:
-                beside = f"{', '.join(layout[:-1])} and {layout[-1]}"
-                notes.append(f"beside {beside}, {', '.join(others)} in {root} is left out")
-            notes += left_out.notes(root)
-            return [names[side] for side in layout]
-    present = _sides(root)
-    if present:
-        layout = next(layout for layout in LAYOUTS if present[-1] in layout)
-        absent = next(side for side in reversed(layout) if side not in names)
-        raise unusable(root, f"has a folder {present[-1]} but none called {absent}", _WANTED)
+    sides = _sides(root)
+    for parts in (names, sides):
+        for layout in LAYOUTS:
+            if parts.keys() >= set(layout):
+                chosen = [parts[part] for part in layout]
+                *first, last = (path.name for path in chosen)
+                others = sorted(names.keys() - {*first, last})
+                if others:
+                    beside = f"{', '.join(first)} and {last}"
+                    notes.append(f"beside {beside}, {', '.join(others)} in {root} is left out")
+                notes += left_out.notes(root)
+                return chosen
+    if sides:
+        part = [part for part in sides if part != "validation"][-1]
+        layout = next(layout for layout in LAYOUTS if part in layout)
+        absent = next(part for part in reversed(layout) if part not in {**names, **sides})
+        wanted = _WANTED
+        if absent == "test" and "validation" in sides:
+            wanted = f"{sides['validation'].name} renamed to test, to be measured on it; or {wanted}"
+        raise unusable(root, f"has a folder {sides[part].name} but none called {absent}", wanted)
     if not folders:
         found = "its images right inside" if any(map(is_image, files)) else "no folders inside"
         raise root_error(root, f"has {found}", _WANTED)
     return [root]
 
 
-def _sides(root: Path) -> list[str]:
-    """Return the folders that are called like a side of a split and hold folders of classes, by layout."""
-    # A folder of this name with images right in it is a class, of vehicles for example.
-    names = dict.fromkeys(side for layout in LAYOUTS for side in layout)
-    return [name for name in names if (root / name).is_dir() and entries(root / name)[0]]
+def _sides(root: Path) -> dict[str, Path]:
+    """Return the folders that are parts of a split, by part: they are called so and hold folders of classes.
+
+    Raises:
+        DataError: two folders are the same part, such as Train and training.
+    """
+    found: dict[str, Path] = {}
+    for folder in map(Path, entries(root)[0]):
+        part = part_named(folder.name)
+        # A folder of this name with images right in it is a class, of vehicles for example.
+        if not part or not entries(folder)[0]:
+            continue
+        other = found.setdefault(part, folder)
+        if folder.name == part:
+            found[part] = folder
+        elif other not in (folder, root / part):
+            raise unusable(root, f"has both {other.name} and {folder.name}", f"one folder {part}")
+    # So is a single folder called Training beside other classes; two such names are a split.
+    is_split = len(found) > 1 or any(folder.name in LAYOUTS[0] + LAYOUTS[1] for folder in found.values())
+    return {part: found[part] for part in _PARTS if part in found} if is_split else {}
+
+
+def _require_level(side: Path, classes: ClassPaths, notes: list[str], *, is_root: bool) -> None:
+    """Question class folders that hold only folders: these may be the classes."""
+    folders = {name: {os.path.dirname(path) for path in paths} for name, paths in classes.items()}  # noqa: PTH120
+    if not classes or any(str(side / name) in inner for name, inner in folders.items()):
+        return
+    if len(classes) > 1:
+        notes.append(
+            f"the class folders of {side} hold only folders: each is one class, with all images at any depth"
+        )
+        return
+    ((name, inner),) = folders.items()
+    level = os.path.commonpath(inner)
+    if level not in inner:
+        problem = f"has one folder with images, {name}, which holds only folders and would be the only class"
+        if is_root:
+            raise unusable(side, problem, f"{level}, the folder right above the class folders")
+        raise unusable(side, problem, f"the class folders moved up, from {level} to {side}")
 
 
 def require_folder(root: Path, wanted: str) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuplet.data.class_folders import LAYOUTS, require_files, root_error
+from tuplet.data.class_folders import LAYOUTS, part_named, require_files, root_error
 from tuplet.data.label_files import csv_rows, existing, naming
 from tuplet.data.parquet import read_columns
 from tuplet.data.shared_images import without_queries
@@ -104,7 +104,7 @@ def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list
         if seen.setdefault(full, at) != at:
             problem = f"lists {path} both in row {seen[full]} and in row {at}"
             raise unusable(file, problem, "an image once, for it would find itself")
-        parts["".join(part).lower()][label].append(full)
+        parts[_part("".join(part))][label].append(full)
     kept = [{label: paths for label, paths in part.items() if paths} for part in parts.values()]
     both = [label for label in labels if label in kept[0] and any(label in part for part in kept[1:])]
     if both:
@@ -118,13 +118,17 @@ def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list
     return kept
 
 
+def _part(name: str) -> str:
+    return part_named(name) or name.lower()
+
+
 def _layout(file: Path, rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """Return the parts that the column split names."""
-    named = {part.lower() for *_, part in rows}
+    named = {_part(part) for *_, part in rows}
     for layout in LAYOUTS:
         if named == set(layout):
             return layout
     known = {part for layout in LAYOUTS for part in layout}
-    at, odd = next(((at, row[2]) for at, row in enumerate(rows, 1) if row[2].lower() not in known), (0, ""))
+    at, odd = next(((at, row[2]) for at, row in enumerate(rows, 1) if _part(row[2]) not in known), (0, ""))
     problem = f"has the split {odd!r} in row {at}" if at else f"has the splits {', '.join(sorted(named))}"
     raise unusable(file, problem, "train and test, or train, query and gallery")
