@@ -122,6 +122,7 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     import numpy as np
 
     from tuplet.research.claims.results import _agreement
+    from tuplet.research.claims.running import Worker
     from tuplet.training.experiment import ImageCache
 
     runs = sorted(
@@ -129,7 +130,7 @@ def test_the_share_of_neighbours_is_of_the_models_on_disk(folder: Path) -> None:
     )
     first, second = [run for run in runs if run.config.loss.lambda_s == 0.0]
     fabric = launch(first.config)
-    found = _agreement(folder, first.config, second.config, fabric=fabric, images=ImageCache())
+    found = _agreement(Worker(folder, fabric, ImageCache()), first.config, second.config)
     nearest = []
     for run in (first, second):
         test = embed(run.embedder(), load_split(run.config).test, run.config.data, fabric=fabric).embeddings

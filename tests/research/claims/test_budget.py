@@ -14,7 +14,7 @@ from tuplet.errors import SettingsError
 from tuplet.research.claims import budget
 from tuplet.research.claims.budget import Speed, first_point, fit_to_budget, num_trainings, reduce_entries
 from tuplet.research.claims.plan import Entry, Job, Plan, full_entry, glyphs, jobs_of, run_key
-from tuplet.research.claims.running import record_failure, run_folder
+from tuplet.research.claims.running import Worker, record_failure, run_folder
 from tuplet.training.devices import launch
 from tuplet.training.experiment import ImageCache, fold_folder, open_run
 from tuplet.training.run_folder import EpochReport
@@ -48,7 +48,7 @@ class Study:
         first = first_point(self.plan.claims["2"], self.entry)
         self.pilot = run_folder(folder, run_key(self.plan.config(self.entry, first, 0)))
 
-        def measure_speed(one: Job, folder: Path, *, on_epoch, **_) -> Speed:
+        def measure_speed(one: Job, worker: Worker, **_) -> Speed:
             for where in (run_folder(folder, one.key), fold_folder(run_folder(folder, one.key), 0)):
                 where.mkdir(parents=True, exist_ok=True)
             if one.key in self.failing:
@@ -56,22 +56,19 @@ class Study:
             if one.key in self.meanwhile:
                 run = open_run(one.config, run_folder(folder, one.key))
                 self.trained_by_others.enter_context(run.locked())
-                on_epoch(run, EpochReport(2, {}, None, 1.0, 0.0, 0.0, {}))
+                worker.on_epoch(run, EpochReport(2, {}, None, 1.0, 0.0, 0.0, {}))
             return Speed(1.0, 2.0, 40 * 12)
 
         monkeypatch.setattr(budget, "measure_speed", measure_speed)
 
     def fit_to_budget(self, seconds: float) -> list[Entry]:
-        return fit_to_budget(
-            self.plan,
-            [self.entry],
-            seconds,
+        worker = Worker(
             self.folder,
-            fabric=launch(BASE),
-            images=ImageCache(),
-            say=self.said.append,
+            launch(BASE),
+            ImageCache(),
             on_epoch=lambda run, report: self.epochs.append(report.epoch),
         )
+        return fit_to_budget(self.plan, [self.entry], seconds, worker, say=self.said.append)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tuplet.config.overrides import override
 from tuplet.research.claims import running
 from tuplet.research.claims.plan import Job, run_key
 from tuplet.research.claims.running import (
+    Worker,
     failure_file,
     failure_of,
     is_lasting,
@@ -22,7 +23,6 @@ from tuplet.research.claims.running import (
     queue_name,
     record_failure,
     run_folder,
-    run_jobs,
     state_of,
 )
 from tuplet.research.queue import Queue, sqlite_url
@@ -52,14 +52,13 @@ def test_a_failed_run_is_told_and_stops_nothing(tmp_path: Path, quick: RunConfig
     failures: list[str] = []
 
     def run() -> None:
-        run_jobs(
-            jobs,
+        Worker(
             tmp_path,
-            fabric=fabric,
-            images=images,
+            fabric,
+            images,
             on_job=lambda one, left: told.append(f"{one.title} {left}"),
             on_failure=lambda one, error: failures.append(error),
-        )
+        ).run(jobs)
 
     run()
     assert [state_of(tmp_path, one.key) for one in jobs] == ["failed", "failed", "finished"]
@@ -97,25 +96,28 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> dict[int, BaseException]:
     return errors
 
 
-class Worker:
+class Command:
     """A command with its jobs; `epochs` are those that it trained, by seed."""
 
-    def __init__(self, folder: Path, quick: RunConfig, *seeds: int, **options) -> None:
+    def __init__(self, folder: Path, quick: RunConfig, *seeds: int, run_id: str = "", **options) -> None:
         self.folder = folder
         self.jobs = [job(quick, seed=seed) for seed in seeds]
-        self.options = {"fabric": launch(quick), "images": ImageCache(), **options}
+        self.run_id = run_id
+        self.worker = Worker(folder, launch(quick), ImageCache(), on_epoch=self.on_epoch, **options)
+        self.stop_at: tuple[int, int] | None = None
         self.epochs: list[tuple[int, int]] = []
         self.meanwhile = lambda: None
 
-    def run(self, *, stop_at: tuple[int, int] | None = None) -> None:
-        def on_epoch(run: Run, report: EpochReport) -> None:
-            self.epochs.append((run.config.seed, report.epoch))
-            if self.epochs[-1] == stop_at:
-                raise KeyboardInterrupt
-            self.meanwhile()
+    def on_epoch(self, run: Run, report: EpochReport) -> None:
+        self.epochs.append((run.config.seed, report.epoch))
+        if self.epochs[-1] == self.stop_at:
+            raise KeyboardInterrupt
+        self.meanwhile()
 
+    def run(self, *, stop_at: tuple[int, int] | None = None) -> None:
+        self.stop_at = stop_at
         with nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
-            run_jobs(self.jobs, self.folder, on_epoch=on_epoch, **self.options)
+            self.worker.run(self.jobs, self.run_id)
 
     @property
     def states(self) -> list[str]:
@@ -125,10 +127,10 @@ class Worker:
 def test_a_command_runs_its_own_jobs_and_leaves_others_waiting(
     tmp_path: Path, quick: RunConfig, untrained
 ) -> None:
-    stopped = Worker(tmp_path, quick, 4, 6, 7)
+    stopped = Command(tmp_path, quick, 4, 6, 7)
     stopped.run(stop_at=(4, 1))
     assert stopped.states == ["begun", "not run", "not run"]
-    new = Worker(tmp_path, quick, 5, 7)
+    new = Command(tmp_path, quick, 5, 7)
     new.run()
     assert sorted(new.epochs) == [(seed, epoch) for seed in (5, 7) for epoch in (0, 1, 2)]
     assert stopped.states == ["begun", "not run", "finished"]
@@ -150,8 +152,8 @@ def test_workers_share_jobs_and_wait_for_what_runs_elsewhere(
         told.append(num_running)
         raise KeyboardInterrupt
 
-    first = Worker(tmp_path, quick, 1, 2, 3)
-    second = Worker(tmp_path, quick, 1, 2, waiting=give_up)
+    first = Command(tmp_path, quick, 1, 2, 3)
+    second = Command(tmp_path, quick, 1, 2, waiting=give_up)
 
     def meanwhile() -> None:
         first.meanwhile = lambda: None
@@ -169,9 +171,9 @@ def test_studies_in_folders_of_one_name_on_one_database(tmp_path: Path, quick: R
     url = sqlite_url(tmp_path / "shared.db")
     for ids in (("one", "two"), ("", "")):  # those of old plans have one queue
         here, there = tmp_path / f"a{ids[0]}" / "study", tmp_path / f"b{ids[0]}" / "study"
-        stopped = Worker(here, quick, 1, 2, run_id=ids[0], storage_url=url)
+        stopped = Command(here, quick, 1, 2, run_id=ids[0], storage_url=url)
         stopped.run(stop_at=(1, 0))
-        other = Worker(there, quick, 3, run_id=ids[1], storage_url=url)
+        other = Command(there, quick, 3, run_id=ids[1], storage_url=url)
         other.run()
         assert other.epochs == [(3, 0), (3, 1), (3, 2)]
         assert [one.name for one in (there / "runs").iterdir()] == [other.jobs[0].key]
@@ -197,7 +199,7 @@ def test_a_run_that_is_too_large_stops_nothing(
     tmp_path: Path, quick: RunConfig, untrained: dict[int, BaseException], error: BaseException, words: str
 ) -> None:
     untrained[1] = error
-    worker = Worker(tmp_path, quick, 1, 2)
+    worker = Command(tmp_path, quick, 1, 2)
     worker.run()
     assert worker.states == ["failed", "finished"]
     assert failure_of(tmp_path, worker.jobs[0].key) == words
@@ -211,7 +213,7 @@ def test_a_broken_machine_ends_the_study(
     tmp_path: Path, quick: RunConfig, untrained: dict[int, BaseException], error: BaseException
 ) -> None:
     untrained[1] = error
-    worker = Worker(tmp_path, quick, 1, 2)
+    worker = Command(tmp_path, quick, 1, 2)
     with pytest.raises(type(error)):
         worker.run()
     assert worker.states == ["not run", "not run"]
@@ -221,7 +223,7 @@ def test_a_broken_machine_ends_the_study(
 
 
 def test_a_finished_run_is_no_failed_one(tmp_path: Path, quick: RunConfig, untrained) -> None:
-    worker = Worker(tmp_path, quick, 1)
+    worker = Command(tmp_path, quick, 1)
     worker.run()
     record_failure(tmp_path, worker.jobs[0], "another worker's", lasting=True)
     assert worker.states == ["finished"]
@@ -237,7 +239,7 @@ def test_a_run_that_another_process_trains_is_left_for_later(
         told.append(num_running)
         lock.close()
 
-    worker = Worker(
+    worker = Command(
         tmp_path, quick, 1, 2, waiting=give_way, on_job=lambda one, left: told.append(f"{one.title}, {left}")
     )
     run = open_run(worker.jobs[0].config, run_folder(tmp_path, worker.jobs[0].key))
@@ -253,7 +255,7 @@ def test_so_is_one_that_another_process_begins_just_now(
 ) -> None:
     monkeypatch.setattr(running, "is_trained_now", lambda folder, key: False)
     lock = ExitStack()
-    worker = Worker(tmp_path, quick, 1, 2)
+    worker = Command(tmp_path, quick, 1, 2)
     run = open_run(worker.jobs[0].config, run_folder(tmp_path, worker.jobs[0].key))
     lock.enter_context(run.locked())
     worker.meanwhile = lock.close

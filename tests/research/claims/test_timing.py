@@ -16,7 +16,7 @@ from tuplet.research.claims import budget as timing
 from tuplet.research.claims import running
 from tuplet.research.claims.budget import Speed, measure_speed
 from tuplet.research.claims.plan import Job, glyphs, run_key
-from tuplet.research.claims.running import run_folder
+from tuplet.research.claims.running import Worker, run_folder
 from tuplet.training.devices import launch
 from tuplet.training.experiment import ImageCache, fold_folder, fold_of
 from tuplet.training.run_folder import EpochReport, Run
@@ -25,13 +25,10 @@ BASE = override(glyphs(), {"schedule.epochs": 9, "compute.accelerator": "cpu"})
 VALIDATED = {"evaluation.selection": "validation", "evaluation.validation_folds": 3}
 
 
-def job(config: RunConfig) -> Job:
-    return Job(run_key(config), config, "timed")
-
-
-def speed_of(config: RunConfig, folder: Path, **told) -> Speed:
+def speed_of(config: RunConfig, folder: Path, *, waiting=lambda: None, **told) -> Speed:
     images = ImageCache(config, SimpleNamespace(train=range(7)))  # the config says how many there are
-    return measure_speed(job(config), folder, fabric=launch(config), images=images, **told)
+    worker = Worker(folder, launch(config), images, **told)
+    return measure_speed(Job(run_key(config), config, "timed"), worker, waiting=waiting)
 
 
 def begin(config: RunConfig, where: Path, train_seconds: Sequence[float]) -> None:

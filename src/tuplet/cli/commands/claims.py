@@ -39,12 +39,12 @@ from tuplet.research.claims.plan import (
 from tuplet.research.claims.report import claims_report, report_html, report_json, report_markdown
 from tuplet.research.claims.results import measure
 from tuplet.research.claims.running import (
+    Worker,
     failure_file,
     failure_of,
     is_lasting,
     is_trained_now,
     run_folder,
-    run_jobs,
     state_of,
 )
 from tuplet.training.devices import launch
@@ -60,10 +60,8 @@ class _ClaimsRun:
     base: RunConfig
     num_seeds: int
     budget: float | None
-    folder: Path
     command: str
-    fabric: Fabric
-    images: ImageCache
+    worker: Worker
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -77,11 +75,14 @@ def run(arguments: Sequence[str]) -> None:
         require_extra("baselines", "pytorch_metric_learning")
     folder = chosen.to or Path("runs") / f"claims-{base.name}"
     command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
-    asked = _ClaimsRun(claims, base, chosen.seeds, budget, folder, command, launch(base), ImageCache())
+    worker = _worker(folder, launch(base), ImageCache(), chosen.storage)
+    asked = _ClaimsRun(claims, base, chosen.seeds, budget, command, worker)
     with resumable("the same command resumes"):
         _load_images(asked)
         plan, jobs = _planned(asked)
-        _work(asked, plan, jobs, chosen.storage)
+        worker.run(jobs, plan.run_id)
+        for what in measure(plan, worker):
+            _print(f"measuring {what}")
     print(_write_report(read_plan(folder) or plan, folder))  # other commands may have planned more meanwhile
     _require_all_finished(jobs, folder)
 
@@ -89,14 +90,15 @@ def run(arguments: Sequence[str]) -> None:
 def _load_images(asked: _ClaimsRun) -> None:
     """Load the images if a run is left that needs them, so that what is wrong with them is one error."""
     entries = [full_entry(claim, asked.num_seeds) for claim in asked.claims if claim.base == "on"]
-    jobs = jobs_of(plan_for(asked.folder, asked.base), entries)
-    if any(state_of(asked.folder, job.key) != "finished" for job in jobs):
-        asked.images.of(asked.base)
+    folder = asked.worker.folder
+    jobs = jobs_of(plan_for(folder, asked.base), entries)
+    if any(state_of(folder, job.key) != "finished" for job in jobs):
+        asked.worker.images.of(asked.base)
 
 
 def _planned(asked: _ClaimsRun) -> tuple[Plan, list[Job]]:
     """Write the folder's plan with the claims in it; return it and this command's runs."""
-    folder, base = asked.folder, asked.base
+    folder, base = asked.worker.folder, asked.base
     folder.mkdir(parents=True, exist_ok=True)
     with _plan_lock(folder):
         before = plan_for(folder, base)
@@ -106,14 +108,7 @@ def _planned(asked: _ClaimsRun) -> tuple[Plan, list[Job]]:
             jobs_of(before, entries)  # raises if some run is impossible, before any is timed
             earlier = before.of_command([one.key for one in entries], asked.command)
             planned = entries = earlier or fit_to_budget(
-                before,
-                entries,
-                asked.budget,
-                folder,
-                fabric=asked.fabric,
-                images=asked.images,
-                say=_print,
-                on_epoch=_print_epoch,
+                before, entries, asked.budget, asked.worker, say=_print
             )
         plan = before.including(planned, asked.command)
         jobs = jobs_of(plan, entries)
@@ -132,16 +127,13 @@ def _plan_lock(folder: Path) -> AbstractContextManager[object]:
         return lock.acquire()
 
 
-def _work(asked: _ClaimsRun, plan: Plan, jobs: Sequence[Job], storage: str | None) -> None:
-    """Run what is not finished, then measure what needs several runs; print a line for each."""
-    folder, fabric, images = asked.folder, asked.fabric, asked.images
-    run_jobs(
-        jobs,
+def _worker(folder: Path, fabric: Fabric, images: ImageCache, storage: str | None) -> Worker:
+    """Return a worker that prints a line for each run, epoch and failure."""
+    return Worker(
         folder,
-        fabric=fabric,
-        images=images,
-        run_id=plan.run_id,
-        storage_url=storage,
+        fabric,
+        images,
+        storage,
         on_job=lambda job, left: _print(
             f"\nrun       {run_folder(folder, job.key)}\n{job.title} ({left} to go)"
         ),
@@ -152,8 +144,6 @@ def _work(asked: _ClaimsRun, plan: Plan, jobs: Sequence[Job], storage: str | Non
             " minute is started again"
         ),
     )
-    for what in measure(plan, folder, fabric=fabric, images=images):
-        _print(f"measuring {what}")
 
 
 def _print(line: str) -> None:

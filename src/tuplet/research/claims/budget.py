@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from lightning_fabric import Fabric
-
 from tuplet.config import RunConfig
 from tuplet.errors import SettingsError, counted
 from tuplet.research.claims.claim import Base, Claim
@@ -24,14 +22,14 @@ from tuplet.research.claims.plan import Entry, Job, Plan, base_of, jobs_of, run_
 from tuplet.research.claims.rules import Point, point_title
 from tuplet.research.claims.running import (
     POLL_SECONDS,
-    epochs_of,
+    Worker,
     is_lasting,
     is_trained_now,
     run_folder,
     state_of,
 )
 from tuplet.research.queue import FAULTS_OF_A_RUN, failure_reason
-from tuplet.training.experiment import ImageCache, fold_folder
+from tuplet.training.experiment import fold_folder
 from tuplet.training.run_folder import EpochReport, LockedRunError, Run
 
 LEAST_SEEDS = 2
@@ -63,12 +61,9 @@ def fit_to_budget(
     plan: Plan,
     entries: Sequence[Entry],
     budget: float,
-    folder: Path,
+    worker: Worker,
     *,
-    fabric: Fabric,
-    images: ImageCache,
     say: Callable[[str], None],
-    on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
 ) -> list[Entry]:
     """Reduce the entries to what the budget allows, after timing the first runs.
 
@@ -76,13 +71,11 @@ def fit_to_budget(
         plan: as it was before.
         entries: with all of their points and seeds.
         budget: seconds, including those that the first runs take.
-        folder: of the claims run. A run that was begun only to be timed is removed, and no other.
-        fabric: launched; one rank.
-        images: of the runs.
+        worker: times the runs. A run that was begun only to be timed is removed, and no other.
         say: called with a line on each run that is timed.
-        on_epoch: called as each of its epochs ends.
     Raises: SettingsError: even the smallest claims run takes longer, or no run can be timed.
     """
+    folder = worker.folder
     began, before = time.monotonic(), _run_names(folder)
     speeds: dict[Base, Speed] = {}
     timed, reason = [], ""
@@ -98,9 +91,7 @@ def fit_to_budget(
             timed.append(job.key)
             waiting = partial(say, "waiting   for another process, which trains it")
             try:
-                speeds[claim.base] = measure_speed(
-                    job, folder, fabric=fabric, images=images, on_epoch=on_epoch, waiting=waiting
-                )
+                speeds[claim.base] = measure_speed(job, worker, waiting=waiting)
             except FAULTS_OF_A_RUN as error:
                 reason = failure_reason(error)
                 say(f"failed    {job.title}: {reason}")
@@ -272,41 +263,30 @@ class Speed:
         return num_trainings(config) * training
 
 
-def measure_speed(
-    job: Job,
-    folder: Path,
-    *,
-    fabric: Fabric,
-    images: ImageCache,
-    on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
-    waiting: Callable[[], None] = lambda: None,
-) -> Speed:
+def measure_speed(job: Job, worker: Worker, *, waiting: Callable[[], None] = lambda: None) -> Speed:
     """Time the first epochs of a run, which continues from there when its turn comes.
 
     Where the run has those epochs already, nothing is trained: its own reports have the times.
 
     Args:
         job: to be timed.
-        folder: of the claims run.
-        fabric: launched; one rank.
-        images: of the runs.
-        on_epoch: called as each epoch ends.
+        worker: trains it.
         waiting: called once if another process trains the run.
     Raises: InputError: the run cannot be trained.
     """
-    where = run_folder(folder, job.key)
+    where = run_folder(worker.folder, job.key)
     timed = where if num_trainings(job.config) == 1 else fold_folder(where, 0)
     wanted = min(TIMED_EPOCHS, job.config.schedule.last_epoch)
     loading, waits = None, False
     while not any(report.epoch >= wanted for report in _reports(timed)):
         began = time.perf_counter()
         try:
-            with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
+            with closing(worker.epochs_of(job)) as epochs:
                 for run, report in epochs:
                     if loading is None:
                         reported = report.train_seconds + report.evaluation_seconds
                         loading = time.perf_counter() - began - reported
-                    on_epoch(run, report)
+                    worker.on_epoch(run, report)
                     if run.folder == timed and report.epoch >= wanted:
                         break
         except LockedRunError:  # another process trains it, and its reports will have the times
@@ -321,7 +301,7 @@ def measure_speed(
     epoch = statistics.median(training[1:] or training) + statistics.mean(measuring) / every
     # Clustering and saving at the end take about as long as the start.
     start = 2 * ((loading or 0.0) + reports[0].evaluation_seconds)
-    return Speed(start, epoch, num_images(job.config, len(images.of(job.config).train)))
+    return Speed(start, epoch, num_images(job.config, len(worker.images.of(job.config).train)))
 
 
 def num_trainings(config: RunConfig) -> int:

@@ -10,7 +10,6 @@ from typing import Any, Literal, final
 
 import numpy as np
 from jaxtyping import Float
-from lightning_fabric import Fabric
 
 from tuplet.config import RunConfig
 from tuplet.data.files import write_atomically
@@ -26,8 +25,8 @@ from tuplet.research.claims.claim import Claim
 from tuplet.research.claims.hist_study import TABLE_3, TABLE_3_COLUMNS, TABLE_7, paper_cell, published_values
 from tuplet.research.claims.plan import Entry, Plan, run_key
 from tuplet.research.claims.rules import Point, Verdict, point_title
-from tuplet.research.claims.running import State, failure_of, run_folder, state_of
-from tuplet.training.experiment import ImageCache, Selected, select
+from tuplet.research.claims.running import State, Worker, failure_of, run_folder, state_of
+from tuplet.training.experiment import Selected, select
 from tuplet.training.run_folder import EpochReport, Run
 
 OF_STUDY = "the study: one seed, the best epoch on the test classes (oracle)"
@@ -42,15 +41,9 @@ NUM_NEIGHBOURS = 10
 """Nearest others of each test image, of which two models may share some."""
 
 
-def measure(plan: Plan, folder: Path, *, fabric: Fabric, images: ImageCache) -> Iterator[str]:
-    """Measure what takes finished models, and yield what it is before each; nothing is measured twice.
-
-    Args:
-        plan: of the claims run.
-        folder: of the claims run.
-        fabric: launched; one rank.
-        images: of the runs.
-    """
+def measure(plan: Plan, worker: Worker) -> Iterator[str]:
+    """Measure what takes finished models, and yield what it is before each; nothing is measured twice."""
+    folder = worker.folder
     for entry in plan.entries.values():
         if plan.claims[entry.key].metric == "agreement":
             for point in entry.points:
@@ -59,16 +52,16 @@ def measure(plan: Plan, folder: Path, *, fabric: Fabric, images: ImageCache) -> 
                     file = measure_file(folder, "agreement", first, second)
                     if _finished(folder, first, second) and not file.exists():
                         yield f"neighbours shared by seeds {seeds[0]} and {seeds[1]}: {', '.join(point)}"
-                        _write(file, _agreement(folder, first, second, fabric=fabric, images=images))
+                        _write(file, _agreement(worker, first, second))
         file = measure_file(folder, "frozen", plan.base)
         if entry.key == "5" and not file.exists():
             yield "the frozen backbone"
-            images_of_base = images.of(plan.base)
-            _write(file, asdict(frozen_backbone(plan.base, fabric=fabric, images=images_of_base)))
+            images = worker.images.of(plan.base)
+            _write(file, asdict(frozen_backbone(plan.base, fabric=worker.fabric, images=images)))
     config = mapped_run(plan, folder)
     if config is not None and not (file := measure_file(folder, "maps", config)).exists():
         yield "maps of the embeddings"
-        parts = _embedded(folder, config, fabric=fabric, images=images)
+        parts = _embedded(worker, config)
         names = ("training", config.evaluation.split)
         maps = (plots.embedding_map(one.embeddings, one.labels, one.table.class_names) for one in parts)
         _write(file, dict(zip(names, map(asdict, maps), strict=True)))
@@ -123,24 +116,20 @@ def _finished(folder: Path, *configs: RunConfig) -> bool:
     return all(state_of(folder, run_key(config)) == "finished" for config in configs)
 
 
-def _embedded(
-    folder: Path, config: RunConfig, *, fabric: Fabric, images: ImageCache
-) -> tuple[EmbeddedSplit, EmbeddedSplit]:
+def _embedded(worker: Worker, config: RunConfig) -> tuple[EmbeddedSplit, EmbeddedSplit]:
     """Embed the training and the test images of a finished run."""
-    run = Run(run_folder(folder, run_key(config)))
-    split = split_of(images.of(config), config)
-    network = fabric.setup_module(run.embedder()).eval()
+    run = Run(run_folder(worker.folder, run_key(config)))
+    split = split_of(worker.images.of(config), config)
+    network = worker.fabric.setup_module(run.embedder()).eval()
     train, test = (
-        embed(network, table, config.data, fabric=fabric, num_workers=config.compute.num_workers)
+        embed(network, table, config.data, fabric=worker.fabric, num_workers=config.compute.num_workers)
         for table in (split.train, split.test)
     )
     return train, test
 
 
-def _agreement(
-    folder: Path, first: RunConfig, second: RunConfig, *, fabric: Fabric, images: ImageCache
-) -> dict[str, float]:
-    one, other = (_embedded(folder, it, fabric=fabric, images=images)[1] for it in (first, second))
+def _agreement(worker: Worker, first: RunConfig, second: RunConfig) -> dict[str, float]:
+    one, other = (_embedded(worker, config)[1] for config in (first, second))
     num_neighbours = min(NUM_NEIGHBOURS, len(one.table) - 1)
     share = shared_neighbours(one.embeddings, other.embeddings, num_neighbours=num_neighbours)
     return {"share": share, "num_neighbours": num_neighbours}

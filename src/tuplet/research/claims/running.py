@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, final
 
 import optuna
 import torch
@@ -107,93 +109,96 @@ def queue_name(folder: Path, run_id: str, jobs: Sequence[Job]) -> str:
     return f"claims-{run_id or folder.absolute().name}-{hashlib.sha256(keys.encode()).hexdigest()[:16]}"
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    folder: Path,
-    *,
-    fabric: Fabric,
-    images: ImageCache,
-    run_id: str = "",
-    storage_url: str | None = None,
-    heartbeat_seconds: int = 20,
-    on_job: Callable[[Job, int], None] = lambda job, left: None,
-    on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None,
-    on_failure: Callable[[Job, str], None] = lambda job, error: None,
-    waiting: Callable[[int], None] = lambda running: None,
-) -> None:
-    """Run jobs until each is finished or has failed, here or in another worker.
+@final
+@dataclass(frozen=True)
+class Worker:
+    """One process that trains the runs of a claims run; any number of others may do the same at once.
 
-    Any number of processes may do the same at once. A finished run is not repeated, a begun one continues,
-    and a lost worker's run is taken by the next. Workers with the same jobs share a queue. Those with other
-    jobs have other queues, and may want the same run: the lock of the run's folder shows that one trains it.
-
-    Args:
-        jobs: in the order wanted.
+    Attributes:
         folder: of the claims run; workers on several machines share it.
         fabric: launched; one rank.
         images: of the runs.
-        run_id: of the plan.
         storage_url: address of the queue's database; None is an SQLite file in the folder.
-        heartbeat_seconds: time between two heartbeats of a worker, >= 1.
+        heartbeat_seconds: time between two heartbeats, >= 1.
         on_job: called as a job begins, with the number of jobs that are left, it included.
         on_epoch: called as each epoch ends.
         on_failure: called with a job that cannot be finished, such as one that diverged, and the reason.
         waiting: called with the number of jobs that run elsewhere, when there is none left to begin.
-    Raises: InputError: the storage cannot be used.
     """
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    url = storage_url or sqlite_url((folder / "queue.db").absolute())
-    queue = Queue(url, queue_name(folder, run_id, jobs), heartbeat_seconds=heartbeat_seconds)
-    left: dict[str, Job] = {}
-    reported = 0
 
-    def run_one(trial: optuna.Trial) -> float:
+    folder: Path
+    fabric: Fabric
+    images: ImageCache
+    storage_url: str | None = None
+    heartbeat_seconds: int = 20
+    on_job: Callable[[Job, int], None] = lambda job, left: None
+    on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None
+    on_failure: Callable[[Job, str], None] = lambda job, error: None
+    waiting: Callable[[int], None] = lambda running: None
+
+    def run(self, jobs: Sequence[Job], run_id: str = "") -> None:
+        """Run jobs until each is finished or has failed, here or in another worker.
+
+        A finished run is not repeated, a begun one continues, and a lost worker's run is taken by the next.
+        Workers with the same jobs share a queue. Those with other jobs have other queues, and may want the
+        same run: the lock of the run's folder shows that one trains it.
+
+        Args:
+            jobs: in the order wanted.
+            run_id: of the plan.
+        Raises: InputError: the storage cannot be used.
+        """
+        folder = self.folder
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        url = self.storage_url or sqlite_url((folder / "queue.db").absolute())
+        queue = Queue(url, queue_name(folder, run_id, jobs), heartbeat_seconds=self.heartbeat_seconds)
+        with queue.locked():
+            for job in jobs:
+                if failure_file(folder, job.key).exists() and not is_lasting(folder, job.key):
+                    failure_file(folder, job.key).unlink()  # its cause may be gone
+        reported = 0
+        while left := {job.key: job for job in jobs if _is_left(folder, job.key)}:
+            elsewhere = {key for key in left if is_trained_now(folder, key)}
+            queue.offer({key: job.title for key, job in left.items() if key not in elsewhere})
+            run_one = partial(self._run_one, left)
+            for _ in queue.work(run_one, waiting=self.waiting, poll_seconds=POLL_SECONDS):
+                pass
+            if len(elsewhere) == len(left):
+                if reported != len(left):
+                    reported = len(left)
+                    self.waiting(reported)
+                time.sleep(POLL_SECONDS)
+
+    def epochs_of(self, job: Job) -> Generator[tuple[Run, EpochReport]]:
+        """Train a job and yield each epoch as it ends, with its run.
+
+        Raises:
+            LockedRunError: another process trains it.
+            InputError: as `epochs_of_runs` does.
+        """
+        images = self.images.of(job.config)
+        where = run_folder(self.folder, job.key)
+        return epochs_of_runs(job.config, where, fabric=self.fabric, images=images)
+
+    def _run_one(self, left: Mapping[str, Job], trial: optuna.Trial) -> float:
         job = left.get(trial.user_attrs.get("run", ""))
-        if job is None or not _is_left(folder, job.key) or is_trained_now(folder, job.key):
+        if job is None or not _is_left(self.folder, job.key) or is_trained_now(self.folder, job.key):
             return 0.0
-        on_job(job, sum(_is_left(folder, key) for key in left))
+        self.on_job(job, sum(_is_left(self.folder, key) for key in left))
         try:
             # Closed whatever is raised, or the run would stay locked while the error is kept.
-            with closing(epochs_of(job, folder, fabric=fabric, images=images)) as epochs:
+            with closing(self.epochs_of(job)) as epochs:
                 for run, report in epochs:
-                    on_epoch(run, report)
+                    self.on_epoch(run, report)
         except LockedRunError:
             pass  # begun elsewhere since the look above: left for later
         except torch.AcceleratorError:
             raise  # the device runs nothing more for this process
         except FAULTS_OF_A_RUN as error:
             reason = failure_reason(error)
-            record_failure(folder, job, reason, lasting=isinstance(error, DivergedError))
-            on_failure(job, reason)
+            record_failure(self.folder, job, reason, lasting=isinstance(error, DivergedError))
+            self.on_failure(job, reason)
         return 1.0
-
-    with queue.locked():
-        for job in jobs:
-            if failure_file(folder, job.key).exists() and not is_lasting(folder, job.key):
-                failure_file(folder, job.key).unlink()  # its cause may be gone
-    while left := {job.key: job for job in jobs if _is_left(folder, job.key)}:
-        elsewhere = {key for key in left if is_trained_now(folder, key)}
-        queue.offer({key: job.title for key, job in left.items() if key not in elsewhere})
-        for _ in queue.work(run_one, waiting=waiting, poll_seconds=POLL_SECONDS):
-            pass
-        if len(elsewhere) == len(left):
-            if reported != len(left):
-                reported = len(left)
-                waiting(reported)
-            time.sleep(POLL_SECONDS)
-
-
-def epochs_of(
-    job: Job, folder: Path, *, fabric: Fabric, images: ImageCache
-) -> Generator[tuple[Run, EpochReport]]:
-    """Train a job and yield each epoch as it ends, with its run.
-
-    Raises:
-        LockedRunError: another process trains it.
-        InputError: as `epochs_of_runs` does.
-    """
-    where = run_folder(folder, job.key)
-    return epochs_of_runs(job.config, where, fabric=fabric, images=images.of(job.config))
 
 
 def _is_left(folder: Path, key: str) -> bool:
