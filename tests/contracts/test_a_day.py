@@ -1,4 +1,4 @@
-"""A user's day as README tells it: its own lines, on real photographs, to the page in a browser."""
+"""The tour of README, its own lines, on real photographs, to the page in a browser."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ DROP = """(async () => {
 
 def lines_of_the_day(photos: Path) -> list[list[str]]:
     """The commands below README's heading, with these photographs."""
-    section = README.read_text().split("## A day with your pictures")[1]
+    section = README.read_text().split("## From a folder of photographs to a search page")[1]
     block = re.findall(r"```sh\n(.*?)```", section, re.S)[0]
     lines = [shlex.split(line.replace("PHOTOS", str(photos))) for line in block.splitlines()]
-    assert {line[0] for line in lines} == {".venv/bin/tuplet"}
+    assert {line[0] for line in lines} == {"tuplet"}
     return [line[1:] for line in lines]
 
 
