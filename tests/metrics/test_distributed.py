@@ -30,7 +30,7 @@ def items(kind):
     elif kind == "far":
         x = x.astype(np.float32) + 1e4
     elif kind == "random 32":
-        x, y = rng.normal(size=(300, 16)), rng.integers(0, 60, 300)
+        x, y = rng.normal(size=(150, 16)), rng.integers(0, 30, 150)
     return torch.tensor(x, dtype=torch.float64 if kind != "random 32" else torch.float32), torch.tensor(y)
 
 
