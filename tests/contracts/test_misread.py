@@ -16,6 +16,7 @@ from tuplet.data.csv_tables import load_table
 from tuplet.errors import DataError
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, write_embeddings
 from tuplet.models.embedder import Embedder
+from tuplet.search.index import ImageIndex
 
 
 def say(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -158,3 +159,30 @@ def test_folders_of_images_are_no_gallery_of_themselves(
     report = json.loads(out)
     assert (status, report["num_queries"], report["num_gallery"]) == (0, 6, 6)
     assert any("1 image of the gallery is a query itself" in note for note in report["notes"])
+
+
+# What an index leaves out is said.
+
+
+def test_an_index_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = pictures(tmp_path / "photos", seed=0)
+    Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(tmp_path / "model")
+    for name in ("a.svg", "b.pdf", "c0/c.PDF"):
+        (photos / name).write_bytes(b"no picture")
+    for system in ("@eaDir", "c1/__MACOSX"):
+        shutil.copytree(photos / "c0", photos / system)
+    index = ("index", photos, "--index", tmp_path / "index", "--accelerator", "cpu")
+    status, out, _ = say(capsys, *index, "--model", tmp_path / "model", "--image-size", 16, "--json")
+    report = json.loads(out)
+    assert (status, report["added"], report["labels"]) == (0, 6, {"c0": 2, "c1": 2, "c2": 2})
+    status, out, _ = say(capsys, *index)
+    for notes in (report["notes"], [line[6:] for line in out.splitlines() if line.startswith("note: ")]):
+        assert notes == [
+            f"3 files below {photos}, by name no images, left out: .pdf (2), .svg (1)",
+            f"2 folders below {photos}, made by the system, left out: @eaDir (1), __MACOSX (1)",
+        ]
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "b.pdf").write_bytes(b"no picture")
+    status, _, err = say(capsys, "index", tmp_path / "only", *index[2:])
+    assert (status, "holds no pictures" in err, ".pdf (1)" in err) == (2, True, True)
+    assert ImageIndex(str(tmp_path / "index")).count() == 6

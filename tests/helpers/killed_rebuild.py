@@ -1,4 +1,4 @@
-"""An indexing in a process of its own that kills itself at a chosen moment."""
+"""A rebuild in a process of its own that kills itself at a chosen moment."""
 
 from __future__ import annotations
 
@@ -14,24 +14,15 @@ from processes import exit_codes, started
 Moment = Literal["embedding", "copying"]
 
 
-def kill_an_indexing(
-    moment: Moment,
-    uri: str,
-    photos: Path,
-    model: Path,
-    *,
-    rebuild: bool = True,
-    environment: Mapping[str, str] | None = None,
+def kill_a_rebuild(
+    moment: Moment, uri: str, photos: Path, model: Path, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Kill an indexing in commits of four pictures: before the eighth is embedded, or after copying four."""
-    paths = (str(photos), str(model))
-    victim = started(_index, moment, uri, *paths, rebuild, dict(environment or {}))
+    """Kill a rebuild in commits of four pictures: before the eighth is embedded, or after copying four."""
+    victim = started(_rebuild, moment, uri, str(photos), str(model), dict(environment or {}))
     assert exit_codes([victim], seconds=300) == [-signal.SIGKILL]
 
 
-def _index(
-    moment: Moment, uri: str, photos: str, model: str, rebuild: bool, environment: dict[str, str]
-) -> None:
+def _rebuild(moment: Moment, uri: str, photos: str, model: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     import pyarrow
     from picture_folder import open_embedder
@@ -61,4 +52,4 @@ def _index(
         mock.patch("tuplet.search.writing.make_table", copying),
         mock.patch.object(PictureEmbedder, "embed", embedding),
     ):
-        index_pictures(uri, [Path(photos)], open_embedder(Path(model)), rebuild=rebuild, batch_size=2)
+        index_pictures(uri, [Path(photos)], open_embedder(Path(model)), rebuild=True, batch_size=2)

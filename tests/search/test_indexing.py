@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from killed_rebuild import kill_an_indexing
 from picture_folder import draw, open_embedder, save_model
 from PIL import Image
 
@@ -18,6 +17,7 @@ from tuplet.data.decoding import decode_image
 from tuplet.errors import DataError, InputError, SearchIndexError
 from tuplet.inference.encoder import PictureEmbedder, mean_direction
 from tuplet.models.embedder import Embedder
+from tuplet.search import writing
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import IndexingReport, index_pictures
 
@@ -179,11 +179,22 @@ def test_another_model_is_refused_until_the_index_is_rebuilt(
         PictureEmbedder.of_index(index.model, accelerator="cpu")
 
 
-def test_a_killed_run_leaves_its_last_commit_and_the_next_goes_on(
-    photos: Path, model: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_run_leaves_its_last_commit_and_the_next_goes_on(
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = str(tmp_path / "index")
-    kill_an_indexing("embedding", uri, photos, model, rebuild=False)
+    uri, honest, calls = str(tmp_path / "index"), PictureEmbedder.embed, []
+
+    def embed(self: PictureEmbedder, pixels: torch.Tensor) -> np.ndarray:
+        calls.append(pixels)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return honest(self, pixels)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "COMMIT_ROWS", 4)
+        patched.setattr(PictureEmbedder, "embed", embed)
+        with pytest.raises(KeyboardInterrupt):
+            index_pictures(uri, [photos], embedder, batch_size=2)
     assert ImageIndex(uri).count() == 4
     sizes = embedded(monkeypatch)
     assert counts(index_pictures(uri, [photos], embedder)) == (8, 0, 0, 4, 0, 0)

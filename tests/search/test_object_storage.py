@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from killed_rebuild import kill_an_indexing
+from killed_rebuild import kill_a_rebuild
 from picture_folder import draw, open_embedder, save_model
 
 from tuplet.errors import SearchIndexError
@@ -79,7 +79,7 @@ def test_a_killed_rebuild_in_object_storage(
     index_pictures(uri, [photos], old)
     opened = ImageIndex(uri)
     server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    kill_an_indexing("copying", uri, photos, tmp_path / "1", environment=server)
+    kill_a_rebuild("copying", uri, photos, tmp_path / "1", environment=server)
     (left,) = storage.rebuild_names(uri)
     # It could be going on elsewhere, so others leave it alone for a day.
     assert index_pictures(uri, [photos], old).unchanged == 8

@@ -12,7 +12,7 @@ import lancedb
 import numpy as np
 import pyarrow
 import pytest
-from killed_rebuild import kill_an_indexing
+from killed_rebuild import kill_a_rebuild
 from picture_folder import add_vectors, draw, index_of_vectors, open_embedder, save_model, unit
 
 from tuplet.errors import SearchIndexError
@@ -103,7 +103,7 @@ def test_a_killed_rebuild_leaves_the_old_index_or_the_new_one(
     if is_new:
         stop_a_rebuild(moment, uri, photos, folder / "new")
     else:
-        kill_an_indexing(moment, uri, photos, folder / "new")  # type: ignore[arg-type]
+        kill_a_rebuild(moment, uri, photos, folder / "new")  # type: ignore[arg-type]
     assert holds(ImageIndex(uri), photos, new) is is_new
     assert len(storage.rebuild_names(uri)) == 1
     ordinary = str(shutil.copytree(uri, tmp_path / "ordinary"))

@@ -67,17 +67,20 @@ class FoundPictures:
         pictures: each file once, by its path, sorted.
         broken: files and folders that cannot be read, "path: reason".
         unseen: the absolute paths among these at or below which there may still be pictures.
+        notes: a line for each kind of file and folder that was left out.
     """
 
     pictures: dict[str, FoundPicture] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first") -> FoundPictures:
     """Find the pictures at any depth below some folders, and what cannot be read there.
 
-    Links are followed, each folder once. Names that begin with a dot or do not end like an image are skipped.
+    Links are followed, each folder once. Hidden files, files whose name is not that of an image, and
+    folders that systems make, such as @eaDir, are left out.
 
     Args:
         folders: at least one.
@@ -90,7 +93,9 @@ def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first
     found = FoundPictures()
     for folder in folders:
         top = absolute(folder)
-        files, unlisted = _image_files(folder, top)
+        left_out, unlisted = LeftOut(), dict[str, str]()
+        files = _image_files(folder, top, left_out, unlisted)
+        found.notes += left_out.notes(folder)
         found.broken += [f"{inner}: cannot list it ({reason})" for inner, reason in unlisted.items()]
         found.unseen += unlisted
         for file in files:
@@ -111,8 +116,8 @@ def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first
     return found
 
 
-def _image_files(folder: Path, top: str) -> tuple[list[str], dict[str, str]]:
-    """Return the files below a folder with names of images, and why folders there cannot be listed."""
+def _image_files(folder: Path, top: str, left_out: LeftOut, unlisted: dict[str, str]) -> list[str]:
+    """Return the files below a folder with names of images; add to the others what is left out."""
     try:
         is_folder = stat.S_ISDIR(folder.stat().st_mode)
     except OSError as error:
@@ -120,13 +125,14 @@ def _image_files(folder: Path, top: str) -> tuple[list[str], dict[str, str]]:
         raise DataError(f"{folder} {reason}; want a folder of pictures", subject=folder) from None
     if not is_folder:
         raise DataError(f"{folder} is a file; want a folder of pictures", subject=folder)
-    unlisted: dict[str, str] = {}
-    files = images_below(top, LeftOut(), unlisted=unlisted)
+    files = images_below(top, left_out, unlisted=unlisted)
     if not files:
         for inner, reason in unlisted.items():
             raise DataError(f"cannot list {inner}: {reason}; want a folder to read", subject=inner)
-        raise DataError(f"{folder} holds no pictures, at any depth; want a folder with some", subject=folder)
-    return files, unlisted
+        notes = "".join(f" ({note})" for note in left_out.notes(folder))
+        problem = f"{folder} holds no pictures, at any depth{notes}; want a folder with some"
+        raise DataError(problem, subject=folder)
+    return files
 
 
 def _label(file: str, top: str, label_folder: LabelFolder) -> str | None:
@@ -204,6 +210,7 @@ class IndexingReport:
         kept: pictures that cannot be read now, or whose folders cannot, and stay as they were.
         others: pictures of other folders, which stay as they were.
         unreadable: files that are no pictures after all, and what cannot be read, "path: reason".
+        notes: a line for each kind of file and folder that was left out.
         total: pictures in the index now.
         approximate: whether there is an approximate index.
     """
@@ -216,6 +223,7 @@ class IndexingReport:
     kept: int
     others: int
     unreadable: tuple[str, ...]
+    notes: tuple[str, ...]
     total: int
     approximate: bool
 
@@ -284,6 +292,7 @@ def index_pictures(
             kept=len(kept),
             others=total - num_pictures - len(kept),
             unreadable=(*found.broken, *problems),
+            notes=tuple(found.notes),
             total=total,
             approximate=index.is_approximate,
         )

@@ -84,6 +84,7 @@ def _summary(
         lines += [f"           {printable(one)}" for one in report.unreadable[:_MOST_LISTED]]
         if len(report.unreadable) > _MOST_LISTED:
             lines.append(f"           and {len(report.unreadable) - _MOST_LISTED:,} more (--json lists all)")
+    lines += [f"note: {printable(note)}" for note in report.notes]
     labels = index.labels()
     lines.append(
         f"{index.uri}: {counted(report.total, 'picture')}, {counted(len(labels), 'label')},"
