@@ -13,9 +13,7 @@
 # the whole loss.
 
 # %%
-import torch
-
-from tuplet import Run, override, recipe, retrieval_scores, train_epochs
+import tuplet
 from tuplet.data.glyphs import load_glyphs
 
 SETTINGS = {
@@ -34,15 +32,11 @@ METHODS = {"A": {"loss.lambda_s": 0.0}, "B": {"loss.lambda_s": 1.0}}
 
 def train_and_score(method, seed):
     """Train one model and score every test image as a query."""
-    run = Run.create(
-        override(recipe("demo"), {**SETTINGS, **METHODS[method], "seed": seed}), f"runs/{method}{seed}"
-    )
-    for _ in train_epochs(run):
-        pass
-    test = load_glyphs(run.config.data).test
-    pixels = torch.stack([test.image(i) for i in range(len(test))])
-    with torch.no_grad():
-        return retrieval_scores(run.embedder().eval()(pixels), test.labels)
+    settings = {**SETTINGS, **METHODS[method], "seed": seed}
+    result = tuplet.fit("demo", to=f"runs/{method}{seed}", overrides=settings, progress=False)
+    test = load_glyphs(result.run.config.data).test
+    vectors = result.model.encode([test.image(i) for i in range(len(test))])
+    return tuplet.retrieval_scores(vectors, test.labels)
 
 
 a, b = train_and_score("A", seed=0), train_and_score("B", seed=0)

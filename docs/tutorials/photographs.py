@@ -34,10 +34,9 @@ print(sorted(folder.name for folder in (photos / "test").iterdir())[:3])
 # pretrained ResNet-50. Drawn characters need less: `omniglot` trains a small network from random weights.
 
 # %%
-from tuplet import Run, override, recipe, train_epochs
+import tuplet
 
 settings = {
-    "data.root": str(photos),
     "data.image_size": 32,
     "data.resize": 32,
     "schedule.epochs": 3,
@@ -45,27 +44,24 @@ settings = {
     "evaluation.kmeans_runs": 1,
     "compute.num_workers": 0,
 }
-run = Run.create(override(recipe("omniglot"), settings), "runs/first")
-for epoch in train_epochs(run):
+result = tuplet.fit("omniglot", data=photos, to="runs/first", overrides=settings)
+for epoch in result.run.reports():
     if epoch.evaluation is not None:
-        measured = epoch.evaluation.retrieval
-        print(
-            f"epoch {epoch.epoch}: Recall@1 {measured['recall_at_1']:.1%}, MAP@R {measured['map_at_r']:.1%}"
-        )
+        scores = epoch.evaluation.retrieval
+        print(f"epoch {epoch.epoch}: Recall@1 {scores['recall_at_1']:.1%}, MAP@R {scores['map_at_r']:.1%}")
 
 # %% [markdown]
 # Epoch 0 is the network before training. The folder `runs/first` now holds the model, its settings and its
 # metrics. The command `tuplet train` does the same and also writes an HTML report.
 #
 # ## Use the model
-# `PictureEmbedder` turns files into vectors of length one. Their inner product is the cosine similarity.
+# `load` opens a trained model, and `encode` turns pictures into vectors of length one. Their inner product
+# is the cosine similarity.
 
 # %%
-from tuplet import PictureEmbedder
-
-embedder = PictureEmbedder.open("runs/first")
+model = tuplet.load("runs/first")
 files = sorted((photos / "test").rglob("*.png"))[:3]
-vectors = embedder.embed_files(files)
+vectors = model.encode(files)
 print(vectors.shape)
 print((vectors @ vectors.T).round(2))
 
@@ -74,16 +70,15 @@ print((vectors @ vectors.T).round(2))
 # The index stores a vector and a thumbnail of each picture, and which model made the vectors.
 
 # %%
-from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import index_pictures
 
-report = index_pictures("photos-index", [photos / "test"], embedder, num_workers=0)
+report = index_pictures("photos-index", [photos / "test"], model, num_workers=0)
 print(report)
 
 # %%
-index = ImageIndex("photos-index")
+index = tuplet.ImageIndex("photos-index")
 query = files[0].absolute()
-for found in index.nearest(embedder.embed_files([query])[0], top=6):
+for found in index.nearest(model.encode([query])[0], top=6):
     print(f"{found.distance:.3f}  {found.picture.label}  {Path(found.picture.path).name}")
 
 # %% [markdown]
@@ -92,7 +87,7 @@ for found in index.nearest(embedder.embed_files([query])[0], top=6):
 # %%
 import matplotlib.pyplot as plt
 
-results = index.nearest(embedder.embed_files([query])[0], top=7)
+results = index.nearest(model.encode([query])[0], top=7)
 figure, axes = plt.subplots(1, len(results), figsize=(1.5 * len(results), 1.9))
 for axis, found in zip(axes, results, strict=True):
     axis.imshow(Image.open(found.picture.path), cmap="gray")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+from PIL import Image
 
 import tuplet
+from tuplet.data.glyphs import glyph
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -22,6 +26,29 @@ def test_the_loss_in_a_plain_loop() -> None:
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0.9
+
+
+def test_a_whole_training_in_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(32):
+        character, copy = divmod(number, 4)
+        part = "train" if character < 4 else "test"
+        file = tmp_path / "characters" / part / str(character) / f"{copy}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(glyph(character, copy, seed=0, image_size=24)).save(file)
+    for name, copy in (("a.png", 0), ("b.png", 1)):
+        shutil.copy(tmp_path / "characters" / "test" / "5" / f"{copy}.png", tmp_path / name)
+    block = re.findall(r"```python\n(.*?)```", README, re.S)[1]
+    short = '"data.image_size": 24, "data.resize": 24, "data.batch_size": 8, "compute.num_workers": 0'
+    changed = block.replace('"schedule.epochs": 8', f'"schedule.epochs": 1, {short}')
+    assert changed != block
+    exec(changed, found := {})
+    assert found["vectors"].shape[0] == 2
+    recall, first, _ = capsys.readouterr().out.splitlines()
+    assert 0 <= float(recall) <= 1
+    assert float(first.strip("[] ").split()[0]) == pytest.approx(1.0)
 
 
 def test_links_lead_to_files() -> None:

@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_photographs_are_found_by_a_model_that_learnt(run: Any) -> None:
     pytest.importorskip("lancedb")
     found = run("photographs")
-    before, *_, after = found["run"].reports()
+    before, *_, after = found["result"].run.reports()
     assert after.evaluation.retrieval["recall_at_1"] > before.evaluation.retrieval["recall_at_1"] + 0.1
     assert found["report"].added == 100
     first = found["results"][0]
