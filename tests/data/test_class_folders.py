@@ -234,12 +234,13 @@ def test_what_is_ignored(tmp_path: Path) -> None:
         "train/train-b/c.txt",
         "train/train-b/LICENSE",
     )
-    put(tmp_path, "train/loose.png", "val/c/1.png", "README.md")
+    put(tmp_path, "train/loose.png", "val/c/1.png", "README.md", "loose.png", "looser.png")
     (tmp_path / "test" / "empty").mkdir()
     split = load_folder(tmp_path)
     assert len(split.train) == 4
     assert [note.replace(str(tmp_path), "ROOT") for note in split.notes] == [
         "beside train and test, val in ROOT is left out",
+        "2 images right inside ROOT, beside test, left out",
         "1 image right inside ROOT/train, without a class folder, left out",
         "4 files below ROOT/train, by name no images, left out: .svg (1), .txt (2), no extension (1)",
         "class folder ROOT/test/empty has no images and is left out",

@@ -152,6 +152,10 @@ def refused(file: Path, settings: ReadSettings | None = None) -> DataError:
             "another part, such as x",
         ),
         ("path,label\n\udcff,x\n", "read as text"),
+        ("path,label,Label\na.png,x,y\n", "2 columns label"),
+        ("path,label\na.png,x\nb,1.png,x\n", "3 cells in line 3, and 2 in the first"),
+        ('path,label\na.png,"x\nb.png,y\n', "unexpected end of data"),
+        ("path,label\na\0/1.png,x\n", "NUL character in the path of row 1"),
     ],
 )
 def test_malformed(tmp_path: Path, text: str, fact: str) -> None:
@@ -169,3 +173,40 @@ def test_no_table(tmp_path: Path) -> None:
     refused(tmp_path / "t.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"path": ["a", None], "label": [1, 2]}), tmp_path / "t.parquet")
     assert refused(tmp_path / "t.parquet").given == "has no path in row 2"
+
+
+def test_an_image_is_found_twice_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text(f"path,label\na.png,x\n{tmp_path}/a.png,y\n")
+    assert "both in row 1 and in row 2" in str(refused(Path("t.csv")).given)
+
+
+@pytest.mark.parametrize(
+    ("columns", "fact"),
+    [
+        ({"path": ["a.png", "b.png"], "label": [1.0, float("nan")]}, "label holds nan"),
+        ({"path": [b"a.png", b"b.png"], "label": [1, 2]}, "path holds binary"),
+        ({"path": ["a.png", "b.png"], "label": [["x"], ["y"]]}, "label holds list"),
+    ],
+)
+def test_columns_of_another_kind(tmp_path: Path, columns: dict[str, list[object]], fact: str) -> None:
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    assert fact in str(refused(tmp_path / "t.parquet"))
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["path", "label", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    assert refused(tmp_path / "t.parquet").given == ["label"]
+
+
+def test_names_that_a_person_takes_for_one_are_noted(tmp_path: Path) -> None:
+    rows = [(f"{n}.png", label) for n, label in enumerate(("Cat", "cat", "caf\u00e9", "cafe\u0301") * 2)]
+    put(tmp_path, rows)
+    (tmp_path / "t.csv").write_text(listed(*rows, heading="path,label"))
+    (note,) = load_table(tmp_path / "t.csv").notes
+    assert note.startswith(
+        "classes whose names differ only in case, blanks or accents are apart: 'Cat' and 'cat', "
+    )

@@ -255,6 +255,7 @@ def clothes(text: str, image: str = "img__MEN__a_txt") -> dict[str, str]:
         ("sop", products(SOP_HEAD + "1 0 1 a.JPG\n"), "class_id '0' in line 2"),
         ("sop", products(SOP_HEAD + "1 1 1\n"), "'1 1 1' in line 2"),
         ("sop", products(SOP_HEAD + "1 1 1 a.JPG\n"), "train: 1 image of 1 class, where Stanford Online"),
+        ("sop", products(SOP_HEAD + "1 1 1 a.JPG\n2 2 1 a.JPG\n"), "lists 1 image more than once, such as"),
         ("inshop", {}, "neither Eval/list_eval_partition.txt nor list_eval_partition.txt"),
         ("inshop", clothes("0\n" + LIST_HEAD, "Eval__a_txt"), "no images, neither in"),
         ("inshop", clothes(LIST_HEAD), "begins with 'image_name item_id evaluation_status'"),

@@ -108,6 +108,9 @@ def _layout(root: Path, notes: list[str]) -> list[Path]:
                 if others:
                     beside = f"{', '.join(first)} and {last}"
                     notes.append(f"beside {beside}, {', '.join(others)} in {root} is left out")
+                loose = sum(map(is_image, files))
+                if loose:
+                    notes.append(f"{counted(loose, 'image')} right inside {root}, beside {last}, left out")
                 notes += left_out.notes(root)
                 return chosen
     if sides:

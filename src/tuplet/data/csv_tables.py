@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuplet.data.class_folders import LAYOUTS, part_named, require_files, root_error
-from tuplet.data.label_files import csv_rows, existing, naming
-from tuplet.data.parquet import read_columns
+from tuplet.data.label_files import column_named, csv_rows, existing, naming
+from tuplet.data.parquet import read_columns, text_column
 from tuplet.data.shared_images import without_queries
 from tuplet.data.splits import ClassPaths, ReadSettings, Split, readable, split_of_classes
 from tuplet.errors import DataError, counted, unusable
 
 _COLUMNS = ("path", "label", "split")
-_WANTED = "want columns path and label, and split (train and test, or train, query and gallery) if need be"
+_WANTED = "columns path and label, and split (train and test, or train, query and gallery) if need be"
 
 
 def load_table(file: Path, settings: ReadSettings | None = None) -> Split:
@@ -65,31 +65,28 @@ def _rows(file: Path) -> tuple[list[tuple[str, ...]], bool]:
 
 def _csv_columns(file: Path) -> dict[str, list[str]]:
     heading, *rows = [row for row in csv_rows(file, "separated by commas") if any(row)] or [[]]
-    names = [cell.strip().lower() for cell in heading]
-    _require_columns(names)
-    columns = {name: names.index(name) for name in _COLUMNS if name in names}
+    places = {name: column_named(name, heading) for name in _COLUMNS}
+    _require_columns([name for name, place in places.items() if place is not None], heading)
     return {
-        name: [row[column].strip() if column < len(row) else "" for row in rows]
-        for name, column in columns.items()
+        name: [row[place].strip() if place < len(row) else "" for row in rows]
+        for name, place in places.items()
+        if place is not None
     }
 
 
 def _parquet_columns(file: Path) -> dict[str, list[str]]:
     def wanted(names: list[str]) -> list[str]:
-        _require_columns(names)
+        _require_columns(names, names)
         return [name for name in _COLUMNS if name in names]
 
     table = read_columns(file, lambda schema: wanted(schema.names))
-    return {
-        name: ["" if value is None else str(value) for value in table[name].to_pylist()]
-        for name in wanted(table.column_names)
-    }
+    return {name: text_column(table[name], name) for name in wanted(table.column_names)}
 
 
-def _require_columns(names: Sequence[str]) -> None:
+def _require_columns(names: Sequence[str], heading: Sequence[str]) -> None:
     if not {"path", "label"} <= set(names):
-        listed = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
-        raise DataError(f"has the columns {listed or 'none at all'}; {_WANTED}")
+        listed = ", ".join(map(repr, heading[:8])) + (", ..." if len(heading) > 8 else "")
+        raise DataError(f"has the columns {listed or 'none at all'}; want {_WANTED}")
 
 
 def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list[ClassPaths]:
@@ -101,8 +98,11 @@ def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list
     seen: dict[str, int] = {}
     for at, (path, label, *part) in enumerate(rows, 1):
         full = os.path.normpath(file.parent / path)
-        if seen.setdefault(full, at) != at:
-            problem = f"lists {path} both in row {seen[full]} and in row {at}"
+        absolute = os.path.abspath(full)  # noqa: PTH100  # a path may be given both ways
+        if "\0" in path:
+            raise unusable(file, f"has a NUL character in the path of row {at}", "a path of an image")
+        if seen.setdefault(absolute, at) != at:
+            problem = f"lists {path} both in row {seen[absolute]} and in row {at}"
             raise unusable(file, problem, "an image once, for it would find itself")
         parts[_part("".join(part))][label].append(full)
     kept = [{label: paths for label, paths in part.items() if paths} for part in parts.values()]

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from tuplet.errors import DataError, one_line, unusable
+from tuplet.errors import DataError, counted, one_line, unusable
 
 _HEADER = 1 << 16
 """Bytes read of an array to learn its type; the header of a .npy file is mostly 128 bytes long."""
@@ -139,9 +139,29 @@ def csv_rows(file: Path, wanted: str) -> list[list[str]]:
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            return list(csv.reader(stream))
+            # Strict: a quote that is never closed would otherwise swallow the rows after it.
+            rows = list(csv.reader(stream, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot be read as text ({error}); want UTF-8, {wanted}", subject=file) from None
+    # A row with more cells than the heading mostly has a comma in a name: its cells are in wrong columns.
+    width = len(rows[0]) if rows else 0
+    at = next((at for at, row in enumerate(rows, 1) if any(row[width:])), None)
+    if at is not None:
+        cells = counted(len(rows[at - 1]), "cell")
+        raise DataError(
+            f"has {cells} in line {at}, and {width} in the first; want names with commas in double quotes",
+            given=len(rows[at - 1]),
+            wanted=width,
+        )
+    return rows
+
+
+def column_named(name: str, heading: Sequence[str]) -> int | None:
+    """Return the place of a column, in whatever case its name is written; None where there is none."""
+    places = [at for at, cell in enumerate(heading) if cell.strip().lower() == name]
+    if len(places) > 1:
+        raise DataError(f"has {len(places)} columns {name}; want one", given=len(places), wanted=1)
+    return places[0] if places else None
 
 
 def _lines(file: Path, kind: str) -> list[str] | list[int]:
@@ -173,12 +193,12 @@ def _lines(file: Path, kind: str) -> list[str] | list[int]:
 
 def _column(first: Sequence[str]) -> tuple[int, int]:
     """Return which column of a .csv holds the labels, and the row in which they begin."""
-    heading = [cell.strip().lower() for cell in first]
-    if "label" in heading:
-        return heading.index("label"), 1
-    if len(heading) > 1:
+    place = column_named("label", first)
+    if place is not None:
+        return place, 1
+    if len(first) > 1:
         raise DataError(
-            f"has {len(heading)} columns, {', '.join(map(repr, first[:8]))}; want one of labels, or a first"
+            f"has {len(first)} columns, {', '.join(map(repr, first[:8]))}; want one of labels, or a first"
             " line that calls one of them label",
             given=first,
             wanted="label",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -29,11 +30,38 @@ def read_columns(file: Path, choose: Callable[[Any], list[str]]) -> Any:
     arrow, parquet = pyarrow_modules()
     try:
         with parquet.ParquetFile(file) as opened:
+            names = opened.schema_arrow.names
+            twice = (
+                sorted({name for name in names if names.count(name) > 1})
+                if len(set(names)) < len(names)
+                else []
+            )
+            if twice:
+                raise DataError(f"has several columns {', '.join(twice)}; want one of each", given=twice)
             return opened.read(columns=choose(opened.schema_arrow))
     except (arrow.ArrowException, OSError) as error:
         raise DataError(
             f"cannot be read as Parquet ({one_line(error)}); want a whole .parquet file", subject=file
         ) from None
+
+
+def text_column(column: Any, name: str) -> list[str]:
+    """Return the cells of a column as text, "" where one is empty.
+
+    Args:
+        column: of strings, integers or booleans, or of finite floats.
+        name: of the column, for messages.
+    """
+    import pyarrow as arrow
+
+    kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
+    if arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind) or arrow.types.is_nested(kind):
+        raise DataError(f"its column {name} holds {kind}; want strings or numbers", given=str(kind))
+    cells = column.to_pylist()
+    odd = next((cell for cell in cells if isinstance(cell, float) and not math.isfinite(cell)), None)
+    if odd is not None:
+        raise DataError(f"its column {name} holds {odd}; want a value in every row", given=odd)
+    return ["" if cell is None else str(cell) for cell in cells]
 
 
 def read_parquet(
@@ -70,7 +98,10 @@ def read_parquet(
     )
     if labels is None:
         labels = numbered(_labels(arrow, _full(table["label"], "label")))
-    paths = tuple(map(str, table["path"].to_pylist())) if "path" in table.column_names else None
+    paths = None
+    if "path" in table.column_names:
+        cells = table["path"].to_pylist()
+        paths = tuple(f"row {row}" if cell is None else str(cell) for row, cell in enumerate(cells))
     return embeddings, labels, paths
 
 
@@ -128,7 +159,9 @@ def _dimensions(arrow: Any, schema: Any) -> list[str]:
     for field in schema:
         numbered = re.fullmatch(r"(.*?)(\d+)", field.name)
         if numbered and arrow.types.is_floating(field.type):
-            groups[numbered[1]][int(numbered[2])] = field.name
+            other = groups[numbered[1]].setdefault(int(numbered[2]), field.name)
+            if other != field.name:
+                raise DataError(f"has columns {other} and {field.name}; want one for each dimension")
     wanted = "want a column embedding of lists, or one of floats for each dimension, such as e0, e1, e2"
     if len(groups) != 1:
         raise DataError(f"has no column embedding, but {_listed(schema.names)}; {wanted}")
@@ -172,7 +205,7 @@ def _matrix(lists: Any) -> Float[np.ndarray, "N D"]:
 
 def _labels(arrow: Any, column: Any) -> Shaped[np.ndarray, " N"]:
     if arrow.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        column = _full(arrow.chunked_array([column.dictionary_decode()]), "label")
     kind = column.type
     if arrow.types.is_integer(kind):
         integers: Shaped[np.ndarray, " N"] = column.to_numpy(zero_copy_only=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,13 @@ def load_benchmark(source: str, root: Path, settings: ReadSettings | None = None
     """
     settings, benchmark = settings or ReadSettings(), BENCHMARKS[source]
     listing = benchmark.read(root)
-    _require_counts(source, benchmark, listing)
     parts = list(listing.parts.values())
+    times = Counter(path for part in parts for images in part.values() for path in images)
+    twice = [path for path, count in times.items() if count > 1]
+    if twice:
+        problem = f"lists {counted(len(twice), 'image')} more than once, such as {twice[0]}"
+        raise unusable(listing.source, problem, _remedy(source, benchmark))
+    _require_counts(source, benchmark, listing)
     require_files(parts, benchmark.title, listing.source, _remedy(source, benchmark))
     parts, skipped = readable(parts, settings)
     return split_of_classes(root, parts, settings, skipped=skipped, notes=listing.notes)

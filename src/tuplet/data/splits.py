@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -192,9 +193,22 @@ def _notes(train: ClassPaths, test: ClassPaths, gallery: ClassPaths | None = Non
         ),
     ]
     notes = [f"{counted(count, noun)} {what}" for count, noun, what in counts if count]
+    alike = _alike({**train, **test, **(gallery or {})})
+    if alike:
+        notes.append(f"classes whose names differ only in case, blanks or accents are apart: {alike}")
     if gallery is None and len(test) == 1:
         notes.append("there is one test class: every neighbour is right, and every measure perfect")
     return notes
+
+
+def _alike(names: Iterable[str]) -> str:
+    """Return the first names that a person may take for one, as text; "" where there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        # macOS writes an accent as a character of its own, other systems do not.
+        groups.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), []).append(name)
+    several = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    return ", ".join(several[:3]) + (", ..." if len(several) > 3 else "")
 
 
 def halves(
