@@ -51,8 +51,8 @@ def exported(network: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """One network as model.onnx and model.pt2."""
     folder = tmp_path_factory.mktemp("exported")
     pixels, facts = noise(PHOTOGRAPHS), {"run": "birds"}
-    for name, to in (("model.onnx", "onnx"), ("model.pt2", "torch")):
-        largest = export_file(network, folder / name, pixels, to=to, data=PHOTOGRAPHS, facts=facts)
+    for name in ("model.onnx", "model.pt2"):
+        largest = export_file(network, folder / name, pixels, data=PHOTOGRAPHS, facts=facts)
         assert largest <= 1e-4
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2"]
     return folder
@@ -96,7 +96,7 @@ def test_onnx_is_valid_and_takes_any_number_of_images(exported: Path, network: E
 def test_a_transformer_at_another_size_than_its_own(tmp_path: Path) -> None:
     network = network_of("test_vit", "token")
     data = DataConfig(image_size=96, resize=96)
-    export_file(network, tmp_path / "vit.onnx", noise(data), to="onnx", data=data)
+    export_file(network, tmp_path / "vit.onnx", noise(data), data=data)
     images = random_pixels(3, 96)
     found = in_onnxruntime(tmp_path / "vit.onnx")(images)
     np.testing.assert_allclose(found, network(images).detach().numpy(), atol=1e-4)
@@ -254,7 +254,7 @@ def test_only_an_earlier_export_is_replaced_and_only_when_asked(tmp_path: Path, 
     file = tmp_path / "model.pt2"
     file.write_text("old")
     with pytest.raises(SettingsError) as error:
-        export_file(network, file, noise(PHOTOGRAPHS), to="torch", data=PHOTOGRAPHS)
+        export_file(network, file, noise(PHOTOGRAPHS), data=PHOTOGRAPHS)
     assert error.value.subject == str(file)
     assert file.read_text() == "old"
 
@@ -263,7 +263,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path: Path, network: Embedder, 
     def refused(kind: type[InputError], network: Embedder, count: int = 10, to: str = "onnx") -> InputError:
         file = tmp_path / ("x.onnx" if to == "onnx" else "x.pt2")
         with pytest.raises(kind) as error:
-            export_file(network, file, noise(PHOTOGRAPHS)[:count], to=to, data=PHOTOGRAPHS)
+            export_file(network, file, noise(PHOTOGRAPHS)[:count], data=PHOTOGRAPHS)
         assert "\n" not in str(error.value)
         assert capsys.readouterr() == ("", "")
         return error.value

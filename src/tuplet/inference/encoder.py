@@ -111,19 +111,7 @@ class PictureEmbedder:
         resize: int | None = None,
         accelerator: Accelerator = "auto",
     ) -> PictureEmbedder:
-        """Open the model of a run or a saved model.
-
-        Args:
-            folder: of a run, or one that `Embedder.save_pretrained` wrote.
-            image_size: side of the square that it sees, pixels; None: as it was trained.
-            resize: short side before the centre crop, pixels; None: as it was trained, or in proportion to
-                `image_size`.
-            accelerator: where it computes.
-
-        Raises:
-            ModelError: there is no model in the folder.
-            DeviceError: there is no such device.
-        """
+        """Open the model of a run or a saved model; see `load`."""
         found = open_model(Path(folder))
         data = found.config.data
         if image_size is not None:
@@ -266,12 +254,13 @@ def load(
     resize: int | None = None,
     accelerator: Accelerator = "auto",
 ) -> PictureEmbedder:
-    """Load the model of a run or a saved model, to encode pictures; see `PictureEmbedder.open`.
+    """Load the model of a run or a saved model, to encode pictures.
 
     Args:
         folder: of a run, such as "runs/first", or one that `Embedder.save_pretrained` wrote.
         image_size: side of the square that it sees, pixels; None: as it was trained.
-        resize: short side before the centre crop, pixels; None: as it was trained, or in proportion.
+        resize: short side before the centre crop, pixels; None: as it was trained, or in proportion to
+            `image_size`.
         accelerator: where it computes.
 
     Raises:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -33,7 +33,10 @@ from tuplet.inference.trained_model import PREPARATION_FILE, open_model, prepara
 from tuplet.models.embedder import Embedder
 from tuplet.training.environment import hash_weights
 
-FileFormat: TypeAlias = Literal["onnx", "torch"]
+Target: TypeAlias = Literal["onnx", "torch", "hub"]
+
+ENDINGS: dict[Target, str] = {"onnx": ".onnx", "torch": ".pt2", "hub": ""}
+"""Of the names of the files; the hub takes a folder."""
 
 OPSET = 18
 """Of ONNX: the lowest that PyTorch's exporter writes without a conversion."""
@@ -61,7 +64,7 @@ _HUB_FILES = frozenset({CONFIG_NAME, SAFETENSORS_SINGLE_FILE, PREPARATION_FILE, 
 
 def export(
     folder: str | os.PathLike[str],
-    to: FileFormat | Literal["hub"],
+    to: Target,
     output: str | os.PathLike[str],
     *,
     check: str | os.PathLike[str] | None = None,
@@ -86,8 +89,10 @@ def export(
     if to == "hub":
         card = model_card(network, data, None if run is None else training_of(run, None))
         return export_hub(network, target, pixels, data=data, card=card, overwrite=overwrite)
+    if target.suffix != ENDINGS[to]:
+        raise SettingsError(f"{target} does not end in {ENDINGS[to]}; want such a file", subject=target)
     facts = {} if run is None else {"run": run.config.name}
-    return export_file(network, target, pixels, to=to, data=data, facts=facts, overwrite=overwrite)
+    return export_file(network, target, pixels, data=data, facts=facts, overwrite=overwrite)
 
 
 def export_file(
@@ -95,44 +100,50 @@ def export_file(
     file: Path,
     pixels: UInt8[Tensor, "N 3 S S"],
     *,
-    to: FileFormat,
     data: DataConfig,
     facts: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> float:
     """Write a network as a file that needs no tuplet, and return its largest difference from the network.
 
-    onnx: the input `pixels` is uint8 [N, 3, S, S] with any N, the output `embeddings` float32 [N, D]; the
-    facts are in the metadata, under keys that begin with "tuplet.". torch: `torch.export.load(file).module()`
+    .onnx: the input `pixels` is uint8 [N, 3, S, S] with any N, the output `embeddings` float32 [N, D]; the
+    facts are in the metadata, under keys that begin with "tuplet.". .pt2: `torch.export.load(file).module()`
     is called like the network, with any number of images of one size, and needs PyTorch alone; the facts are
     in the extra file `INFORMATION_FILE`.
 
     Args:
         network: on the CPU, in evaluation mode.
-        file: ends in .onnx or .pt2; appears whole and compared, or not at all.
+        file: ends in .onnx or .pt2, its format; appears whole and compared, or not at all.
         pixels: images to compare on, at least `max(BATCH_SIZES)`, of the size that the file will take.
-        to: its format.
         data: how pictures become such squares; written beside the network.
         facts: more to write beside it.
         overwrite: whether `file` may exist already.
 
     Raises:
-        SettingsError: the file exists.
+        SettingsError: the file exists, or has another ending.
         ModelError: the network cannot be exported, or the export differs by more than `TOLERANCE`.
-        MissingExtraError: for onnx, a package is missing.
+        MissingExtraError: for .onnx, a package is missing.
     """
-    if to == "onnx":
+    save = {".onnx": _save_onnx, ".pt2": _save_torch}.get(file.suffix)
+    if save is None:
+        raise SettingsError(f"{file} ends in {file.suffix!r}; want .onnx or .pt2", subject=file)
+    if save is _save_onnx:
         _require_onnx(network)
+    known = {
+        **(facts or {}),
+        "architecture": str(network.backbone.pretrained_cfg["architecture"]),
+        "embedding": "[N, D] float32 as the LayerNorm gives them, not of length one; compare by cosine",
+        "preprocessing": json.dumps(preparation(data)),
+        "weights_sha256": hash_weights(network.state_dict()),
+    }
     wanted = embeddings_by_batch(network, pixels)
     with _written_beside(file, overwrite) as partial:
-        save = _save_onnx if to == "onnx" else _save_torch
-        program = save(network, pixels[:2], partial, information(network, data, facts))
-        return largest_difference(program, wanted, pixels)
+        return largest_difference(save(network, pixels[:2], partial, known), wanted, pixels)
 
 
 def _require_onnx(network: Embedder) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        if not _installed(package):
+        if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "search", purpose="ONNX")
     num_bytes = sum(value.nbytes for value in network.state_dict().values())
     if num_bytes > _MOST_BYTES:
@@ -159,8 +170,10 @@ def _save_onnx(network: Embedder, pixels: Tensor, file: Path, known: Mapping[str
             verbose=False,
         )
         assert program is not None
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     model = program.model
-    _without_traces(model)
+    ClearMetadataAndDocStringPass()(model)  # the exporter's notes name files of this machine
     model.producer_name, model.producer_version = "tuplet", version("tuplet")
     model.metadata_props.update({f"tuplet.{key}": value for key, value in known.items()})
     program.save(file, external_data=False)
@@ -213,23 +226,6 @@ def export_hub(
         (partial / PREPARATION_FILE).write_text(stated + "\n", encoding="utf-8")
         network.save_pretrained(partial)
         return largest_difference(Embedder.from_pretrained(str(partial)), wanted, pixels)
-
-
-def information(network: Embedder, data: DataConfig, facts: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the facts that go into an export beside the network, as text, or JSON if they have parts.
-
-    Args:
-        network: whose weights `hash_weights` hashes.
-        data: how pictures are prepared.
-        facts: more of them, first.
-    """
-    return {
-        **(facts or {}),
-        "architecture": str(network.backbone.pretrained_cfg["architecture"]),
-        "embedding": "[N, D] float32 as the LayerNorm gives them, not of length one; compare by cosine",
-        "preprocessing": json.dumps(preparation(data)),
-        "weights_sha256": hash_weights(network.state_dict()),
-    }
 
 
 def require_free(target: Path, overwrite: bool) -> None:
@@ -286,17 +282,6 @@ def _exporting(target: str) -> Iterator[None]:
         ) from error
 
 
-def _without_traces(model: Any) -> None:
-    """Remove the exporter's notes from an ONNX model: they name files of this machine."""
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-    ClearMetadataAndDocStringPass()(model)
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
 def onnx_embedding(file: Path) -> Embedding:
     """Return the network in an ONNX file as a function, which onnxruntime runs on the CPU."""
     import onnxruntime
@@ -315,13 +300,9 @@ def onnx_embedding(file: Path) -> Embedding:
 def embeddings_by_batch(network: Embedder, pixels: UInt8[Tensor, "N 3 S S"]) -> list[Float[Tensor, "N D"]]:
     """Compute the embeddings of all images in batches of each of `BATCH_SIZES`.
 
-    Args:
-        network: on the CPU, in evaluation mode.
-        pixels: at least `max(BATCH_SIZES)` images.
-
     Raises:
         ModelError: the network is in training mode, or cannot take images of this size.
-        DataError: there are too few images.
+        DataError: there are fewer than `max(BATCH_SIZES)` images.
     """
     if network.training:
         raise ModelError("the network is in training mode; want network.eval() before it is exported")

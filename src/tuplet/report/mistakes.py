@@ -55,7 +55,7 @@ def retrieval_findings(split: EmbeddedSplit) -> dict[str, Any] | None:
         return None
     k = min(NUM_NEIGHBOURS, len(split.table) - 1)
     nearest, similarities = nearest_neighbours(split.embeddings, k)
-    unit = split.embeddings / np.maximum(np.linalg.norm(split.embeddings, axis=1, keepdims=True), 1e-12)
+    unit = plots.unit_rows(split.embeddings)
     search = _Search(split, unit, nearest.numpy(), similarities.numpy(), is_query)
     wrong = np.flatnonzero(is_query & (search.predicted != search.labels))
     right = np.flatnonzero(is_query & (search.predicted == search.labels))

@@ -258,7 +258,7 @@ def tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray,
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     count = embeddings.shape[0]
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    unit = unit_rows(embeddings)
     # Our own start, as PCA in TSNE divides by a spread that is zero where all points are one.
     start = np.random.default_rng(seed).normal(scale=1e-6, size=(count, 2))
     if count > 1:
@@ -274,6 +274,13 @@ def tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray,
     with threadpool_limits(limits=1):
         places: Float64[np.ndarray, "M 2"] = tsne.fit_transform(unit.astype(np.float32)).astype(np.float64)
     return places
+
+
+def unit_rows(embeddings: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    """Scale each embedding to unit length; zeros stay zeros."""
+    unit: Float[np.ndarray, "N D"]
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def thumbnail(image: UInt8[Tensor, "3 H W"], size: int = 96) -> str:

@@ -64,6 +64,15 @@ class Run:
     Args:
         folder: where `create` made it.
 
+    Attributes:
+        config: its settings; config_file has them, and `tuplet train --config` repeats the run from it.
+        metrics_file: one JSON line an epoch.
+        checkpoint_file: state after the last whole epoch.
+        environment_file: versions, commit, hardware and the hash of the starting weights.
+        notes_file: what was odd about the data: skipped images, classes too small to be queries.
+        model_folder: the trained network, for `Embedder.from_pretrained`.
+        report_file: the report, one self-contained page.
+
     Raises:
         RunFolderError: there is no run in the folder, or its config cannot be read.
         SettingsError: its config cannot be used.
@@ -71,6 +80,13 @@ class Run:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.metrics_file = self.folder / "metrics.jsonl"
+        self.checkpoint_file = self.folder / "checkpoints" / "last.pt"
+        self.environment_file = self.folder / "environment.json"
+        self.notes_file = self.folder / "notes.json"
+        self.model_folder = self.folder / "model"
+        self.report_file = self.folder / "report.html"
         if not self.config_file.is_file():
             raise RunFolderError(
                 f"there is no run in {self.folder}; want a folder with a config.yaml, made by tuplet train",
@@ -95,44 +111,9 @@ class Run:
         write_atomically(path / "config.yaml", write_config(config).encode())
         return cls(path)
 
-    @property
-    def config_file(self) -> Path:
-        """The run's settings: `tuplet train --config` reproduces the run from it."""
-        return self.folder / "config.yaml"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One JSON line an epoch."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def checkpoint_file(self) -> Path:
-        """State after the last whole epoch."""
-        return self.folder / "checkpoints" / "last.pt"
-
     def classes_folder(self, epoch: int) -> Path:
         """Return the folder of the class parameters after an epoch, if classes are spread over processes."""
         return self.folder / "checkpoints" / f"classes-{epoch}"
-
-    @property
-    def environment_file(self) -> Path:
-        """Versions, commit, hardware and the hash of the starting weights."""
-        return self.folder / "environment.json"
-
-    @property
-    def notes_file(self) -> Path:
-        """What was odd about the data: skipped images, classes too small to be queries."""
-        return self.folder / "notes.json"
-
-    @property
-    def model_folder(self) -> Path:
-        """The trained network, for `Embedder.from_pretrained`."""
-        return self.folder / "model"
-
-    @property
-    def report_file(self) -> Path:
-        """The report, one self-contained page."""
-        return self.folder / "report.html"
 
     def reports(self) -> list[EpochReport]:
         """Return the reports of all epochs so far, epoch 0 first, without a line that a kill cut short."""

@@ -17,6 +17,7 @@ from tuplet.data.load import load_split
 from tuplet.data.splits import Split
 from tuplet.errors import InputError, SettingsError
 from tuplet.inference.export import (
+    ENDINGS,
     NUM_PICTURES,
     OPSET,
     export_file,
@@ -28,8 +29,6 @@ from tuplet.inference.export import (
 )
 from tuplet.inference.model_card import model_card, training_of
 from tuplet.inference.trained_model import TrainedModel, open_model, preparation_words
-
-_ENDINGS: dict[ExportTarget, str] = {"onnx": ".onnx", "torch": ".pt2", "hub": ""}
 
 
 def export(what: Path, arguments: Sequence[str]) -> None:
@@ -55,9 +54,7 @@ def export(what: Path, arguments: Sequence[str]) -> None:
         kind = "for Embedder.from_pretrained and the hub"
     else:
         facts = {} if model.run is None else {"run": model.run.config.name}
-        largest = export_file(
-            network, target, pixels, to=chosen.to, data=data, facts=facts, overwrite=overwrite
-        )
+        largest = export_file(network, target, pixels, data=data, facts=facts, overwrite=overwrite)
         kind = f"ONNX, opset {OPSET}" if chosen.to == "onnx" else "torch.export"
     size = data.image_size
     print(f"in        uint8 RGB [N, 3, {size}, {size}], 0..255; before it {preparation_words(data)}")
@@ -70,7 +67,7 @@ def export(what: Path, arguments: Sequence[str]) -> None:
 
 def _target(what: Path, to: ExportTarget, output: Path | None, *, is_run: bool) -> Path:
     """Return the file or folder to write; raise an error if its name does not end as its format does."""
-    ending = _ENDINGS[to]
+    ending = ENDINGS[to]
     if output is None:
         if is_run:
             return what / (f"model{ending}" if ending else "hub")
