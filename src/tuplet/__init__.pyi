@@ -1,7 +1,7 @@
 from .config import RunConfig as RunConfig
 from .config.overrides import override as override
 from .errors import InputError as InputError
-from .evaluation.evaluate import EvalReport as EvalReport
+from .evaluation.measure import EvalReport as EvalReport
 from .inference.encoder import PictureEmbedder as PictureEmbedder
 from .inference.encoder import load as load
 from .inference.export import export as export

@@ -12,15 +12,8 @@ from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.data.glyphs import GlyphImages
 from tuplet.errors import DataError
 from tuplet.evaluation.embedding_files import LabelledEmbeddings
-from tuplet.evaluation.evaluate import (
-    EVALUATION_BATCH,
-    EmbeddedSplit,
-    EvalReport,
-    MeasureSettings,
-    embed,
-    evaluate,
-    measure,
-)
+from tuplet.evaluation.evaluate import EVALUATION_BATCH, EmbeddedSplit, embed, evaluate
+from tuplet.evaluation.measure import EvalReport, MeasureSettings, measure
 
 TABLE = GlyphImages(first_class=0, num_classes=30, images_per_class=5, seed=0, image_size=16)
 

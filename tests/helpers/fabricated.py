@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuplet.config import RunConfig
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.research.claims.plan import Entry, Plan, run_key
 from tuplet.research.claims.running import run_folder
 from tuplet.training.run_folder import EpochReport, Run

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from tuplet.config import DataConfig, RunConfig
 from tuplet.config.overrides import override
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.inference.model_card import Training, model_card
 from tuplet.metrics.intervals import Interval
 from tuplet.models import Embedder

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.report import plots
 from tuplet.training.run_folder import EpochReport
 

@@ -17,7 +17,8 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, override
 from tuplet.data.image_tables import ImageTable
 from tuplet.errors import DataError, RunFolderError
-from tuplet.evaluation.evaluate import ClusteringReport, EmbeddedSplit, EvalReport
+from tuplet.evaluation.evaluate import ClusteringReport, EmbeddedSplit
+from tuplet.evaluation.measure import EvalReport
 from tuplet.report.run_report import ReportContent, _shortened, summary_page, write_report
 from tuplet.training.run_folder import EpochReport, Run
 

@@ -14,7 +14,7 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_split
 from tuplet.errors import DataError, RunFolderError
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.training.devices import launch
 from tuplet.training.experiment import (
     ImageCache,

@@ -13,7 +13,7 @@ from tuplet.metrics.names import headline_metric, metric_title
 
 if TYPE_CHECKING:
     from tuplet.config import RunConfig
-    from tuplet.evaluation.evaluate import EvalReport
+    from tuplet.evaluation.measure import EvalReport
     from tuplet.training.run_folder import EpochReport, Run
 
 

@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import tyro
 
-from tuplet.config import ComputeConfig, DataConfig, EvaluationConfig, LossName, RunConfig
+from tuplet.config import Accelerator, ComputeConfig, DataConfig, EvaluationConfig, LossName, RunConfig
 from tuplet.config.checks import require
 from tuplet.errors import SettingsError
 from tuplet.metrics.names import RetrievalDistance, retrieval_names
 
-Accelerator: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 ExportTarget: TypeAlias = Literal["onnx", "torch", "hub"]
 IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR")]
 

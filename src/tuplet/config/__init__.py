@@ -8,6 +8,7 @@ from tuplet.config.data import Augmentation, DataConfig, Source
 from tuplet.config.loss import Distance, Implementation, LossConfig, LossName, Variance
 from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
 from tuplet.config.run import (
+    Accelerator,
     BatchNormFreeze,
     ComputeConfig,
     EvaluationConfig,
@@ -18,6 +19,7 @@ from tuplet.config.run import (
 )
 
 __all__ = [
+    "Accelerator",
     "Augmentation",
     "BatchNormFreeze",
     "ComputeConfig",

@@ -14,6 +14,7 @@ from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
 Pooling = Literal["avg", "max", "avg+max", "gem", "token"]
 BatchNormFreeze = Literal["none", "statistics", "full"]
 Selection = Literal["last", "validation", "oracle"]
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @takes_any_number
@@ -85,7 +86,7 @@ class EvaluationConfig:
 class ComputeConfig:
     """On what it runs, how many processes share a batch, and in which precision."""
 
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    accelerator: Accelerator = "auto"
     """auto takes a GPU where there is one."""
     devices: int = 1
     """Processes of data-parallel training, >= 1, dividing data.batch_size."""

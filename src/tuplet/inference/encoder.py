@@ -8,31 +8,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias, final
+from typing import TypeAlias, final
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from tuplet.config import Augmentation, ComputeConfig, DataConfig, RunConfig
+from tuplet.config import Accelerator, Augmentation, DataConfig
 from tuplet.data.decoding import decode_image
 from tuplet.data.transforms import eval_transform, short_side
 from tuplet.errors import DataError, ModelError, RequestError, SettingsError
 from tuplet.inference.trained_model import open_model
 from tuplet.models.embedder import Embedder
 from tuplet.progress import track
-from tuplet.training.devices import launch
+from tuplet.training.accelerators import choose_device
 from tuplet.training.environment import hash_weights
 
 Pixels: TypeAlias = UInt8[np.ndarray, "H W 3"] | UInt8[Tensor, "3 H W"]
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | Pixels
 """A file, an image of Pillow, or RGB pixels 0..255: an array [H, W, 3] or a tensor [3, H, W]."""
-
-Accelerator: TypeAlias = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -86,10 +83,10 @@ class PictureEmbedder:
         network: trained.
         data: how its images are prepared; `image_size`, `resize` and `augmentation` are read.
         path: where it is, for the index.
-        fabric: launched, one process; puts the network on its device.
+        device: where it computes.
     """
 
-    def __init__(self, network: Embedder, data: DataConfig, path: str, fabric: Fabric) -> None:
+    def __init__(self, network: Embedder, data: DataConfig, path: str, device: torch.device) -> None:
         self.model = IndexedModel(
             path,
             hash_weights(network.state_dict()),
@@ -100,7 +97,7 @@ class PictureEmbedder:
         )
         self.transform = eval_transform(data)
         self.min_side = short_side(data)  # as in training: a JPEG decoded at another scale has other pixels
-        self._network, self._device = fabric.setup_module(network.eval()), fabric.device
+        self._network, self._device = network.eval().to(device), device
 
     @classmethod
     def open(
@@ -119,8 +116,7 @@ class PictureEmbedder:
             data = replace(data, image_size=image_size, resize=short)
         elif resize is not None:
             data = replace(data, resize=resize)
-        fabric = launch(RunConfig(compute=ComputeConfig(accelerator=accelerator)))
-        return cls(found.network, data, absolute(folder), fabric)
+        return cls(found.network, data, absolute(folder), choose_device(accelerator))
 
     @classmethod
     def of_index(

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tuplet.config import DataConfig, RunConfig
 from tuplet.data.splits import Split
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.inference.trained_model import preparation_words
 from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.models.embedder import Embedder

@@ -9,8 +9,6 @@ import faiss
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
-from sklearn.metrics import mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 
 from tuplet.errors import SettingsError, unusable
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels, unit_rows
@@ -126,6 +124,10 @@ def agreement(classes: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]) -
 
     Two labellings that are both one class agree perfectly; where one of them is, all four are 0.
     """
+    # Imported here because scikit-learn takes a second, and reports are read where nothing is clustered.
+    from sklearn.metrics import mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     table = contingency_matrix(classes, clusters, sparse=True, dtype=np.int64)
     a, b = (np.asarray(table.sum(axis=axis), np.int64).ravel() for axis in (1, 0))
     if len(a) == 1 or len(b) == 1:

@@ -17,8 +17,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.special import ndtr, stdtrit
-from scipy.stats import t as student
 
 from tuplet.errors import SettingsError
 
@@ -86,6 +84,11 @@ def mean_intervals(
     2015;
         Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69, 2007.
     """
+    from scipy.special import (  # imported here because reports are read where nothing is measured
+        ndtr,
+        stdtrit,
+    )
+
     check_settings(level=level, num_resamples=num_resamples, seed=seed)
     over: Unit = "queries" if labels is None else "classes"
     # About the first score, so that equal scores give exactly their own value.
@@ -189,6 +192,8 @@ def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return SeedMean(mean, None, None, None, None, tuple(values), level)
+    from scipy.stats import t as student  # imported here because it takes half a second
+
     # Not scipy.stats.ttest_1samp: of equal values it warns and gives NaN.
     std = float(np.std(values, ddof=1))
     error = std / math.sqrt(count)

@@ -18,7 +18,8 @@ from tuplet.config import LossName, RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.splits import Split
 from tuplet.errors import SettingsError
-from tuplet.evaluation.evaluate import EvalReport, embed_split, evaluate
+from tuplet.evaluation.evaluate import embed_split, evaluate
+from tuplet.evaluation.measure import EvalReport
 from tuplet.metrics.intervals import (
     SeedMean,
     class_totals,

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from tuplet.config import RunConfig
 from tuplet.errors import DeviceError, SettingsError, one_line
+from tuplet.training.accelerators import choose_device
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -24,15 +25,7 @@ def launch(config: RunConfig) -> Fabric:
         SettingsError: the precision does not fit the device.
     """
     compute = config.compute
-    if (compute.accelerator == "cuda" and not torch.cuda.is_available()) or (
-        compute.accelerator == "mps" and not torch.backends.mps.is_available()
-    ):
-        name = compute.accelerator.upper()
-        raise DeviceError(
-            f"there is no {name} device here; want --compute.accelerator cpu",
-            subject="compute.accelerator",
-            given=compute.accelerator,
-        )
+    choose_device(compute.accelerator)
     try:
         fabric = Fabric(accelerator=compute.accelerator, devices=compute.devices, precision=compute.precision)
     except Exception as error:  # Fabric raises whatever the library of the device raises

@@ -15,7 +15,7 @@ from tuplet.data.load import load_data, load_split, split_of
 from tuplet.data.splits import Split
 from tuplet.data.transforms import short_side
 from tuplet.errors import DataError, RunFolderError
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.metrics.names import headline_metric
 from tuplet.ranks import on_first
 from tuplet.training.loop import train_epochs

@@ -25,7 +25,7 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, to_dict
 from tuplet.data.files import write_atomically
 from tuplet.errors import InputError, RunFolderError, SettingsError, one_line
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.models.embedder import Embedder
 
 

@@ -20,7 +20,8 @@ from tuplet.data.image_tables import ImageTable
 from tuplet.data.splits import Split
 from tuplet.data.transforms import train_transform
 from tuplet.errors import DataError, InputError, ModelError, one_line
-from tuplet.evaluation.evaluate import EvalReport, evaluate_split
+from tuplet.evaluation.evaluate import evaluate_split
+from tuplet.evaluation.measure import EvalReport
 from tuplet.losses.base import LossTerms
 from tuplet.losses.build import build_loss
 from tuplet.losses.many_classes.shards import gather_batch

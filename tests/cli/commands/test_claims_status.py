@@ -9,7 +9,7 @@ import pytest
 
 from tuplet.cli.main import main
 from tuplet.errors import InputError
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.research.claims import running
 from tuplet.research.claims.plan import jobs_of, read_plan
 from tuplet.research.claims.running import failure_file, record_failure, run_folder

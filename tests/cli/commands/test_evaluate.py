@@ -17,7 +17,7 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.glyphs import glyph
 from tuplet.evaluation.embedding_files import read_embeddings
-from tuplet.evaluation.evaluate import EvalReport
+from tuplet.evaluation.measure import EvalReport
 from tuplet.models.embedder import Embedder
 from tuplet.training.run_folder import Run, write_config
 

@@ -9,12 +9,10 @@ from typing import Any
 from tuplet.cli.commands.search import picture_tree
 from tuplet.cli.console import print_json, print_table
 from tuplet.cli.options import DuplicatesArguments
-from tuplet.config import ComputeConfig, RunConfig
 from tuplet.errors import counted
-from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet
 from tuplet.search.duplicates import DuplicateGroup, find_duplicates
 from tuplet.search.index import ImageIndex
-from tuplet.training.devices import launch
+from tuplet.training.accelerators import choose_device
 
 _GROUPS_ON_PAGE, _PICTURES_OF_GROUP = 300, 24
 """How many a page shows at most, so that a browser can open it."""
@@ -23,7 +21,7 @@ _GROUPS_ON_PAGE, _PICTURES_OF_GROUP = 300, 24
 def duplicates(chosen: DuplicatesArguments) -> None:
     """Print groups of near-duplicates of an index."""
     index = ImageIndex(chosen.index)
-    device = launch(RunConfig(compute=ComputeConfig(accelerator=chosen.accelerator))).device
+    device = choose_device(chosen.accelerator)
     groups = find_duplicates(index, threshold=chosen.threshold, where=chosen.where, device=device)
     if chosen.html is not None:
         _write_page(chosen.html, chosen, index, groups)
@@ -71,6 +69,8 @@ def _tree(group: DuplicateGroup) -> dict[str, Any]:
 def _write_page(
     file: Path, chosen: DuplicatesArguments, index: ImageIndex, groups: Sequence[DuplicateGroup]
 ) -> None:
+
+    from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet
 
     shown = []
     for number, group in enumerate(groups[:_GROUPS_ON_PAGE], 1):

@@ -28,13 +28,11 @@ from tuplet.evaluation.embedding_files import (
     require_writable,
     write_embeddings,
 )
-from tuplet.evaluation.evaluate import MeasureSettings, embed, measure
 from tuplet.evaluation.items import require_other_items
+from tuplet.evaluation.measure import MeasureSettings, measure
 from tuplet.inference.trained_model import TrainedModel, open_model
 from tuplet.metrics.names import metric_title
 from tuplet.progress import track
-from tuplet.training.devices import launch
-from tuplet.training.experiment import label_of_network
 from tuplet.training.run_folder import Run
 
 if TYPE_CHECKING:
@@ -94,6 +92,10 @@ def _is_model(folder: Path) -> bool:
 
 def evaluate_model(folder: Path, arguments: Sequence[str]) -> None:
     """Measure the model of a run, or a saved one."""
+    # Only a model needs Fabric, which takes seconds to import.
+    from tuplet.evaluation.evaluate import embed
+    from tuplet.training.devices import launch
+
     model = open_model(folder)
     given = model.config
     defaults = ModelArguments(data=given.data, evaluation=given.evaluation, compute=given.compute)
@@ -255,6 +257,8 @@ def _rank_notes(recall_at: Sequence[int], table: ImageTable, gallery: ImageTable
 def _heading(model: TrainedModel, config: RunConfig) -> str:
     """Return which epoch the model is of or, without a run, how it saw the images."""
     if model.run is not None:
+        from tuplet.training.experiment import label_of_network
+
         last = max((epoch.epoch for epoch in model.run.reports()), default=0)
         return label_of_network(model.run.config, last)
     size = config.data.image_size

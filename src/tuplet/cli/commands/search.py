@@ -15,7 +15,6 @@ from tuplet.cli.options import SearchArguments
 from tuplet.data.decoding import UnreadableImageError, decode_image
 from tuplet.errors import DataError, counted
 from tuplet.inference.encoder import PictureEmbedder, mean_direction
-from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet
 from tuplet.search.index import ImageIndex, IndexedPicture, Neighbour, content_hash
 from tuplet.search.indexing import jpeg_thumbnail
 from tuplet.search.storage import picture_condition
@@ -93,6 +92,8 @@ def _tree(
 def _write_page(
     file: Path, chosen: SearchArguments, index: ImageIndex, found: Sequence[Neighbour], copies: set[str]
 ) -> None:
+
+    from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet  # Jinja, for pages only
 
     asked = [Shot(jpeg_thumbnail(decode_image(image)), "", str(image)) for image in chosen.images]
     pictures = index.thumbnails({one.picture.id for one in found})

@@ -15,7 +15,8 @@ from tuplet.config import RunConfig
 from tuplet.data.files import write_atomically
 from tuplet.data.load import split_of
 from tuplet.errors import DataError
-from tuplet.evaluation.evaluate import EmbeddedSplit, EvalReport, embed
+from tuplet.evaluation.evaluate import EmbeddedSplit, embed
+from tuplet.evaluation.measure import EvalReport
 from tuplet.metrics.intervals import SeedMean, seed_mean
 from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.metrics.retrieval import nearest_neighbours

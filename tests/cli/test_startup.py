@@ -1,0 +1,93 @@
+"""What each command may import: a module that nobody needs there costs every call a second or more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tuplet.cli.main import main
+from tuplet.data.glyphs import glyph
+from tuplet.models.embedder import Embedder
+
+LIGHT: set[str] = set()
+TORCH = {"torch", "numpy", "pydantic"}
+# torchvision imports torch._dynamo by itself, and timm imports torchvision.
+MODELS = TORCH | {"timm", "torchvision", "torch._dynamo", "huggingface_hub"}
+SEARCH = MODELS | {"lancedb", "faiss"}
+SERVE = SEARCH | {"fastapi", "jinja2"}
+MEASURE = SERVE | {"sklearn", "scipy.special", "scipy.stats", "scipy.sparse"}
+FABRIC = {"lightning_fabric", "torchmetrics", "matplotlib", "lightning"}
+OTHERS = {"jinja2", "fastapi", "optuna", "plotly", "onnx", "onnxruntime", "pytorch_metric_learning"}
+
+COMMANDS: tuple[tuple[list[str], set[str]], ...] = (
+    (["--help"], LIGHT),
+    (["train", "--help"], LIGHT),
+    (["search", "--help"], LIGHT),
+    (["evaluate", "--help"], LIGHT),
+    (["search", "PICTURE", "--index", "INDEX", "--accelerator", "cpu"], SEARCH),
+    (["index", "PHOTOS", "--index", "INDEX", "--accelerator", "cpu"], SEARCH),
+    (["evaluate", "--index", "INDEX", "--queries", "2"], SEARCH),
+    (["serve", "INDEX", "--port", "0", "--accelerator", "cpu"], SERVE),
+    (["duplicates", "INDEX", "--accelerator", "cpu"], MEASURE),
+    (["evaluate", "VECTORS"], MEASURE),
+)
+"""In an order in which what may be there only grows, so that one process can run them all."""
+
+CHILD = """
+import contextlib, io, json, sys
+watched, commands = json.loads(sys.argv[1])
+from tuplet.cli.main import main
+for command in commands:
+    if command[0] == "serve":
+        import tuplet.cli.commands.serve
+        tuplet.cli.commands.serve.serve_on = lambda *_: None  # returns instead of serving
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(command)
+    print(json.dumps([name for name in watched if name in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("startup")
+    for label in "ab":
+        (root / "photos" / label).mkdir(parents=True)
+        for number in range(2):
+            picture = Image.fromarray(glyph(ord(label) - 97, number, seed=0, image_size=24))
+            picture.save(root / "photos" / label / f"{number}.png")
+    with torch.random.fork_rng():
+        Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(root / "model")
+    on = ["--model", str(root / "model"), "--index", str(root / "index"), "--image-size", "16"]
+    main(["index", str(root / "photos"), *on, "--accelerator", "cpu"])
+    np.savez(root / "x.npz", embeddings=np.eye(4, dtype=np.float32), labels=[0, 0, 1, 1])
+    names = {"PICTURE": "photos/a/0.png", "PHOTOS": "photos", "INDEX": "index", "VECTORS": "x.npz"}
+    return {word: str(root / name) for word, name in names.items()}
+
+
+def test_each_command_imports_only_what_it_uses(paths: dict[str, str]) -> None:
+    watched = sorted(set().union(*(allowed for _, allowed in COMMANDS), FABRIC, OTHERS))
+    commands = [[paths.get(word, word) for word in command] for command, _ in COMMANDS]
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps([watched, commands])],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    loaded = [set(json.loads(line)) for line in done.stdout.splitlines()]
+    too_much = {
+        " ".join(command): sorted(found - allowed)
+        for (command, allowed), found in zip(COMMANDS, loaded, strict=True)
+        if found - allowed
+    }
+    assert too_much == {}
+    assert "lancedb" in loaded[4]  # the commands did run
+    assert "fastapi" in loaded[7]
+    assert "sklearn" in loaded[-1]
