@@ -89,7 +89,9 @@ class ComputeConfig:
     accelerator: Accelerator = "auto"
     """auto takes a GPU where there is one."""
     devices: int = 1
-    """Processes of data-parallel training, >= 1, dividing data.batch_size."""
+    """Processes of data-parallel training on each machine, >= 1, dividing data.batch_size."""
+    num_nodes: int = 1
+    """Machines that train together, >= 1, each with as many `devices`; torchrun or Slurm starts them."""
     shard_classes: bool = False
     """Each process keeps the parameters of its share of the classes only: for more than one device holds."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -101,8 +103,13 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         check = Check(self, "compute.")
-        check.at_least(1, "devices")
+        check.at_least(1, "devices", "num_nodes")
         check.at_least(0, "num_workers")
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that share a batch, over all machines."""
+        return self.devices * self.num_nodes
 
 
 @takes_any_number
@@ -128,11 +135,18 @@ class RunConfig:
         named = self.name != "" and all(c.isalnum() or c in "._-" for c in self.name)
         check("name", named, "letters, digits, '.', '_' and '-'")
         check("seed", 0 <= self.seed < 2**63, "0..2^63-1")
-        batch_size = self.data.batch_size
+        batch_size, num_processes = self.data.batch_size, compute.num_processes
+        machines = f" in all on {compute.num_nodes} machines" if compute.num_nodes > 1 else ""
         check(
             "compute.devices",
-            batch_size % compute.devices == 0,
-            f"a divisor of data.batch_size = {batch_size}",
+            batch_size % num_processes == 0,
+            f"a divisor of data.batch_size = {batch_size}{machines}",
+        )
+        share = f"the {batch_size // num_processes} images of a process"
+        check(
+            "data.accumulate",
+            batch_size // num_processes % self.data.accumulate == 0,
+            f"a divisor of data.batch_size = {batch_size}" if num_processes == 1 else f"a divisor of {share}",
         )
         check(
             "loss.implementation",
@@ -141,8 +155,8 @@ class RunConfig:
         )
         check(
             "loss.class_fraction",
-            compute.devices == 1 or compute.shard_classes or not sampled,
-            f"1, or compute.shard_classes: each of {compute.devices} devices would draw other classes",
+            num_processes == 1 or compute.shard_classes or not sampled,
+            f"1, or compute.shard_classes: each of {num_processes} devices would draw other classes",
         )
         # 16-mixed scales the loss, and skips the steps of an optimizer whose gradients overflow. Parameters
         # that another optimizer or another rank holds would take theirs all the same.

@@ -157,6 +157,7 @@ _FORMS_BATCHES = (
     "batch_size",
     "sampler",
     "images_per_class",
+    "accumulate",
     "label_noise",
     "label_noise_seed",
     "imbalance",

@@ -105,9 +105,12 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
 
         # DDP waits for the gradient of every parameter that it wrapped. Those of a frozen backbone never
         # come, so that in the warm-up the ranks average their gradients by hand.
-        with fabric.no_backward_sync(network, enabled=warming):
-            terms = session.loss_terms(network(pixels), labels, epoch, step)
-            fabric.backward(terms.total)
+        if config.data.accumulate > 1:
+            terms = session.backward_in_parts(pixels, labels, epoch, step, synchronise=not warming)
+        else:
+            with fabric.no_backward_sync(network, enabled=warming):
+                terms = session.loss_terms(network(pixels), labels, epoch, step)
+                fabric.backward(terms.total)
         if warming:
             session.average_gradients()
         session.step()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -30,6 +30,7 @@ from tuplet.ranks import first_of, mean, share, total
 from tuplet.training.class_shards import loss_state, restore_loss
 from tuplet.training.devices import require_compiler
 from tuplet.training.environment import describe_environment, hash_images, hash_weights
+from tuplet.training.gradient_cache import backward_in_parts
 from tuplet.training.optimizers import build_optimizers
 from tuplet.training.run_folder import EpochReport, Run
 
@@ -221,6 +222,28 @@ class Session:
             parts = ", ".join(f"{name} {value.item()}" for name, value in terms.parts().items())
             self._stop(f"at epoch {epoch}, step {step}: the loss is not finite ({parts})", epoch)
         return terms
+
+    def backward_in_parts(
+        self,
+        pixels: UInt8[Tensor, "n 3 H W"],
+        labels: Int64[Tensor, " n"],
+        epoch: int,
+        step: int,
+        *,
+        synchronise: bool,
+    ) -> LossTerms:
+        """Add the gradients of a batch in `data.accumulate` parts, and return the loss of the global batch.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
+
+        def loss(embeddings: Tensor) -> tuple[Tensor, LossTerms]:
+            terms = self.loss_terms(embeddings, labels, epoch, step)
+            return terms.total, terms
+
+        num_parts = self.run.config.data.accumulate
+        return backward_in_parts(self.fabric, self.network, pixels, num_parts, loss, synchronise=synchronise)
 
     def share_copies(self) -> None:
         """Copy the first rank's running statistics and loss to every rank, before they measure and save.
