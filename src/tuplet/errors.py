@@ -104,7 +104,8 @@ def unusable(subject: str | os.PathLike[str], given: str, wanted: str, *, fact: 
         wanted: what it should be, and what to do.
         fact: a number or another value for the attribute `given`, in place of the words.
     """
-    message = f"{os.fspath(subject)} {given}; want {wanted}"
+    # The name of a file may hold the end of a line.
+    message = f"{os.fspath(subject)} {given}; want {wanted}".replace("\n", "\\n")
     return DataError(message, subject=subject, given=given if fact is None else fact, wanted=wanted)
 
 

@@ -108,3 +108,5 @@ def test_a_name_is_bytes(root: Path, tiny: RunConfig) -> None:
     assert hash_images(split.train) != plain
     assert split.train.image(17).shape == (3, 12, 12)
     assert "train            18        3" in describe(split)
+    (root / "two\nlines").mkdir()
+    assert describe(load_folder(root)).splitlines()[-1].endswith(r"two\nlines has no images and is left out")

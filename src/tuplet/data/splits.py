@@ -296,7 +296,8 @@ def describe(split: Split, *, measured: str = "test") -> str:
         lines.append(f"{title:<10}{len(table):>9,}{len(sizes):>9,}  {spread}")
     if split.skipped:
         lines.append(f"{'skipped':<10}{len(split.skipped):>9,}{'':>9}  the first: {split.skipped[0]}")
-    return "\n".join(lines + [f"note: {note}" for note in notes])
+    # The name of a folder may hold the end of a line.
+    return "\n".join(line.replace("\n", "\\n") for line in lines + [f"note: {note}" for note in notes])
 
 
 def _shuffled(count: int, seed: int) -> np.ndarray:

@@ -21,7 +21,6 @@ SYSTEM_FOLDERS = frozenset(
         "#snapshot",
         "$recycle.bin",
         "system volume information",
-        "recycler",
         "network trash folder",
         "temporary items",
         "lost+found",
