@@ -30,7 +30,7 @@ TINY = {
     "data.batch-size": 8,
     "model.embedding-dim": 16,
     "loss.hidden-dim": 16,
-    "schedule.epochs": 2,
+    "schedule.epochs": 1,
     "evaluation.kmeans-runs": 1,
     "compute.num-workers": 0,
     "compute.accelerator": "cpu",
@@ -65,7 +65,7 @@ def test_the_table_is_of_the_runs_on_disk(folder: Path) -> None:
             values.append(last.retrieval["recall_at_1"])
         recalls[loss["name"]] = values
         assert loss["metrics"]["recall_at_1"]["values"] == values
-        assert loss["labels"] == ["last epoch of 2"] * 2
+        assert loss["labels"] == ["last epoch of 1"] * 2
     for one in found["differences"]:
         if one["metric"] == "recall_at_1":
             expected = np.subtract(recalls[one["name"]], recalls["hist"])
@@ -75,7 +75,7 @@ def test_the_table_is_of_the_runs_on_disk(folder: Path) -> None:
     adjusted = [one["p_over_seeds"] for one in found["differences"] if one["metric"] == "recall_at_1"]
     assert min(adjusted) == pytest.approx(min(1.0, 2 * min(p_values)))
     page = (folder / "comparison.md").read_text()
-    assert "Selection: last epoch of 2." in page
+    assert "Selection: last epoch of 1." in page
     assert "the best of 2 trials a loss by Recall@1 on validation classes, fold 0 of 4" in page
     assert f"| triplet | {100 * np.mean(recalls['triplet']):.1f} ± " in page
     assert "| untrained backbone |" in page
@@ -92,7 +92,7 @@ def test_trials_are_of_validation_classes_and_decide(folder: Path) -> None:
             evaluation = run.reports()[-1].evaluation
             assert evaluation is not None
             assert evaluation.split == "validation"
-            assert [report.epoch for report in run.reports() if report.evaluation] == [0, 2]
+            assert [report.epoch for report in run.reports() if report.evaluation] == [0, 1]
             values.append(evaluation.retrieval["recall_at_1"])
         assert [trial["value"] for trial in loss["trials"]] == values
         best = int(np.argmax(values))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fabricated import fabricate, fabricate_entry
 
@@ -24,7 +25,7 @@ from tuplet.research.claims.report import (
     report_json,
     report_markdown,
 )
-from tuplet.research.claims.results import ClaimResult, measure_file, results, seed_pairs
+from tuplet.research.claims.results import ClaimResult, measure_file, results, seed_pairs, shared_neighbours
 from tuplet.research.claims.rules import Point
 from tuplet.research.claims.running import Job, record_failure, run_folder
 
@@ -280,3 +281,24 @@ def test_a_thinned_grid_is_judged_on_what_was_planned(tmp_path: Path, plan: Plan
     assert found.verdict is not None
     assert len(found.verdict.evidence) == 2
     assert run_folder(tmp_path, run_key(plan.config(entry, ("L = 1",), 0))).exists()
+
+
+def test_shared_neighbours_against_loops() -> None:
+    generator = np.random.default_rng(0)
+    first = generator.standard_normal((12, 4)).astype(np.float32)
+    second = (first + 0.6 * generator.standard_normal((12, 4))).astype(np.float32)
+
+    def nearest(rows: np.ndarray, i: int) -> set[int]:
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        order = sorted((j for j in range(12) if j != i), key=lambda j: -float(unit[i] @ unit[j]))
+        return set(order[:3])
+
+    wanted = np.mean([len(nearest(first, i) & nearest(second, i)) / 3 for i in range(12)])
+    assert 0 < wanted < 1
+    assert shared_neighbours(first, second, num_neighbours=3) == pytest.approx(wanted)
+    assert shared_neighbours(first, 5 * first, num_neighbours=3) == 1.0
+
+
+def test_pairs_of_seeds_are_disjoint() -> None:
+    assert seed_pairs((3, 4, 5, 6, 7)) == [(3, 4), (5, 6)]
+    assert seed_pairs((3,)) == []

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from optuna.trial import FrozenTrial, TrialState
 
+from tuplet.cli.main import main
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_data
@@ -257,6 +258,17 @@ def test_what_can_never_be_trained_is_refused_before_the_first_trial(
         require_trainable(Search(batches, space, tmp_path), images)
     assert (error.value.subject, error.value.given) == (path, value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_refuses_it_and_makes_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """24 images of 4 classes, of which folds of two train."""
+    options = "--data.glyph-train-classes=4 --data.glyphs-per-class=6 --evaluation.validation-folds=2"
+    command = ["tune", "demo", *options.split(), "--compute.accelerator=cpu", "--to", str(tmp_path / "new")]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--space", "data.batch_size=8,4000"])
+    assert stop.value.code == 2
+    assert "'data.batch_size=8,4000', of which 4000 cannot be trained: " in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_value_is_possible_that_needs_another(config: RunConfig, images: Split, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def run_trials(
 
 
 def require_trainable(search: Search, images: Split) -> None:
-    """Raise a `SettingsError` if some value of the space can never be trained on these images.
+    """Raise an `InputError` if some value of the space can never be trained on these images.
 
     Each value of a list and both ends of a range must fill a batch in every fold that is used, together with
     some values of the other fields of `data`. Otherwise the search would find out after hours.
@@ -195,25 +195,34 @@ def require_trainable(search: Search, images: Split) -> None:
         images: all images of its config.
     """
     ends = {path: values.ends for path, values in search.space.items() if path.startswith("data.")}
-    if not ends:
-        error = _batch_error(search, {}, images)
-        if error is not None:
-            raise error
+    error = None if ends else _batch_error(search, {}, images)
+    if error is not None:
+        raise error
     for path, values in ends.items():
-        others = [[(other, value) for value in ends[other]] for other in ends if other != path]
-        for value in values:
-            errors: list[InputError] = []
-            for rest in itertools.product(*others):
-                error = _batch_error(search, {path: value, **dict(rest)}, images)
-                if error is None:
-                    break
-                errors.append(error)
-            else:
-                raise SettingsError(
-                    f"--space {path}={search.space[path]} has {value}, which cannot be trained: {errors[0]}",
-                    subject=path,
-                    given=value,
-                ) from errors[0]
+        errors = {value: _value_error(search, path, value, ends, images) for value in values}
+        failed = {value: error for value, error in errors.items() if error is not None}
+        for value, error in failed.items():
+            if len(failed) == len(errors):
+                raise error  # no value would help
+            raise SettingsError(
+                f"--space is '{path}={search.space[path]}', of which {value} cannot be trained: {error}",
+                subject=path,
+                given=value,
+            ) from error
+
+
+def _value_error(
+    search: Search, path: str, value: Value, ends: Mapping[str, tuple[Value, ...]], images: Split
+) -> InputError | None:
+    """Return why a value of a field cannot be trained with any end of the others; None if it can."""
+    first = None
+    others = [[(other, end) for end in ends[other]] for other in ends if other != path]
+    for rest in itertools.product(*others):
+        error = _batch_error(search, {path: value, **dict(rest)}, images)
+        if error is None:
+            return None
+        first = first or error
+    return first
 
 
 def _batch_error(search: Search, changes: Mapping[str, Value], images: Split) -> InputError | None:

@@ -92,7 +92,7 @@ def dimension(text: str, config: RunConfig) -> tuple[str, Dimension]:
     ends = [_as_field(config, path, end) for end in (low, rest[0])]
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
         raise SettingsError(
-            f"{path} has no numbers between {low} and {rest[0]}; want a list: {path}=VALUE,VALUE",
+            f"{path} has no numbers between {low} and {rest[0]}; want a list: '{path}=VALUE,VALUE'",
             subject=path,
             given=values,
         )
@@ -115,10 +115,12 @@ def require_space(space: Space, config: RunConfig) -> None:
             )
         if isinstance(values, Choice):
             if len(set(values.values)) < max(2, len(values.values)):
-                raise _space_error(f"--space {path}={values} wants two values or more, all different", path)
+                raise _space_error(
+                    f"--space is '{path}={values}'; want two values or more, all different", path
+                )
         elif not values.low < values.high or (values.log and values.low <= 0):
             wanted = "0 < LOW < HIGH" if values.log else "LOW < HIGH"
-            raise _space_error(f"--space {path}={values} is no range; want {wanted}", path)
+            raise _space_error(f"--space is '{path}={values}'; want {wanted}", path)
         for value in values.ends:
             _as_field(config, path, value)
 
