@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, final
+from typing import final
 
 import optuna
 from lightning_fabric import Fabric
@@ -154,7 +154,7 @@ class LiveTable:
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._status = ""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> LiveTable:
         if self._live is not None:
             self._live.start()
             self._show()
