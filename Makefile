@@ -44,7 +44,7 @@ bench-throughput: $(VENV)/.ready  ## what a training step costs; about a quarter
 	$(RUN) -m benchmarks.throughput docs/results/train_step/cpu.json
 
 docs: $(VENV)/.ready  ## the documentation site, in build/site; TUTORIALS=0 does not run the tutorials
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:  ## remove .venv; runs/ stays
 	rm -rf $(VENV)

@@ -95,7 +95,8 @@ def write_embeddings(path: str | os.PathLike[str], content: LabelledEmbeddings) 
     Args:
         path: .npz or .parquet, in a folder that exists; replaced whole or not at all.
         content: what to write.
-    Raises: as `require_writable` does.
+    Raises:
+        InputError: as `require_writable` does.
     """
     file = Path(path)
     require_writable(file)

@@ -57,8 +57,7 @@ class MetricLoss(nn.Module, ABC):
             indices_tuple: ignored; there so that pytorch-metric-learning can call this loss with a miner.
         Raises:
             DataError: (a ValueError) no tensors, wrong shapes, labels outside 0..C-1, NaN or infinity, an
-            empty
-                batch, or one too small for the loss.
+                empty batch, or one too small for the loss.
         """
         return self.terms(embeddings, labels).total
 

@@ -37,9 +37,8 @@ class RivalLoss(MetricLoss):
             a batch, which needs several of a class.
         num_classes: training classes, C >= 1.
         embedding_dim: width of the embeddings, D >= 1.
-        settings: margin, scale, positive_scale and num_centers, as far as the loss has them, see
-        `LossConfig`;
-            what is left out or None is as published.
+        settings: margin, scale, positive_scale and num_centers, as far as the loss has them (see
+            `LossConfig`); those left out or None are as published.
     Raises:
         SettingsError: (a ValueError) a name that is none of these, or a setting outside its range.
         MissingExtraError: pytorch-metric-learning is not installed.

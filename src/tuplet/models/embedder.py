@@ -92,8 +92,7 @@ class Embedder(
             lets their affine weights learn, as the authors' code does; "full" fixes those too.
     Raises:
         ModelError: (a ValueError) an unknown backbone, a pooling that does not fit it, weights that do not
-        fit
-            (the keys are named), or pretrained weights that cannot be fetched.
+            fit (the keys are named), or pretrained weights that cannot be fetched.
         SettingsError: a pooling, a freeze or an embedding_dim that does not exist.
     References: Lim et al., CVPR 2022, for pooling, layer and norm.
     Example:
