@@ -134,7 +134,7 @@ def _require_one_batch(num_images: int, batch_size: int) -> None:
     if num_images < batch_size:
         raise unusable(
             f"{num_images} training images",
-            "make no batch, for an incomplete one is dropped",
+            "make no batch, because an incomplete one is dropped",
             f"at least data.batch_size = {batch_size}: add images or lower data.batch_size",
         )
 

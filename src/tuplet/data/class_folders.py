@@ -144,7 +144,7 @@ def _sides(root: Path) -> dict[str, Path]:
             found[part] = folder
         elif other not in (folder, root / part):
             raise unusable(root, f"has both {other.name} and {folder.name}", f"one folder {part}")
-    # So is a single folder called Training beside other classes; two such names are a split.
+    # A single folder called Training among others may be a class too; two such names are a split.
     is_split = len(found) > 1 or any(folder.name in LAYOUTS[0] + LAYOUTS[1] for folder in found.values())
     return {part: found[part] for part in _PARTS if part in found} if is_split else {}
 

@@ -103,7 +103,7 @@ def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list
             raise unusable(file, f"has a NUL character in the path of row {at}", "a path of an image")
         if seen.setdefault(absolute, at) != at:
             problem = f"lists {path} both in row {seen[absolute]} and in row {at}"
-            raise unusable(file, problem, "an image once, for it would find itself")
+            raise unusable(file, problem, "an image once, because it would find itself")
         parts[_part("".join(part))][label].append(full)
     kept = [{label: paths for label, paths in part.items() if paths} for part in parts.values()]
     both = [label for label in labels if label in kept[0] and any(label in part for part in kept[1:])]
@@ -112,8 +112,8 @@ def _parts(file: Path, rows: Sequence[tuple[str, ...]], has_split: bool) -> list
         raise unusable(
             file,
             f"has {count} both in train and in another part, such as {such_as}",
-            "none, for the test asks about classes never seen: correct the column split, or leave it out to"
-            " have the classes split",
+            "none, because the test asks about classes never seen: correct the column split, or leave it out"
+            " to have the classes split",
         )
     return kept
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tuplet.errors import DataError, one_line
 
-# Formats of pixels only: Pillow also opens EPS, for which it starts Ghostscript on whatever the file holds.
+# Formats of pixels only: Pillow also opens EPS, for which it starts Ghostscript on the content of the file.
 _FORMATS = frozenset({"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
 HEIC_EXTENSIONS = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 """Ends of the names of the images that iPhones take, which only pillow-heif reads."""

@@ -84,7 +84,7 @@ def fetch(archive: Archive, to: Path, bar: Bar | None = None) -> Path:
 def _download(archive: Archive, part: Path, bar: Bar) -> None:
     """Download the whole file to `part`, resuming from what is there."""
     # Some servers send the file from its start again: only what exceeds every earlier try is progress.
-    furthest, useless = _size(part), 0
+    furthest, failures = _size(part), 0
     while True:
         try:
             if _request(archive, part, bar):
@@ -95,14 +95,14 @@ def _download(archive: Archive, part: Path, bar: Bar) -> None:
             raise unusable(archive.url, problem, f"a server that has it, {_by_hand(archive, part)}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = one_line(getattr(error, "reason", error), None) or type(error).__name__
-        useless = 0 if _size(part) > furthest else useless + 1
+        failures = 0 if _size(part) > furthest else failures + 1
         furthest = max(furthest, _size(part))
-        if useless == _TRIES or not _size(part):
+        if failures == _TRIES or not _size(part):
             wanted = f"a network that reaches it, {_by_hand(archive, part)}"
             if _size(part):
                 wanted = f"the same command again: {_size(part):,} bytes are in {part}, and it resumes there"
             raise unusable(archive.url, f"cannot be downloaded ({reason})", wanted)
-        time.sleep(_PAUSE * useless)
+        time.sleep(_PAUSE * failures)
 
 
 def _request(archive: Archive, part: Path, bar: Bar) -> bool:

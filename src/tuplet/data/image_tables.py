@@ -187,7 +187,7 @@ def in_threads(
 ) -> Iterator[T]:
     """Yield work(0), ..., work(count - 1) in order, computed by several threads.
 
-    Threads are enough to decode images, for Pillow's decoders release the interpreter's lock, and unlike
+    Threads are enough to decode images, because Pillow's decoders release the interpreter's lock, and unlike
     processes they need not be sent anything.
 
     Args:

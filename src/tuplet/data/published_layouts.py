@@ -91,8 +91,8 @@ def _cub_list(folder: Path) -> list[_Image]:
         if not number or "/" not in path:
             raise unusable(file, f"has {path!r} in line {at}", "001.CLASS/NAME.jpg, of a class in 1..200")
         if classes and classes.get(image) != number:
-            said = f"says {classes[image]}" if image in classes else "has no line of it"
-            problem = f"puts image {image} into class {number} in line {at}, while {labels} {said}"
+            stated = f"says {classes[image]}" if image in classes else "has no line of it"
+            problem = f"puts image {image} into class {number} in line {at}, while {labels} {stated}"
             raise unusable(file, problem, "both files of one whole download")
         rows.append((number, name, str(folder / "images") + "/" + path))
     return rows
@@ -300,9 +300,9 @@ def _require_head(file: Path, rows: list[list[str]]) -> None:
     if len(rows) < 2 or not (len(rows[0]) == 1 and rows[0][0].isdecimal()) or rows[1] != heading:
         begins = " / ".join(" ".join(row) for row in rows[:2])
         raise unusable(file, f"begins with {begins!r}", f"a number of images, then {_INSHOP_HEADING!r}")
-    said, found = int(rows[0][0]), len(rows) - 2
-    if said != found:
-        raise unusable(file, f"says that it lists {said:,} images and lists {found:,}", "the whole file")
+    stated, found = int(rows[0][0]), len(rows) - 2
+    if stated != found:
+        raise unusable(file, f"says that it lists {stated:,} images and lists {found:,}", "the whole file")
 
 
 # What the readers share

@@ -40,10 +40,11 @@ class Split:
     def __post_init__(self) -> None:
         shared = sorted(set(self.train.class_names) & set(self.test.class_names))
         if shared:
+            classes = f"{counted(len(shared), 'class')} {'stands' if len(shared) == 1 else 'stand'}"
             raise DataError(
-                f"{counted(len(shared), 'class')} {'stands' if len(shared) == 1 else 'stand'} in both splits,"
-                f" such as {', '.join(shared[:3])}; want none, for the test asks about classes never seen:"
-                " move them, or put all class folders side by side in one folder to have them split by class",
+                f"{classes} in both splits, such as {', '.join(shared[:3])}; want none, because the test asks"
+                " about classes never seen: move them, or put all class folders side by side in one folder to"
+                " have them split by class",
                 subject="train and test classes",
                 given=shared,
             )
@@ -162,19 +163,19 @@ def _require_enough(
         raise unusable(
             source,
             f"has {counted(len(train), 'training class')} with images",
-            "2 or more, for the loss tells classes apart: add classes or raise data.train_fraction",
+            "2 or more, because the loss tells classes apart: add classes or raise data.train_fraction",
         )
     if gallery is None and not any(len(images) > 1 for images in test.values()):
         raise unusable(
             source,
             f"has {counted(len(test), 'test class')}, none with two images",
-            "one that has, for a query looks for another image of its class",
+            "one that has, because a query looks for another image of its class",
         )
     if gallery is not None and not test.keys() & gallery.keys():
         raise unusable(
             source,
             f"has {counted(len(test), 'query class')}, none among the {len(gallery)} of the gallery",
-            "one that is, for a query looks for images of its class there",
+            "one that is, because a query looks for images of its class there",
         )
 
 

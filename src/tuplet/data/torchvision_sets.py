@@ -203,12 +203,12 @@ def _opened(dataset: str, root: Path, arguments: Mapping[str, object]) -> Any:
     except ImportError as error:
         problem = f"needs another package ({error})"
         raise unusable(f"torchvision's {dataset}", problem, "it installed") from None
-    except Exception as error:  # each data set complains in its own way
+    except Exception as error:  # each data set raises its own kind
         download = {**arguments, "download": True} if "download" in parameters else arguments
         call = ", ".join([repr(str(root)), *(f"{name}={value!r}" for name, value in download.items())])
-        said = one_line(error) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DataError(
-            f"torchvision cannot read {dataset} ({_title(arguments) or 'all'}) in {root} ({said}); want it"
+            f"torchvision cannot read {dataset} ({_title(arguments) or 'all'}) in {root} ({reason}); want it"
             f" there as this call downloads or reads it: torchvision.datasets.{dataset}({call})",
             subject=root,
             given=arguments,
@@ -227,10 +227,10 @@ _NAMES = ("classes", "categories", "_characters", "all_categories")
 def _labels_of(dataset: str, part: Any, progress: Progress | None) -> Int64[np.ndarray, " N"]:
     """Return the label of each image: from an attribute that agrees with the items, or item by item."""
     size = _size(dataset, part)
-    handed = _some_labels(dataset, part, sorted({0, size // 2, size - 1}))
+    sampled = _some_labels(dataset, part, sorted({0, size // 2, size - 1}))
     for name in _LABELS:
         found = _integers(getattr(part, name, None), size)
-        if found is not None and all(found[row] == label for row, label in handed.items()):
+        if found is not None and all(found[row] == label for row, label in sampled.items()):
             return found
     rows: Iterable[int] = range(size) if progress is None else progress(range(size))
     return np.array([_label(dataset, part, row) for row in rows], dtype=np.int64)
@@ -248,29 +248,29 @@ def _size(dataset: str, part: Any) -> int:
 
 def _some_labels(dataset: str, part: Any, rows: Sequence[int]) -> dict[int, int]:
     """Return the labels in the items of those images that can be opened, at least one."""
-    handed, said = {}, ""
+    sampled, reason = {}, ""
     for row in rows:
         try:
-            handed[row] = _label(dataset, part, row)
+            sampled[row] = _label(dataset, part, row)
         except UnreadableImageError as error:
-            said = said or str(error)
-    if not handed:
-        raise DataError(said, subject=dataset)
-    return handed
+            reason = reason or str(error)
+    if not sampled:
+        raise DataError(reason, subject=dataset)
+    return sampled
 
 
 def _label(dataset: str, part: Any, row: int) -> int:
     try:
         item = part[row]
     except Exception as error:
-        said = one_line(error) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UnreadableImageError(
-            f"torchvision cannot read image {row} of {dataset} ({said}); want it whole: download it again"
+            f"torchvision cannot read image {row} of {dataset} ({reason}); want it whole: download it again"
         ) from None
     values = item if isinstance(item, tuple) else (item,)
     for value in values:
         if isinstance(value, Image.Image):
-            value.close()  # some data sets open the file and leave the reading to whoever wants the pixels
+            value.close()  # some data sets open the file and leave the reading to the caller
     image, label = values if len(values) == 2 else (None, None)
     label = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
     if not isinstance(image, Image.Image) or not isinstance(label, int | np.integer):
@@ -309,4 +309,4 @@ def _names_of(part: Any, labels: Int64[np.ndarray, " N"]) -> list[str]:
 def _unlabelled(dataset: str, why: str) -> DataError:
     """Return the error that a data set has no class labels, but something else."""
     wanted = "one whose images have one label each, such as Flowers102, Food101 or FGVCAircraft"
-    return unusable(f"torchvision's {dataset}", f"cannot be used, for {why}", wanted)
+    return unusable(f"torchvision's {dataset}", f"cannot be used, because {why}", wanted)
