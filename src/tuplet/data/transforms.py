@@ -50,8 +50,8 @@ def eval_transform(config: DataConfig) -> Transform:
 
     Args:
         config: with `augmentation` crop-flip, meant for photographs, the short side becomes `resized_to` and
-            the centre is cut out. With affine and none the whole image becomes the square, so that a character
-            keeps its ends; `resize` is not used.
+            the centre is cut out. With affine and none the whole image becomes the square, so that a
+            character keeps its ends; `resize` is not used.
 
     Returns: uint8 `[3, H, W]` -> uint8 `[3, image_size, image_size]`; picklable.
     """
