@@ -193,13 +193,13 @@ def best_trial(protocol: Protocol, name: LossName) -> Trial:
     """
     if protocol.num_trials == 1:
         return Trial({}, None, 0.0)
-    finished = [(one.value, one) for one in trials(protocol, name) if one.value is not None]
+    finished = [(trial.value, trial) for trial in trials(protocol, name) if trial.value is not None]
     if not finished:
         raise SettingsError(
             f"every trial of {name} diverged; want one that does not: lower optimizer.lr_backbone",
             subject=name,
         )
-    return max(finished, key=lambda one: one[0])[1]
+    return max(finished, key=lambda trial: trial[0])[1]
 
 
 def compare_losses(protocol: Protocol, *, fabric: Fabric, images: Split) -> BenchResult:
@@ -220,7 +220,7 @@ def compare_losses(protocol: Protocol, *, fabric: Fabric, images: Split) -> Benc
     differences = []
     for place, metric in enumerate(metrics):
         over_seeds = [_seed_difference(losses[0], other, metric) for other in losses[1:]]
-        p_values = [one.p_value for one in over_seeds if one.p_value is not None]
+        p_values = [test.p_value for test in over_seeds if test.p_value is not None]
         adjusted = holm(p_values) if p_values else [None] * len(over_seeds)
         for row, other in enumerate(losses[1:]):
             p_classes = None if p_over_classes is None else p_over_classes[place][row]
@@ -257,10 +257,10 @@ def _loss_result(protocol: Protocol, name: LossName) -> LossResult:
     reports = [run.reports() for run in runs]
     selected = [select(run.config, epochs) for run, epochs in zip(runs, reports, strict=True)]
     values: dict[str, list[float]] = {metric: [] for metric in selected[0].evaluation.retrieval}
-    for one in selected:
-        for metric, value in one.evaluation.retrieval.items():
+    for result in selected:
+        for metric, value in result.evaluation.retrieval.items():
             values[metric].append(value)
-        clusters = one.evaluation.clustering
+        clusters = result.evaluation.clustering
         if clusters is not None:
             values.setdefault("nmi", []).append(clusters.nmi_mean)
             values.setdefault("ami", []).append(clusters.ami_mean)
@@ -269,10 +269,10 @@ def _loss_result(protocol: Protocol, name: LossName) -> LossResult:
         name,
         tried,
         best_trial(protocol, name).changes,
-        tuple(one.label for one in selected),
+        tuple(result.label for result in selected),
         {metric: seed_mean(of_seeds) for metric, of_seeds in values.items()},
         seed_mean([sum(epoch.train_seconds for epoch in epochs) for epochs in reports]),
-        sum(one.seconds for one in tried),
+        sum(trial.seconds for trial in tried),
         tuple(run.read_json(run.environment_file) for run in runs),
     )
 
@@ -308,7 +308,7 @@ def _swap_tests(
 ) -> list[tuple[float, ...]]:
     """Return, by metric, the adjusted p-values of every loss but the first."""
     (first, classes), *others = columns
-    p_values = [sign_flips(class_totals(one - first, classes)[0]).p_values for one, _ in others]
+    p_values = [sign_flips(class_totals(other - first, classes)[0]).p_values for other, _ in others]
     return [holm(of_metric) for of_metric in zip(*p_values, strict=True)]
 
 
@@ -328,7 +328,7 @@ def comparison_page(protocol: Protocol, result: BenchResult, *, command: str) ->
     seeds = f"Seeds 0..{protocol.num_seeds - 1}" if protocol.num_seeds > 1 else "Seed 0 only: no intervals"
     labels = sorted({label for loss in result.losses for label in loss.labels})
     an_own = "an epoch of its own for each run (comparison.json names it)"
-    environments = [one for loss in result.losses for one in loss.environments]
+    environments = [environment for loss in result.losses for environment in loss.environments]
     lines = [
         f"# Losses compared: {config.name}",
         "",
@@ -366,7 +366,7 @@ def machines(environments: Sequence[Mapping[str, Any]]) -> str:
     """Return what the trainings ran on, in words; where they differ, each value once."""
 
     def every(name: str) -> str:
-        return ", ".join(dict.fromkeys(str(one.get(name, "unknown")) for one in environments))
+        return ", ".join(dict.fromkeys(str(environment.get(name, "unknown")) for environment in environments))
 
     return (
         f"{every('processor')}, {every('cores')} cores, threads: {every('threads')}, device"
@@ -424,19 +424,24 @@ def _difference_table(result: BenchResult, shown: Sequence[str]) -> list[str]:
         cells = [
             cell
             for metric in shown
-            for one in result.differences
-            if (one.name, one.metric) == (loss.name, metric)
-            for cell in _difference(one)
+            for difference in result.differences
+            if (difference.name, difference.metric) == (loss.name, metric)
+            for cell in _difference(difference)
         ]
         rows.append(table_row([loss.name, *cells]))
     others = len(result.losses) - 1
     return [*rows, "", f"Both p are adjusted by Holm for the number of rows, {others}, metric by metric.", ""]
 
 
-def _difference(one: Difference) -> tuple[str, ...]:
-    low, high = one.over_seeds.low, one.over_seeds.high
+def _difference(difference: Difference) -> tuple[str, ...]:
+    low, high = difference.over_seeds.low, difference.over_seeds.high
     interval = "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{100 * one.over_seeds.mean:+.1f}", interval, _p(one.p_over_seeds), _p(one.p_over_classes)
+    return (
+        f"{100 * difference.over_seeds.mean:+.1f}",
+        interval,
+        _p(difference.p_over_seeds),
+        _p(difference.p_over_classes),
+    )
 
 
 def _setting_table(protocol: Protocol, result: BenchResult) -> list[str]:

@@ -126,7 +126,7 @@ class Queue:
             with self._errors(), ExitStack() as lock:
                 lock.enter_context(self._lock())
                 states = self._states()
-                free = states[TrialState.WAITING] > 0 or sum(states[one] for one in _COUNTED) < wanted
+                free = states[TrialState.WAITING] > 0 or sum(states[state] for state in _COUNTED) < wanted
                 if free:
                     prepare(self.study, sum(states.values()))
                     ended = self._run_one(function, lock.close)

@@ -111,7 +111,7 @@ def fit_to_budget(
 
 
 def _run_names(folder: Path) -> set[str]:
-    return {one.name for one in (folder / "runs").glob("*")}
+    return {run.name for run in (folder / "runs").glob("*")}
 
 
 def first_point(claim: Claim, entry: Entry) -> Point:
@@ -147,23 +147,23 @@ def reduce_entries(
         return _seconds_left(plan, some, speeds, folder)
 
     def of_length(share: float) -> list[Entry]:
-        return [_shorter(plan, one, share) for one in fewer]
+        return [_shorter(plan, entry, share) for entry in fewer]
 
     budget -= spent
     if seconds(entries) <= budget:
         return list(entries)
-    fewer = [thinned(plan.claims[one.key], one) for one in entries]
+    fewer = [thinned(plan.claims[entry.key], entry) for entry in entries]
     if seconds(fewer) <= budget:
         return fewer
     shortest = of_length(_LENGTHS[0])
     if seconds(shortest) <= budget:
         place = bisect.bisect_right(_LENGTHS, budget, key=lambda share: seconds(of_length(share)))
         return of_length(_LENGTHS[place - 1])
-    for num_seeds in range(max(one.num_seeds for one in entries), LEAST_SEEDS - 1, -1):
-        few = [_with_seeds(one, num_seeds) for one in shortest]
+    for num_seeds in range(max(entry.num_seeds for entry in entries), LEAST_SEEDS - 1, -1):
+        few = [_with_seeds(entry, num_seeds) for entry in shortest]
         if seconds(few) <= budget:
             return few
-    smallest = [_with_seeds(one, LEAST_SEEDS) for one in shortest]
+    smallest = [_with_seeds(entry, LEAST_SEEDS) for entry in shortest]
     minutes = math.ceil((seconds(smallest) + spent) / 60)
     ways = [f"--budget {minutes}m"] + ["fewer claims"] * (len(entries) > 1)
     epochs = _epochs_that_fit(plan, smallest, budget, seconds)
@@ -224,7 +224,7 @@ def _epochs_that_fit(
     schedule = plan.base.schedule
     fewer = range(schedule.warmup_epochs + 1, round(schedule.epochs / SHORTEST))
     number = bisect.bisect_right(
-        fewer, budget, key=lambda epochs: seconds([with_epochs(one, epochs) for one in smallest])
+        fewer, budget, key=lambda epochs: seconds([with_epochs(entry, epochs) for entry in smallest])
     )
     return fewer[number - 1] if number else None
 

@@ -150,13 +150,13 @@ class Claim:
                 f": its rule and its metric, {self.metric}, do not go together; want AtMostTimes for"
                 " seconds_per_image, and for nothing else",
             )
-        for one in self.rule.comparisons:
-            settings = [self._changes(point) for point in sorted(one.points)]
+        for contrast in self.rule.comparisons:
+            settings = [self._changes(point) for point in sorted(contrast.points)]
             if any(first == second for first, second in itertools.combinations(settings, 2)):
                 raise self._error(
                     "levels",
-                    f" compares a point with itself under two names in {one.title!r}; want points with other"
-                    " settings",
+                    f" compares a point with itself under two names in {contrast.title!r}; want points"
+                    " with other settings",
                 )
 
     @property

@@ -209,7 +209,7 @@ def consistent_claim(
     """Return the claim that no level of an axis differs from the published one by more than `MARGIN`."""
     reference = (published,)
     others = [(level.name,) for level in axis.levels if level.name != published]
-    rule = Within(tuple(less(one, reference) for one in others), MARGIN)
+    rule = Within(tuple(less(point, reference) for point in others), MARGIN)
     return Claim(key, title, statement, source, found, (axis,), rule, reference, reading=reading)
 
 
@@ -227,8 +227,8 @@ def _positive_alpha() -> Claim:
     reference = ("alpha = 1",)
     positive = [("alpha = 0.5",), ("alpha = 2",), ("alpha = 4",)]
     controls = [("alpha = 0",), ("alpha = -1",)]
-    reliable = Within(tuple(less(one, reference) for one in positive), MARGIN)
-    needed = Above(tuple(less(reference, one) for one in controls), LEAST_GAIN)
+    reliable = Within(tuple(less(point, reference) for point in positive), MARGIN)
+    needed = Above(tuple(less(reference, point) for point in controls), LEAST_GAIN)
     return Claim(
         "3",
         "Positive alpha",
@@ -308,7 +308,9 @@ def _sizes() -> Claim:
         f"{_STUDY}, Section 4.2 and Figure 3a",
         "holds: 89.4 to 90.2 where both are larger, 85.6 where both are 256",
         (embedding, hidden),
-        All((Within(tuple(less(one, best) for one in large), MARGIN), Above((less(best, small),), MARGIN))),
+        All(
+            (Within(tuple(less(point, best) for point in large), MARGIN), Above((less(best, small),), MARGIN))
+        ),
         best,
         reading="The study says it of points where either is larger than 256, which in its own numbers are 3"
         " points apart (87.2 to 90.2); the rule asks less, for those where both are.",

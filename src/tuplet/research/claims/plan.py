@@ -139,16 +139,17 @@ class Plan:
     def including(self, entries: Iterable[Entry], command: str) -> Plan:
         """Return the plan with more entries. They replace those of the same claims, whose rules stay."""
         commands = dict.fromkeys([*self.commands, command])
-        rules = {key: one.rule for key, one in self.entries.items()}
+        rules = {key: entry.rule for key, entry in self.entries.items()}
         new = {
-            one.key: replace(one, rule=rules.get(one.key, one.rule), planned_by=command) for one in entries
+            entry.key: replace(entry, rule=rules.get(entry.key, entry.rule), planned_by=command)
+            for entry in entries
         }
         return replace(self, entries={**self.entries, **new}, commands=tuple(commands))
 
     def of_command(self, keys: Sequence[str], command: str) -> list[Entry] | None:
         """Return the entries of claims as a command planned them; None if another has planned since."""
         entries = [self.entries[key] for key in keys if key in self.entries]
-        kept = all(one.planned_by in (command, "") for one in entries)
+        kept = all(entry.planned_by in (command, "") for entry in entries)
         return entries if kept and command in self.commands and len(entries) == len(keys) else None
 
     def extended(self, entry: Entry) -> Entry:
@@ -204,13 +205,13 @@ def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
 
 def _require_different(plan: Plan, entry: Entry, configs: Mapping[Point, RunConfig]) -> None:
     rule = plan.claims[entry.key].rule.among(entry.points)
-    for one in rule.comparisons if rule is not None else ():
-        if len({configs[point] for point in one.points}) < len(one.points):
+    for contrast in rule.comparisons if rule is not None else ():
+        if len({configs[point] for point in contrast.points}) < len(contrast.points):
             raise SettingsError(
-                f"claim {entry.key} would compare a run with itself on this base: {one.title}; want a base"
-                " that differs from its points",
+                f"claim {entry.key} would compare a run with itself on this base: {contrast.title}; want a"
+                " base that differs from its points",
                 subject=f"claim {entry.key}",
-                given=one.title,
+                given=contrast.title,
             )
 
 
@@ -273,7 +274,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
     """Write the plan into the folder of its claims run."""
     tree = {
         "base": to_dict(plan.base),
-        "entries": [dataclasses.asdict(one) for one in plan.entries.values()],
+        "entries": [dataclasses.asdict(entry) for entry in plan.entries.values()],
         "commands": plan.commands,
         "study_id": plan.run_id,
     }
@@ -291,7 +292,7 @@ def read_plan(folder: Path) -> Plan | None:
         return None
     try:
         tree = json.loads(file.read_text())
-        entries = {one.key: one for one in map(_entry, tree["entries"])}
+        entries = {entry.key: entry for entry in map(_entry, tree["entries"])}
         commands = dict.fromkeys(map(_without_password, tree["commands"]))
         plan = Plan(from_dict(tree["base"]), entries, tuple(commands), str(tree.get("study_id", "")))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

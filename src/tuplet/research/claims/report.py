@@ -120,8 +120,8 @@ class ClaimsReport:
 
 def claims_report(plan: Plan, folder: Path) -> ClaimsReport:
     """Collect the report of the claims run in a folder, from what is finished there."""
-    found = results(plan, folder)
-    runs = {run.key: run for one in found for cell in one.cells for run in cell.runs.values()}
+    of_claims = results(plan, folder)
+    runs = {run.key: run for result in of_claims for cell in result.cells for run in cell.runs.values()}
     environments = [run.environment for run in runs.values()]
     judged = commits([{"commit": current_commit()}])
     where = f"{machines(environments)}; trained at commit {commits(environments)}, judged at commit {judged}."
@@ -130,9 +130,9 @@ def claims_report(plan: Plan, folder: Path) -> ClaimsReport:
     return ClaimsReport(
         f"The study on {plan.base.name}",
         _base_sentence(plan.base),
-        tuple(_section(plan, one) for one in found),
-        table_3(plan, folder, found),
-        cost_table(plan, found, runs),
+        tuple(_section(plan, result) for result in of_claims),
+        table_3(plan, folder, of_claims),
+        cost_table(plan, of_claims, runs),
         maps or {},
         where if runs else "",
         plan.commands,
@@ -154,8 +154,8 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
     settings = []
     if entry is not None:
         seeds = plan.seeds(entry)
-        one = f"Seed {seeds[0]}: no interval."
-        settings.append(f"Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else one)
+        single = f"Seed {seeds[0]}: no interval."
+        settings.append(f"Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else single)
         if result.claim.base == "glyphs":
             settings.append("On generated characters, whatever the study is run on.")
         if entry.left_out:
@@ -171,7 +171,9 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
         "" if verdict is None else f"{verdict.decisive.title}: {verdict.decisive.words}",
         tuple(_row(result, cell) for cell in result.cells),
         tuple(settings),
-        tuple(f"{one.title}: {one.words}: {one.outcome}" for one in (verdict.evidence if verdict else ())),
+        tuple(
+            f"{item.title}: {item.words}: {item.outcome}" for item in (verdict.evidence if verdict else ())
+        ),
         tuple(f"{point_title(point)}, seed {seed}: {why}" for point, seed, why in failed),
     )
 
@@ -243,10 +245,10 @@ def _json_section(section: Section) -> dict[str, Any]:
             "failed_by_seed": {str(seed): why for seed, why in cell.failed.items()},
         }
 
-    def comparison(one: Evidence) -> dict[str, Any]:
-        mean = {name: getattr(one.over_seeds, name) for name in ("mean", "low", "high")}
-        p_values = {"p_holds": one.p_holds, "p_fails": one.p_fails}
-        return {"title": one.title, **mean, **p_values, "outcome": one.outcome}
+    def comparison(item: Evidence) -> dict[str, Any]:
+        mean = {name: getattr(item.over_seeds, name) for name in ("mean", "low", "high")}
+        p_values = {"p_holds": item.p_holds, "p_fails": item.p_fails}
+        return {"title": item.title, **mean, **p_values, "outcome": item.outcome}
 
     result = section.result
     return {
@@ -255,7 +257,7 @@ def _json_section(section: Section) -> dict[str, Any]:
         "verdict": section.verdict,
         "metric": result.claim.metric,
         "points": [point(cell) for cell in result.cells],
-        "comparisons": [comparison(one) for one in (result.verdict.evidence if result.verdict else ())],
+        "comparisons": [comparison(item) for item in (result.verdict.evidence if result.verdict else ())],
     }
 
 
@@ -299,9 +301,9 @@ def _markdown_section(section: Section) -> list[str]:
         lines += ["", table_row(head), "| --- | ---: | ---: | --- | ---: | ---: | --- |"]
         lines += map(table_row, section.rows)
     if section.evidence:
-        lines += ["", *(f"- {one}" for one in section.evidence)]
+        lines += ["", *(f"- {line}" for line in section.evidence)]
     if section.failed:
-        lines += ["", "Failed:", *(f"- {one}" for one in section.failed)]
+        lines += ["", "Failed:", *(f"- {line}" for line in section.failed)]
     return lines
 
 
@@ -309,8 +311,8 @@ def report_html(report: ClaimsReport) -> str:
     """Return the report as HTML that needs no other file and no network; equal content gives equal bytes."""
     return page_template("claims.html").render(
         report=report,
-        sections=[_html_section(one) for one in report.sections],
-        maps={name: {**one, "svg": Markup(one["svg"])} for name, one in report.maps.items()},
+        sections=[_html_section(section) for section in report.sections],
+        maps={name: {**figure, "svg": Markup(figure["svg"])} for name, figure in report.maps.items()},
         how_to_read=HOW_TO_READ,
         of_study=OF_STUDY,
         run=sum(section.verdict != "not run" for section in report.sections),
@@ -328,7 +330,7 @@ def _html_section(section: Section) -> dict[str, Any]:
         "unit": _unit(claim),
         "has_study": any(row.study for row in section.rows),
         "figures": [
-            {"svg": Markup(one.svg), "caption": one.caption} for one in claim_figures(section.result)
+            {"svg": Markup(figure.svg), "caption": figure.caption} for figure in claim_figures(section.result)
         ],
     }
 

@@ -64,7 +64,7 @@ def measure(plan: Plan, worker: Worker) -> Iterator[str]:
         yield "maps of the embeddings"
         parts = _embedded(worker, config)
         names = ("training", config.evaluation.split)
-        maps = (plots.embedding_map(one.embeddings, one.labels, one.table.class_names) for one in parts)
+        maps = (plots.embedding_map(part.embeddings, part.labels, part.table.class_names) for part in parts)
         _write(file, dict(zip(names, map(asdict, maps), strict=True)))
 
 
@@ -79,8 +79,8 @@ def shared_neighbours(
         num_neighbours: how many others, in 1..N-1.
     Returns: in [0, 1].
     """
-    one, other = (nearest_neighbours(each, num_neighbours)[0].numpy() for each in (first, second))
-    shared = [len(np.intersect1d(a, b)) for a, b in zip(one, other, strict=True)]
+    nearest = [nearest_neighbours(rows, num_neighbours)[0].numpy() for rows in (first, second)]
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(*nearest, strict=True)]
     return float(np.mean(shared)) / num_neighbours
 
 
@@ -130,9 +130,9 @@ def _embedded(worker: Worker, config: RunConfig) -> tuple[EmbeddedSplit, Embedde
 
 
 def _agreement(worker: Worker, first: RunConfig, second: RunConfig) -> dict[str, float]:
-    one, other = (_embedded(worker, config)[1] for config in (first, second))
-    num_neighbours = min(NUM_NEIGHBOURS, len(one.table) - 1)
-    share = shared_neighbours(one.embeddings, other.embeddings, num_neighbours=num_neighbours)
+    test, same = (_embedded(worker, config)[1] for config in (first, second))
+    num_neighbours = min(NUM_NEIGHBOURS, len(test.table) - 1)
+    share = shared_neighbours(test.embeddings, same.embeddings, num_neighbours=num_neighbours)
     return {"share": share, "num_neighbours": num_neighbours}
 
 
@@ -265,10 +265,10 @@ def _cell(plan: Plan, folder: Path, entry: Entry, point: Point, read: dict[str, 
         if key not in read:
             state = state_of(folder, key)
             read[key] = _run_result(folder, key) if state == "finished" else state
-        found = read[key]
-        if isinstance(found, RunResult):
-            runs[seed] = found
-        elif found == "failed":
+        result = read[key]
+        if isinstance(result, RunResult):
+            runs[seed] = result
+        elif result == "failed":
             failed[seed] = failure_of(folder, key)
         else:
             unfinished.append(seed)
@@ -307,7 +307,7 @@ def _flatters(config: RunConfig, reports: Sequence[EpochReport]) -> float | None
     if config.evaluation.split != "test" or len(measured) < len(reports):
         return None
     name = headline_metric(measured[-1])
-    return None if name is None else max(one[name] for one in measured) - measured[-1][name]
+    return None if name is None else max(scores[name] for scores in measured) - measured[-1][name]
 
 
 @final
@@ -320,9 +320,9 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def table_3(plan: Plan, folder: Path, found: Sequence[ClaimResult]) -> Table | None:
+def table_3(plan: Plan, folder: Path, of_claims: Sequence[ClaimResult]) -> Table | None:
     """Return every metric of each loss and of the frozen backbone, and the study's rows on its data."""
-    result = next(one for one in found if one.claim.key == "5")
+    result = next(result for result in of_claims if result.claim.key == "5")
     cells = [cell for cell in result.cells if cell.runs]
     if not cells:
         return None
@@ -332,15 +332,15 @@ def table_3(plan: Plan, folder: Path, found: Sequence[ClaimResult]) -> Table | N
     if tree is not None:
         frozen = EvalReport.from_dict(tree)
         clusters = "" if frozen.clustering is None else f"{100 * frozen.clustering.nmi_mean:.1f}"
-        scores = [f"{100 * frozen.retrieval[one]:.1f}" for one in metrics]
+        scores = [f"{100 * frozen.retrieval[metric]:.1f}" for metric in metrics]
         rows.append(("frozen backbone", *scores, clusters, "nothing trained"))
     of_study = paper_cell(plan.base)
     if of_study is not None:
         backbone, data = of_study
-        columns = [f"R@{one.rpartition('_')[2]}" for one in metrics]
+        columns = [f"R@{metric.rpartition('_')[2]}" for metric in metrics]
         for method, by_data in TABLE_3[backbone].items():
             known = dict(zip(TABLE_3_COLUMNS[data], by_data[data], strict=True))
-            scores = [f"{known[one]:.1f}" if one in known else "" for one in columns]
+            scores = [f"{known[metric]:.1f}" if metric in known else "" for metric in columns]
             rows.append((f"[{method}] HIST", *scores, f"{known['NMI']:.1f}", _OF_METHOD[method]))
     head = ("%", *map(metric_title, metrics), "NMI", "selection")
     return Table("As the study's Table 3: mean and standard deviation over seeds.", head, tuple(rows))
@@ -348,12 +348,12 @@ def table_3(plan: Plan, folder: Path, found: Sequence[ClaimResult]) -> Table | N
 
 def _scores(cell: Cell, metrics: Sequence[str]) -> list[str]:
     reports = [cell.runs[seed].selected.evaluation for seed in sorted(cell.runs)]
-    clusters = [one.clustering.nmi_mean for one in reports if one.clustering is not None]
-    scores = [spread(seed_mean([one.retrieval[metric] for one in reports])) for metric in metrics]
+    clusters = [report.clustering.nmi_mean for report in reports if report.clustering is not None]
+    scores = [spread(seed_mean([report.retrieval[metric] for report in reports])) for metric in metrics]
     return [*scores, spread(seed_mean(clusters)) if len(clusters) == len(reports) else ""]
 
 
-def cost_table(plan: Plan, found: Sequence[ClaimResult], runs: Mapping[str, RunResult]) -> Table | None:
+def cost_table(plan: Plan, of_claims: Sequence[ClaimResult], runs: Mapping[str, RunResult]) -> Table | None:
     """Return hours of training: of one run at the published setting, and of all; None without any."""
     if not runs:
         return None
@@ -362,18 +362,18 @@ def cost_table(plan: Plan, found: Sequence[ClaimResult], runs: Mapping[str, RunR
         return run.train_seconds * int(run.environment.get("ranks", 1))
 
     rows = []
-    for one in found:
-        own = {run.key: run for cell in one.cells for run in cell.runs.values()}
+    for result in of_claims:
+        own = {run.key: run for cell in result.cells for run in cell.runs.values()}
         at_published = [
             seconds(run)
-            for cell in one.cells
-            if cell.point == one.claim.published
+            for cell in result.cells
+            if cell.point == result.claim.published
             for run in cell.runs.values()
         ]
         minutes = f"{sum(at_published) / len(at_published) / 60:.1f}" if at_published else ""
         if own:
             hours = sum(map(seconds, own.values())) / 3600
-            rows.append((one.claim.title, str(len(own)), minutes, f"{hours:.2f}"))
+            rows.append((result.claim.title, str(len(own)), minutes, f"{hours:.2f}"))
     total = sum(map(seconds, runs.values())) / 3600
     rows.append(("all, shared runs once", str(len(runs)), "", f"{total:.2f}"))
     caption = "As the study's Table 7: hours of training on one device, evaluation apart."

@@ -100,10 +100,10 @@ class Contrast:
 def less(first: Point, second: Point) -> Contrast:
     """Return the difference of the first point and the second."""
     shared = tuple(name for name, other in zip(first, second, strict=True) if name == other)
-    one, other = (
+    first_title, second_title = (
         point_title(tuple(name for name in point if name not in shared)) for point in (first, second)
     )
-    title = f"{one} less {other}" + (f" at {point_title(shared)}" if shared else "")
+    title = f"{first_title} less {second_title}" + (f" at {point_title(shared)}" if shared else "")
     return Contrast(title, ((first, 1.0), (second, -1.0)))
 
 
@@ -180,10 +180,10 @@ class Verdict:
     @property
     def decisive(self) -> Evidence:
         """The comparison that decided: the clearest against the claim, else the weakest for it."""
-        against = [one for one in self.evidence if one.outcome == "does not hold"]
+        against = [item for item in self.evidence if item.outcome == "does not hold"]
         if against:
-            return min(against, key=lambda one: 1.0 if one.p_fails is None else one.p_fails)
-        return max(self.evidence, key=lambda one: 1.0 if one.p_holds is None else one.p_holds)
+            return min(against, key=lambda item: 1.0 if item.p_fails is None else item.p_fails)
+        return max(self.evidence, key=lambda item: 1.0 if item.p_holds is None else item.p_holds)
 
 
 class Rule(ABC):
@@ -210,7 +210,7 @@ class Rule(ABC):
     @property
     def points(self) -> frozenset[Point]:
         """All points that are compared."""
-        return frozenset[Point]().union(*(one.points for one in self.comparisons))
+        return frozenset[Point]().union(*(contrast.points for contrast in self.comparisons))
 
     @final
     def judge(self, values: Values, seeds: Sequence[int]) -> Verdict:
@@ -262,7 +262,7 @@ class _Bounded(Rule):
             raise SettingsError(
                 "a rule without comparisons could not fail; want one or more", subject="contrasts"
             )
-        inside, wanted = self._range(min(one.range for one in self.contrasts))
+        inside, wanted = self._range(min(contrast.range for contrast in self.contrasts))
         if not inside:
             raise SettingsError(
                 f"{self._name} is {self.bound}; want {wanted}", subject=self._name, given=self.bound
@@ -273,7 +273,7 @@ class _Bounded(Rule):
         """Return whether the bound is in range, and the range in words, for contrasts up to `largest`."""
 
     @abstractmethod
-    def _evidence(self, title: str, found: SeedMean) -> Evidence:
+    def _evidence(self, title: str, mean: SeedMean) -> Evidence:
         """Return the evidence of a contrast over seeds."""
 
     @final
@@ -285,16 +285,16 @@ class _Bounded(Rule):
     @final
     def among(self, points: Collection[Point]) -> Rule | None:
         """Return the rule where only these points are measured; None where it says nothing of them."""
-        left = [one.among(points) for one in self.contrasts]
-        kept = tuple(one for one in left if one is not None)
+        left = [contrast.among(points) for contrast in self.contrasts]
+        kept = tuple(contrast for contrast in left if contrast is not None)
         return replace(self, contrasts=kept) if kept else None
 
     def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
-        for one in self.contrasts:
-            yield self._evidence(one.title, seed_mean(one.by_seed(values, seeds)))
+        for contrast in self.contrasts:
+            yield self._evidence(contrast.title, seed_mean(contrast.by_seed(values, seeds)))
 
     def _titles(self) -> str:
-        return "; ".join(one.title for one in self.contrasts)
+        return "; ".join(contrast.title for contrast in self.contrasts)
 
 
 @final
@@ -314,13 +314,13 @@ class Within(_Bounded):
         """The rule in words, for the report."""
         return f"Each within ±{100 * self.bound:g} points: {self._titles()}."
 
-    def _evidence(self, title: str, found: SeedMean) -> Evidence:
+    def _evidence(self, title: str, mean: SeedMean) -> Evidence:
         margin = self.bound
-        above, below = _p_above(found, -margin), _p_below(found, margin)
+        above, below = _p_above(mean, -margin), _p_below(mean, margin)
         # Both tests must reject, so that the larger p counts (two one-sided tests, TOST).
         inside = None if above is None or below is None else max(above, below)
-        outside = _p_above(found, margin) if found.mean > 0 else _p_below(found, -margin)
-        return Evidence(title, found, inside, outside, _in_points(found))
+        outside = _p_above(mean, margin) if mean.mean > 0 else _p_below(mean, -margin)
+        return Evidence(title, mean, inside, outside, _in_points(mean))
 
 
 @final
@@ -338,9 +338,9 @@ class Above(_Bounded):
         bound = f"{100 * self.bound:g} points" if self.bound else "0"
         return f"Each more than {bound}: {self._titles()}."
 
-    def _evidence(self, title: str, found: SeedMean) -> Evidence:
-        more, fewer = _p_above(found, self.bound), _p_below(found, self.bound)
-        return Evidence(title, found, more, fewer, _in_points(found))
+    def _evidence(self, title: str, mean: SeedMean) -> Evidence:
+        more, fewer = _p_above(mean, self.bound), _p_below(mean, self.bound)
+        return Evidence(title, mean, more, fewer, _in_points(mean))
 
 
 @final
@@ -354,7 +354,7 @@ class AtMostTimes(_Bounded):
     _name = "factor"
 
     def _range(self, largest: float) -> tuple[bool, str]:
-        if any(sorted(weight for _, weight in one.weights) != [-1, 1] for one in self.contrasts):
+        if any(sorted(weight for _, weight in contrast.weights) != [-1, 1] for contrast in self.contrasts):
             raise SettingsError("a ratio is of two points; want one less the other", subject="contrasts")
         return 0 < self.bound < math.inf, "a finite number > 0, or the claim could not fail"
 
@@ -364,13 +364,13 @@ class AtMostTimes(_Bounded):
         return f"Each ratio below {self.bound:g}: {_as_ratio(self._titles())}."
 
     def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
-        logs = {point: {seed: math.log(one) for seed, one in by.items()} for point, by in values.items()}
+        logs = {point: {seed: math.log(value) for seed, value in by.items()} for point, by in values.items()}
         return super()._compare(logs, seeds)
 
-    def _evidence(self, title: str, found: SeedMean) -> Evidence:
+    def _evidence(self, title: str, mean: SeedMean) -> Evidence:
         bound = math.log(self.bound)
-        words = f"{math.exp(found.mean):.2f} times{_interval(found, lambda end: f'{math.exp(end):.2f}')}"
-        return Evidence(_as_ratio(title), found, _p_below(found, bound), _p_above(found, bound), words)
+        words = f"{math.exp(mean.mean):.2f} times{_interval(mean, lambda end: f'{math.exp(end):.2f}')}"
+        return Evidence(_as_ratio(title), mean, _p_below(mean, bound), _p_above(mean, bound), words)
 
 
 @final
@@ -391,7 +391,7 @@ class All(Rule):
     @property
     def comparisons(self) -> tuple[Contrast, ...]:
         """All that is compared."""
-        return tuple(one for part in self.parts for one in part.comparisons)
+        return tuple(contrast for part in self.parts for contrast in part.comparisons)
 
     @property
     def sentence(self) -> str:
@@ -411,15 +411,15 @@ class All(Rule):
 
 def _decide(evidence: Sequence[Evidence]) -> Verdict:
     """Return what the comparisons of a claim say together; see `HOW_DECIDED`."""
-    fails = _adjusted([one.p_fails for one in evidence])
-    holds: Sequence[float | None] = [one.p_holds for one in evidence]
+    fails = _adjusted([item.p_fails for item in evidence])
+    holds: Sequence[float | None] = [item.p_holds for item in evidence]
     if not all(map(_is_shown, holds)):
         holds = _adjusted(holds)
     decided = tuple(
-        replace(one, p_fails_adjusted=p_fails, outcome=_outcome(p_holds, p_fails))
-        for one, p_holds, p_fails in zip(evidence, holds, fails, strict=True)
+        replace(item, p_fails_adjusted=p_fails, outcome=_outcome(p_holds, p_fails))
+        for item, p_holds, p_fails in zip(evidence, holds, fails, strict=True)
     )
-    outcomes = [one.outcome for one in decided]
+    outcomes = [item.outcome for item in decided]
     if "does not hold" in outcomes:
         return Verdict("does not hold", decided)
     return Verdict("undecided" if "undecided" in outcomes else "holds", decided)
@@ -436,38 +436,38 @@ def _is_shown(p_value: float | None) -> bool:
 
 
 def _adjusted(p_values: Sequence[float | None]) -> Sequence[float | None]:
-    known = iter(holm([one for one in p_values if one is not None]))
-    return [None if one is None else next(known) for one in p_values]
+    known = iter(holm([p_value for p_value in p_values if p_value is not None]))
+    return [None if p_value is None else next(known) for p_value in p_values]
 
 
-def _p_above(found: SeedMean, bound: float) -> float | None:
+def _p_above(mean: SeedMean, bound: float) -> float | None:
     """Compute the p-value of a true mean <= `bound`, by a one-sided t test; None where the seeds say nothing.
 
     That is a single seed, or two that agree to the last digit: Recall@1 is a whole number of images, so that
     happens by chance. Three and more that agree have no spread, and are above the bound or not: p is 0 or 1.
     """
-    count = len(found.values)
-    if found.std is None or (count == 2 and found.std < NO_SPREAD):
+    count = len(mean.values)
+    if mean.std is None or (count == 2 and mean.std < NO_SPREAD):
         return None
-    gap, error = found.mean - bound, found.std / math.sqrt(count)
-    if found.std < NO_SPREAD:
+    gap, error = mean.mean - bound, mean.std / math.sqrt(count)
+    if mean.std < NO_SPREAD:
         return float(gap <= 0)
     return float(student.sf(gap / error, count - 1))
 
 
-def _p_below(found: SeedMean, bound: float) -> float | None:
+def _p_below(mean: SeedMean, bound: float) -> float | None:
     """Compute the p-value of a true mean >= `bound`, as `_p_above` does."""
-    return _p_above(replace(found, mean=-found.mean), -bound)
+    return _p_above(replace(mean, mean=-mean.mean), -bound)
 
 
-def _in_points(found: SeedMean) -> str:
-    return f"{100 * found.mean:+.1f} points{_interval(found, lambda end: f'{100 * end:+.1f}')}"
+def _in_points(mean: SeedMean) -> str:
+    return f"{100 * mean.mean:+.1f} points{_interval(mean, lambda end: f'{100 * end:+.1f}')}"
 
 
-def _interval(found: SeedMean, shown: Callable[[float], str]) -> str:
-    if found.low is None or found.high is None:
+def _interval(mean: SeedMean, shown: Callable[[float], str]) -> str:
+    if mean.low is None or mean.high is None:
         return " (one seed: no interval)"
-    return f" (95 %: {shown(found.low)} to {shown(found.high)})"
+    return f" (95 %: {shown(mean.low)} to {shown(mean.high)})"
 
 
 def _as_ratio(title: str) -> str:

@@ -85,10 +85,10 @@ def record_failure(folder: Path, job: Job, error: str, *, lasting: bool) -> None
 def is_trained_now(folder: Path, key: str) -> bool:
     """Return whether a process trains the run, or one of its folds, at this moment."""
     where = run_folder(folder, key)
-    for one in (where, *where.parent.glob(f"{key}-fold*")):
+    for of_fold in (where, *where.parent.glob(f"{key}-fold*")):
         try:
-            if (one / "config.yaml").exists():
-                with Run(one).locked():
+            if (of_fold / "config.yaml").exists():
+                with Run(of_fold).locked():
                     pass
         except LockedRunError:
             return True

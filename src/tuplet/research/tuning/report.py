@@ -72,7 +72,7 @@ class SearchResult:
     @property
     def tested(self) -> list[TestedTrial]:
         """The best few, then the recipe's own settings where they are none of those."""
-        numbers = [one.trial.number for one in self.best]
+        numbers = [tested.trial.number for tested in self.best]
         more = [self.recipe] if self.recipe and self.recipe.trial.number not in numbers else []
         return [*self.best, *more]
 
@@ -90,7 +90,9 @@ def result_of(search: Search, study: optuna.Study, *, fabric: Fabric, images: Sp
     finished = finished_trials(study)
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     if not finished:
-        why = next((f" ({one.user_attrs['failed']})" for one in ended if "failed" in one.user_attrs), "")
+        why = next(
+            (f" ({trial.user_attrs['failed']})" for trial in ended if "failed" in trial.user_attrs), ""
+        )
         raise SettingsError(
             f"no trial of the search has a value{why}; want a space whose trainings come through",
             subject="--space",
@@ -114,7 +116,7 @@ def result_of(search: Search, study: optuna.Study, *, fabric: Fabric, images: Sp
 
 def write_result(search: Search, result: SearchResult) -> Path:
     """Write best.yaml, the recipe of the best settings, and trials.json into the search's folder."""
-    test = {one.trial.number: one.test for one in result.tested}
+    test = {tested.trial.number: tested.test for tested in result.tested}
     rows = [
         {
             "number": trial.number,
@@ -296,7 +298,7 @@ def _study_of_report(search: Search, trials: Sequence[FrozenTrial]) -> optuna.St
         copy = optuna.trial.create_trial(
             value=100 * trial.value,
             params={names[path]: value for path, value in trial.params.items()},
-            distributions={names[path]: one for path, one in trial.distributions.items()},
+            distributions={names[path]: distribution for path, distribution in trial.distributions.items()},
         )
         study.add_trial(copy)
     return study

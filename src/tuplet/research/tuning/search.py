@@ -103,8 +103,8 @@ class Search:
         if self.sampler == "grid":
             ranges = [path for path, values in self.space.items() if not isinstance(values, Choice)]
             require(not ranges, "--sampler", "grid", f"lists for {', '.join(ranges)}, or another sampler")
-        one = "1, and the command once a device"
-        require(compute.devices == 1, "compute.devices", compute.devices, one)
+        wanted = "1, and the command once a device"
+        require(compute.devices == 1, "compute.devices", compute.devices, wanted)
 
     @property
     def wanted(self) -> int:
@@ -242,7 +242,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that ended with a value, the best first, the earliest of equals."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     whole = [(trial.value, trial) for trial in complete if not ended_early(trial) and trial.value is not None]
-    return [trial for _, trial in sorted(whole, key=lambda one: (-one[0], one[1].number))]
+    return [trial for _, trial in sorted(whole, key=lambda pair: (-pair[0], pair[1].number))]
 
 
 def ended_early(trial: FrozenTrial) -> bool:
@@ -287,7 +287,7 @@ class _Trial:
                     return so_far
             reports = Run(search.trial_folder(first_number(trial), fold)).reports()
             seconds += sum(report.train_seconds for report in reports)
-            scores = [one.evaluation.retrieval[search.metric] for one in reports if one.evaluation]
+            scores = [report.evaluation.retrieval[search.metric] for report in reports if report.evaluation]
             values.append(max(scores) if search.objective == "oracle" else scores[-1])
         trial.set_user_attr("seconds", round(seconds, 3))
         return statistics.fmean(values)
@@ -342,7 +342,7 @@ def _sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
             return optuna.samplers.TPESampler(seed=own, multivariate=True)
         if search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=own)
-        lists = {path: one.values for path, one in search.space.items() if isinstance(one, Choice)}
+        lists = {path: values.values for path, values in search.space.items() if isinstance(values, Choice)}
         return optuna.samplers.GridSampler(lists, seed=search.seed)
 
 
@@ -392,10 +392,12 @@ def _shared_settings(config: RunConfig) -> dict[str, Any]:
     return tree
 
 
-def _first_difference(one: object, other: object, path: str = "") -> tuple[str, object, object]:
+def _first_difference(first: object, second: object, path: str = "") -> tuple[str, object, object]:
     """Return the path and both values of the first thing in which two trees differ."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in {**one, **other}:
-            if one.get(key) != other.get(key):
-                return _first_difference(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
-    return path, one, other
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        for key in {**first, **second}:
+            if first.get(key) != second.get(key):
+                return _first_difference(
+                    first.get(key), second.get(key), f"{path}.{key}" if path else str(key)
+                )
+    return path, first, second

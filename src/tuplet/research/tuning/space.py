@@ -193,7 +193,7 @@ def wide_space(config: RunConfig) -> Space:
     if isinstance(per_class, Choice):
         # A batch holds as many images of every class, so only divisors of its size are possible.
         size = config.data.batch_size
-        possible = tuple(one for one in per_class.values if isinstance(one, int) and size % one == 0)
+        possible = tuple(count for count in per_class.values if isinstance(count, int) and size % count == 0)
         space["data.images_per_class"] = replace(per_class, values=possible)
         if len(possible) < 2:
             del space["data.images_per_class"]
