@@ -169,7 +169,10 @@ def test_report_and_resume_of_a_finished_run_change_no_weight(run: Run, says) ->
     assert str(run.report_file) in says("report", str(run.folder))
     assert run.report_file.is_file()
     resumed = says("train", "--resume", str(run.folder))
-    assert f"run       {run.folder}\nfinished  before, after epoch 3; only its report is new\n" in resumed
+    assert (
+        f"run       {run.folder}\nfinished  already, at epoch 3; only its report was written again\n"
+        in resumed
+    )
     assert run.checkpoint_file.read_bytes() == before
 
 

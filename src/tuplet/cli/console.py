@@ -121,7 +121,7 @@ def _measured(report: EvalReport, after: str) -> str:
 
 
 @contextmanager
-def resumable(how: str) -> Iterator[None]:
+def with_resume_hint(how: str) -> Iterator[None]:
     """Add how to resume to the error of a Ctrl-C or of a file that cannot be written; `main` prints it."""
     try:
         yield
@@ -140,7 +140,7 @@ def print_epochs(epochs: Iterable[tuple[Run, EpochReport]], *, first_rank: bool,
     """
     folder: Path | None = None
     number = 0
-    with resumable(how_to_resume):
+    with with_resume_hint(how_to_resume):
         for run, epoch in epochs:
             number += 1
             if first_rank and run.folder != folder:

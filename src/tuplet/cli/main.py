@@ -38,7 +38,8 @@ from tuplet.config import DataConfig, LossName, RunConfig
 from tuplet.errors import DataError, InputError, SettingsError, file_error_line
 from tuplet.recipes.catalogue import RECIPES, recipe, with_loss
 
-_FETCHED = ("cub", "cars", "sop", "inshop")
+# The keys of data.published_sets.BENCHMARKS, which would import torch.
+_BENCHMARK_SOURCES = ("cub", "cars", "sop", "inshop")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(given)
     except InputError as error:
         text = with_option_names(error, _options_of(given), given)
-        _report(f"tuplet: {_with_notes(text, error)}", any_rank=error.one_rank_only)
+        _print_error(f"tuplet: {_with_notes(text, error)}", any_rank=error.one_rank_only)
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        _report("\n" + _with_notes("stopped", stop))
+        _print_error("\n" + _with_notes("stopped", stop))
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that cannot be written: the user can fix these too
-        _report(f"tuplet: {file_error_line(error, given)}", any_rank=True)
+        _print_error(f"tuplet: {file_error_line(error, given)}", any_rank=True)
         sys.exit(2)
 
 
@@ -67,7 +68,7 @@ def _with_notes(text: str, error: BaseException) -> str:
     return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
-def _report(text: str, *, any_rank: bool = False) -> None:
+def _print_error(text: str, *, any_rank: bool = False) -> None:
     """Print on standard error, once for all ranks of a distributed run, or on any rank that calls this."""
     if any_rank or os.environ.get("LOCAL_RANK", "0") == "0":
         print(text, file=sys.stderr)
@@ -197,7 +198,11 @@ def require_root(config: RunConfig) -> None:
     source = config.data.source
     if source != "glyphs" and config.data.root is None:
         wanted = "the file that lists the images" if source == "table" else "the folder of the images"
-        how = f", which tuplet data fetch {source} downloads or says how to get" if source in _FETCHED else ""
+        how = (
+            f", which tuplet data fetch {source} downloads or says how to get"
+            if source in _BENCHMARK_SOURCES
+            else ""
+        )
         raise DataError(
             f"data.root is not given; want {wanted}{how}; or data.source=glyphs, which needs none",
             subject="data.root",

@@ -1,4 +1,4 @@
-"""From a file to the square of uint8 RGB pixels that the network sees."""
+"""Decode an image file to upright uint8 RGB pixels."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class Benchmark:
     by_hand: tuple[str, ...] = ()
 
 
+# A new one is also a name in config.data.Source, and in the help of `tuplet data fetch` (cli/main.py).
 BENCHMARKS = {
     "cub": Benchmark(
         "CUB-200-2011",

@@ -23,7 +23,7 @@ from tuplet.progress import without_bars
 from tuplet.recipes.catalogue import recipe
 from tuplet.training.devices import launch
 from tuplet.training.experiment import epochs_of_runs
-from tuplet.training.run_folder import EpochReport, Run, removed_on_failure
+from tuplet.training.run_folder import EpochReport, Run, removed_on_input_error
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def fit(
     default = Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(fabric.broadcast(default if to is None else to))
     speaks = progress and fabric.is_global_zero
-    guard = removed_on_failure(folder) if fabric.is_global_zero else nullcontext()
+    guard = removed_on_input_error(folder) if fabric.is_global_zero else nullcontext()
     with nullcontext() if progress else without_bars(), guard:
         for run, report in epochs_of_runs(chosen, folder, fabric=fabric):
             if speaks:

@@ -20,9 +20,9 @@ Kind: TypeAlias = Literal["ivf-rq", "ivf-sq", "ivf-pq", "hnsw-sq"]
 """How vectors are kept in the approximate index: a bit, a byte or a sixteenth of a byte a dimension."""
 
 APPROXIMATE_FROM = 100_000
-"""Pictures from which on a search is approximate; with fewer, every vector is compared."""
+"""Number of pictures at which the approximate index is built; below it, every vector is compared."""
 BIT_FROM = 512
-"""Dimensions from which on a bit of each separates neighbours; with fewer, a byte does in the same time."""
+"""Least width at which one bit a dimension separates neighbours; below it, a byte a dimension is as fast."""
 _SAME = 1e-6
 _MOST_PIECES = 16
 """LanceDB adds a piece with every run, merges them only when it splits a part, and searches each."""
@@ -40,9 +40,10 @@ class MeasuredRecall:
 
 
 def keep_approximate_index(index: ImageIndex, approximate_from: int = APPROXIMATE_FROM) -> None:
-    """Build the approximate index from so many pictures on, again where it has too many pieces.
+    """Build the approximate index once there are `approximate_from` pictures; rebuild one in too many pieces.
 
-    One that exists stays, and takes in new rows when `tidy` is called. The index is locked by this process.
+    An existing one stays even if the pictures become fewer; `tidy` adds new rows to it. The caller holds the
+    lock of the index.
     """
     if not index.is_approximate:
         due = index.count() >= approximate_from

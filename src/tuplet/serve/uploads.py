@@ -39,7 +39,9 @@ async def read_upload(request: Request, *, most_bytes: int, seconds: float) -> b
         raise HTTPException(415, f"the body is compressed; {_HOW}")
     if "content-range" in request.headers:
         raise HTTPException(400, f"the body is a part of a file, as Content-Range says; {_HOW}")
-    too_long = HTTPException(413, f"the picture has too many bytes; want at most {most_bytes:,}")
+    too_long = HTTPException(
+        413, f"the picture has more than {most_bytes:,} bytes; want fewer (tuplet serve --max-upload-mb)"
+    )
     said = request.headers.get("content-length", "0")
     if said.isdecimal() and int(said[:20]) > most_bytes:
         raise too_long

@@ -235,7 +235,7 @@ class Run:
 
 
 @contextmanager
-def removed_on_failure(folder: Path) -> Iterator[None]:
+def removed_on_input_error(folder: Path) -> Iterator[None]:
     """Remove what the block wrote to a run's folder if an InputError stops it before epoch 0 is measured.
 
     Nothing is lost, and the corrected command may want the name.

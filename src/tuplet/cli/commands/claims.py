@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
 from tuplet.cli.arguments import no_more, parse, require_extra, value_of
-from tuplet.cli.console import epoch_line, resumable
+from tuplet.cli.console import epoch_line, with_resume_hint
 from tuplet.cli.options import ClaimsArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import with_absolute_paths
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
     worker = _worker(folder, launch(base), ImageCache(), chosen.storage)
     asked = _ClaimsRun(claims, base, chosen.seeds, budget, command, worker)
-    with resumable("the same command resumes"):
+    with with_resume_hint("the same command resumes"):
         _load_images(asked)
         plan, jobs = _planned(asked)
         worker.run(jobs, plan.run_id)

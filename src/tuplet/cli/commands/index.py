@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from tuplet.cli.console import print_json, printable, resumable
+from tuplet.cli.console import print_json, printable, with_resume_hint
 from tuplet.cli.options import IndexArguments
 from tuplet.errors import ModelError, SearchIndexError, counted
 from tuplet.inference.encoder import PictureEmbedder
@@ -23,7 +23,7 @@ def index(chosen: IndexArguments) -> None:
     embedder = _embedder(chosen)
     until = f"; until it finishes, {chosen.index} holds what it held" if chosen.rebuild else ""
     done = "what it did" if chosen.rebuild else f"what {chosen.index} holds"
-    with resumable(f"the same command resumes from {done}{until}"):
+    with with_resume_hint(f"the same command resumes from {done}{until}"):
         report = index_pictures(
             chosen.index,
             chosen.photos,

@@ -26,7 +26,7 @@ from tuplet.report.run_report import summary_page
 from tuplet.training.devices import launch
 from tuplet.training.experiment import epochs_of_runs, images_of, seed_folder
 from tuplet.training.loop import train_epochs
-from tuplet.training.run_folder import Run, removed_on_failure
+from tuplet.training.run_folder import Run, removed_on_input_error
 
 
 def demo(chosen: TrainArguments, command: str) -> None:
@@ -64,7 +64,7 @@ def resume(folder: str, arguments: Iterable[str]) -> None:
 
 def _one(config: RunConfig, folder: Path, fabric: Fabric) -> Run | None:
     split = load_split(config)
-    with removed_on_failure(folder) if fabric.is_global_zero else nullcontext():
+    with removed_on_input_error(folder) if fabric.is_global_zero else nullcontext():
         on_first(fabric, lambda: Run.create(config, folder).folder)
         return _finish(Run(folder), fabric, split)
 
@@ -102,6 +102,6 @@ def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
     if print_epochs(epochs, first_rank=first_rank, how_to_resume=how) == 0 and first_rank:
         print(f"\nrun       {run.folder}")
         last = run.config.schedule.last_epoch
-        print(f"finished  before, after epoch {last}; only its report is new", flush=True)
+        print(f"finished  already, at epoch {last}; only its report was written again", flush=True)
     write_run_report(run, fabric, split)
     return run if first_rank else None

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from tuplet.cli.console import resumable
+from tuplet.cli.console import with_resume_hint
 from tuplet.cli.options import TuneArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import with_absolute_paths
@@ -106,7 +106,7 @@ def print_trials(search: Search, *, fabric: Fabric, images: Split, how_to_resume
     print(f"\nsearch    {queue.study.study_name} in {queue.address}")
     for path, values in search.space.items():
         print(f"          {path} = {values}")
-    again = resumable(f"the trial that was running is run again: {how_to_resume}")
+    again = with_resume_hint(f"the trial that was running is run again: {how_to_resume}")
     with again, without_bars(), LiveTable(search, queue.study) as table:
         trials = run_trials(search, fabric=fabric, images=images, on_epoch=table.epoch, waiting=table.waiting)
         for trial in trials:

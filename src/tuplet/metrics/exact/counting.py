@@ -152,7 +152,7 @@ class Counts:
         self.positives, self._bound, self._most_before = positives, bound, most_before
         count = positives.count
         # hits[start + j]: negatives after j positives and before the next.
-        self._hits = torch.zeros(len(positives.item), dtype=torch.int64, device=count.device)
+        self._num_between = torch.zeros(len(positives.item), dtype=torch.int64, device=count.device)
         self._doubts = torch.zeros_like(count)
         # The nearest `alive` positives may still be among the first R.
         self._alive = count.clone()
@@ -200,7 +200,7 @@ class Counts:
             return
         products, places = products[chosen], chosen + rows.start
         above = products > self._surely[places, None]
-        self._hits[self.positives.start[places]] += above.sum(1)
+        self._num_between[self.positives.start[places]] += above.sum(1)
         row, column = ((products >= self._lowest[places, None]) ^ above).nonzero(as_tuple=True)
         found = places[row], there[column], items[column], products[row, column].double()
         self._pending.append((places, *found))
@@ -222,7 +222,7 @@ class Counts:
     def begin_again(self, rows: Int64[Tensor, " k"]) -> None:
         """Forget what was counted of some queries, to `count_exactly`."""
         row, position = each(self.positives.count[rows] + 1)
-        self._hits[self.positives.start[rows][row] + position - 1] = 0
+        self._num_between[self.positives.start[rows][row] + position - 1] = 0
         self._alive[rows] = self.positives.count[rows]
 
     def count_exactly(
@@ -230,7 +230,7 @@ class Counts:
     ) -> None:
         """Count negatives whose exact similarities are known."""
         before = self.positives.before(rows, similarity, items)
-        self._hits.index_add_(0, self.positives.start[rows] + before, torch.ones_like(rows))
+        self._num_between.index_add_(0, self.positives.start[rows] + before, torch.ones_like(rows))
 
     def ranks(self, queries: Int64[Tensor, " n"]) -> Ranks:
         """Return the ranks of these queries, once all is counted; NaN where one has no positive."""
@@ -242,7 +242,7 @@ class Counts:
         rows, position, before = rows[found], position[found], before[found]
         r_precision.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float64))
         average_precision.index_add_(0, rows, position / (before + position).double())
-        num_before = self._hits[self.positives.start]
+        num_before = self._num_between[self.positives.start]
         return Ranks(queries, num_before, r_precision / count, average_precision / count)
 
     def _place(
@@ -262,7 +262,7 @@ class Counts:
         if len(doubtful) > 0:
             some = rows[doubtful]
             after[doubtful] = positives.before(some, exact(some, there[doubtful]), items[doubtful])
-        self._hits.index_add_(0, positives.start[rows] + after, torch.ones_like(rows))
+        self._num_between.index_add_(0, positives.start[rows] + after, torch.ones_like(rows))
 
     def _refresh(self, rows: Int64[Tensor, " k"]) -> None:
         """Give up positives of some queries, and reset their thresholds."""
@@ -272,7 +272,7 @@ class Counts:
         alive.index_add_(0, which, (before + position <= self.positives.count[rows][which]).long())
         self._alive[rows] = alive
         # Recall@K still needs the nearest positive, until K negatives are before it.
-        wanted = (alive > 0) | (self._hits[start] < self._most_before)
+        wanted = (alive > 0) | (self._num_between[start] < self._most_before)
         wanted &= self._doubts[rows] <= MOST_DOUBTS
         lowest = similarity[start + (alive - 1).clamp(min=0)] - self._bound[rows]
         surely = similarity[start] + self._bound[rows]
@@ -284,7 +284,7 @@ class Counts:
     ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]:
         """Return, of the positives still alive: whose, position from 1 on, negatives before it so far."""
         row, position = each(self._alive[rows])
-        hits = self._hits[self.positives.start[rows][row] + position - 1]
+        hits = self._num_between[self.positives.start[rows][row] + position - 1]
         before = hits.cumsum(0)
         begins = (position == 1).nonzero()[:, 0]
         earlier = before[begins] - hits[begins]
