@@ -17,6 +17,7 @@ from .metrics.retrieval import nearest_neighbours as nearest_neighbours
 from .metrics.retrieval import retrieval_metrics as retrieval_metrics
 from .metrics.retrieval import retrieval_scores as retrieval_scores
 from .metrics.retrieval import score_intervals as score_intervals
+from .metrics.verification import verification_metrics as verification_metrics
 from .models.embedder import Embedder as Embedder
 from .recipes.catalogue import recipe as recipe
 from .search.index import ImageIndex as ImageIndex

@@ -212,11 +212,21 @@ class MeasureArguments:
     """What ranks the results."""
     kmeans_runs: int | None = None
     """k-means runs behind NMI and AMI, >= 0; 0 leaves them out; the default is as the run says, or 10."""
+    verification: bool = False
+    """Measure decisions too: ROC AUC, EER and FNMR at FMR of all pairs; accuracy, risk-coverage and unknown
+    classes of answers by neighbours. By cosine only."""
+    balanced: bool = False
+    """With --verification: weigh classes, and pairs of classes, alike, not pairs of images."""
     save: Path | None = None
     """Write the embeddings to this file, .npz or .parquet; with a gallery or several splits, to files beside
     it: NAME-gallery, NAME-1, NAME-2."""
     json: bool = False
     """Print JSON, with the intervals over queries too."""
+
+    def __post_init__(self) -> None:
+        if self.verification:
+            require(self.distance == "cosine", "--distance", self.distance, "cosine, for --verification")
+        require(self.verification or not self.balanced, "--balanced", self.balanced, "--verification too")
 
 
 @dataclass(frozen=True)
@@ -244,6 +254,7 @@ class ModelArguments:
       --gallery-images FOLDER      search those instead of the images themselves
       --gallery FILE               the same for embeddings
       --recall-at K [K ...]        the K of Recall@K; --distance, --kmeans-runs: how else to measure
+      --verification               pairs and answers too: AUC, EER, FNMR at FMR, accuracy, unknown classes
       --save FILE                  write the embeddings, .npz or .parquet; --json: print JSON
 
     Without --images a RUN is measured on its own test images, or on those of --data.root FOLDER: FOLDER/test,

@@ -11,7 +11,7 @@ Either takes the gallery as given: what a drawn query found does not depend on w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -84,11 +84,6 @@ def mean_intervals(
     2015;
         Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69, 2007.
     """
-    from scipy.special import (  # imported here because reports are read where nothing is measured
-        ndtr,
-        stdtrit,
-    )
-
     check_settings(level=level, num_resamples=num_resamples, seed=seed)
     over: Unit = "queries" if labels is None else "classes"
     # About the first score, so that equal scores give exactly their own value.
@@ -97,9 +92,22 @@ def mean_intervals(
     if num_units < 2:
         return [None] * values.shape[1]
     means = values[:1] + _resampled_means(totals, counts, num_resamples, seed)
-    tail = float(ndtr(math.sqrt(num_units / (num_units - 1)) * stdtrit(num_units - 1, (1 - level) / 2)))
+    tail = expanded_tail(num_units, level)
     ends = np.quantile(means, [tail, 1 - tail], axis=0).T.tolist()
     return [Interval(low, high, over, level, num_resamples, seed) for low, high in ends]
+
+
+def expanded_tail(num_units: int, level: float) -> float:
+    """Return the share of resampled values beyond each end of an expanded percentile interval.
+
+    Args:
+        num_units: that were drawn, >= 2.
+        level: of the interval, in (0, 1).
+    """
+    # Imported here because reports are read where nothing is measured.
+    from scipy.special import ndtr, stdtrit
+
+    return float(ndtr(math.sqrt(num_units / (num_units - 1)) * stdtrit(num_units - 1, (1 - level) / 2)))
 
 
 def class_totals(
@@ -137,22 +145,32 @@ def check_settings(
             raise SettingsError(f"{name} is {value}; want {wanted}", subject=name, given=value, wanted=wanted)
 
 
-def _resampled_means(
-    totals: Float64[np.ndarray, "U M"], counts: Float64[np.ndarray, " U"], num_resamples: int, seed: int
-) -> Float64[np.ndarray, "R M"]:
-    """Draw U of the U units for each resample; return the sum of their totals over that of their counts."""
-    num_units = len(counts)
-    columns = np.column_stack([totals, counts])
+def draws(num_units: int, num_resamples: int, seed: int) -> Iterator[Float64[np.ndarray, "r U"]]:
+    """Yield how often each unit is drawn in each resample, a block of resamples at a time.
+
+    How often each unit is drawn says all, so that a block of resamples is one matrix product. A block is
+    overwritten by the next.
+    """
     generator = np.random.default_rng(seed)
-    # How often each unit is drawn says all, so that a block of resamples is one matrix product.
     block = min(num_resamples, max(1, BLOCK_BYTES // (8 * num_units)))
     weights = np.empty((block, num_units))
-    sums = np.empty((num_resamples, columns.shape[1]))
     for start in range(0, num_resamples, block):
         drawn = weights[: min(block, num_resamples - start)]
         for row in drawn:
             row[:] = np.bincount(generator.integers(0, num_units, num_units), minlength=num_units)
+        yield drawn
+
+
+def _resampled_means(
+    totals: Float64[np.ndarray, "U M"], counts: Float64[np.ndarray, " U"], num_resamples: int, seed: int
+) -> Float64[np.ndarray, "R M"]:
+    """Draw U of the U units for each resample; return the sum of their totals over that of their counts."""
+    columns = np.column_stack([totals, counts])
+    sums = np.empty((num_resamples, columns.shape[1]))
+    start = 0
+    for drawn in draws(len(counts), num_resamples, seed):
         sums[start : start + len(drawn)] = drawn @ columns
+        start += len(drawn)
     return np.asarray(sums[:, :-1] / sums[:, -1:])
 
 

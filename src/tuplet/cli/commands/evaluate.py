@@ -13,6 +13,7 @@ import numpy as np
 
 from tuplet.cli.arguments import parse
 from tuplet.cli.console import metric_table, print_json
+from tuplet.cli.decision_tables import decision_table
 from tuplet.cli.options import FileArguments, IndexMeasureArguments, MeasureArguments, ModelArguments
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.data.class_folders import load_images
@@ -22,6 +23,7 @@ from tuplet.data.shared_images import queries_in
 from tuplet.data.splits import ReadSettings
 from tuplet.data.transforms import short_side
 from tuplet.errors import DataError, InputError, ModelError, SettingsError, counted
+from tuplet.evaluation.decisions import measure_decisions
 from tuplet.evaluation.embedding_files import (
     LabelledEmbeddings,
     read_embeddings,
@@ -176,12 +178,24 @@ def conclude(
         )
         for part in parts
     ]
+    decisions = [
+        measure_decisions(part.queries, part.gallery, balanced=options.balanced)
+        for part in parts
+        if options.verification
+    ]
     both = list(zip(reports, parts, strict=True))
     if options.json:
-        trees = [{**asdict(report), "model": after, "notes": list(part.notes)} for report, part in both]
+        more = [decision.tree() for decision in decisions] or [{} for _ in parts]
+        trees = [
+            {**asdict(report), **tree, "model": after, "notes": list(part.notes)}
+            for (report, part), tree in zip(both, more, strict=True)
+        ]
         print_json(trees if len(trees) > 1 else trees[0])
         return
-    print("\n\n".join("\n".join([*part.notes, metric_table(report, after)]) for report, part in both))
+    tables = ["\n".join([*part.notes, metric_table(report, after)]) for report, part in both]
+    for place, decision in enumerate(decisions):
+        tables[place] += f"\n{decision_table(decision)}"
+    print("\n\n".join(tables))
     for file, title in zip(files, [*(part.split for part in parts), "the gallery"], strict=False):
         print(f"embeddings of {title}: {file}")
 

@@ -1,0 +1,50 @@
+"""Print what decisions by cosine are worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tuplet.evaluation.decisions import DecisionReport
+    from tuplet.metrics.intervals import Interval
+    from tuplet.metrics.open_set import OpenSetReport
+
+
+def decision_table(report: DecisionReport) -> str:
+    """Return verification and open-set metrics, a line each."""
+    found = report.verification
+    weighing = ", classes and pairs of classes weighed alike" if found.balanced else ""
+    rows = [
+        f"verification: {found.num_genuine:,} pairs of one class, {found.num_impostor:,} of two{weighing}",
+        share_row("ROC AUC", found.auc, found.auc_interval),
+        share_row("EER", found.eer, found.eer_interval),
+    ]
+    for fmr, point in found.at_fmr.items():
+        row = share_row(f"FNMR at FMR {fmr:g}", point.fnmr, point.fnmr_interval)
+        where = "no pair passes" if point.threshold > 1 else f"cosine {point.threshold:.4f}"
+        rows.append(f"{row}  {where}")
+        if fmr * found.num_impostor < 10:
+            rows[-1] += f", of few pairs: {round(point.fmr * found.num_impostor)} pass wrongly"
+    return "\n".join([*rows, *_answer_rows(report.answers)])
+
+
+def share_row(title: str, value: float, interval: Interval | None) -> str:
+    """Return a line with a share in percent and its interval."""
+    row = f"  {title:<24} {100 * value:6.2f} %"
+    return row if interval is None else f"{row}  {100 * interval.low:6.2f} .. {100 * interval.high:.2f} %"
+
+
+def _answer_rows(found: OpenSetReport) -> list[str]:
+    intervals = found.intervals
+    rows = [
+        f"answers by a vote of {found.num_votes} neighbours: {found.num_known:,} queries with their class in"
+        f" the gallery, {found.num_unknown:,} without it",
+        share_row("accuracy", found.accuracy, intervals["accuracy"]),
+        share_row("area under risk-coverage", found.aurc, intervals["aurc"]),
+        share_row("open-set AUROC", found.auroc, intervals["auroc"]),
+    ]
+    rows += [
+        share_row(f"right at FPIR {fpir}", value, intervals[f"detection_at_{fpir}"])
+        for fpir, value in found.detection.items()
+    ]
+    return [*rows, "  FPIR: share of queries without their class that are answered all the same"]

@@ -1,0 +1,55 @@
+"""Measure decisions by cosine: of pairs, one class or two; of pictures, which class, or an unknown one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tuplet.evaluation.embedding_files import LabelledEmbeddings, with_shared_classes
+from tuplet.metrics.open_set import NUM_VOTES, Answers, OpenSetReport
+from tuplet.metrics.verification import VerificationReport, verification_metrics
+
+
+@dataclass(frozen=True)
+class DecisionReport:
+    """What decisions by cosine are worth.
+
+    Attributes:
+        verification: of pairs.
+        answers: of neighbours, to queries whose class is in the gallery and to queries whose class is not.
+    """
+
+    verification: VerificationReport
+    answers: OpenSetReport
+
+    def tree(self) -> dict[str, Any]:
+        """Return the report as plain data, for JSON."""
+        return {"verification": self.verification.tree(), "open_set": asdict(self.answers)}
+
+
+def measure_decisions(
+    queries: LabelledEmbeddings,
+    gallery: LabelledEmbeddings | None = None,
+    *,
+    balanced: bool = False,
+    num_votes: int = NUM_VOTES,
+) -> DecisionReport:
+    """Measure decisions.
+
+    Args:
+        queries: with pairs of one class and of two.
+        gallery: what they are paired with and ask; None: each other.
+        balanced: see `verification_metrics`.
+        num_votes: neighbours that vote.
+    Raises:
+        DataError: as `verification_metrics` and `Answers.of` do.
+    """
+    searched: dict[str, Any] = {}
+    if gallery is not None:
+        queries, gallery = with_shared_classes(queries, gallery)
+        searched = {"gallery": gallery.embeddings, "gallery_labels": gallery.labels}
+    embeddings, labels = queries.embeddings, queries.labels
+    return DecisionReport(
+        verification_metrics(embeddings, labels, balanced=balanced, **searched),
+        Answers.of(embeddings, labels, num_votes=num_votes, **searched).report(),
+    )
