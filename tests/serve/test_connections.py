@@ -75,7 +75,7 @@ def test_uploads_that_are_too_long(server: Server) -> None:
         assert answer.status == 413
         assert (
             answer.detail
-            == "the picture has more than 300,000 bytes; want fewer, or tuplet serve --max-upload-mb"
+            == "the picture has more than 300,000 bytes; want fewer (tuplet serve --max-upload-mb)"
         )
 
 
