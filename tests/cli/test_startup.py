@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -91,3 +92,34 @@ def test_each_command_imports_only_what_it_uses(paths: dict[str, str]) -> None:
     assert "lancedb" in loaded[4]  # the commands did run
     assert "fastapi" in loaded[7]
     assert "sklearn" in loaded[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "5"}, None)],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
+    given: dict[str, str], policy: str | None
+) -> None:
+    code = (
+        "import os; from tuplet.cli.main import main; main(['--version']); "
+        "print(os.environ.get('OMP_WAIT_POLICY')); import torch"
+    )
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= given | {"OMP_DISPLAY_ENV": "TRUE"}  # OpenMP prints what it has read
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == str(policy)
+    if policy is not None and "OMP_WAIT_POLICY" in done.stderr:
+        assert re.search(rf"OMP_WAIT_POLICY ?= ?'{policy}'", done.stderr)
+
+
+def test_a_process_that_has_torch_already_keeps_its_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    main(["--version"])
+    assert "OMP_WAIT_POLICY" not in os.environ

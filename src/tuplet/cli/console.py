@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from tuplet.errors import counted
 from tuplet.metrics.names import headline_metric, metric_title
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from tuplet.config import RunConfig
     from tuplet.evaluation.measure import EvalReport
     from tuplet.training.run_folder import EpochReport, Run
@@ -149,6 +152,15 @@ def print_epochs(epochs: Iterable[tuple[Run, EpochReport]], *, first_rank: bool,
             if first_rank:
                 print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
     return number
+
+
+def print_compute_notes(config: RunConfig, fabric: Fabric, num_classes: int | None = None) -> None:
+    """Print what the precision and the memory of a config cost here, see `compute_notes`."""
+    from tuplet.training.advice import compute_notes
+
+    if fabric.is_global_zero:
+        for note in compute_notes(config, fabric.device, num_classes):
+            print(f"note: {note}", file=sys.stderr)
 
 
 def print_json(tree: object) -> None:

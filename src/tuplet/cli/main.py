@@ -45,6 +45,7 @@ _BENCHMARK_SOURCES = ("cub", "cars", "sop", "inshop")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exit with 2 and one line for an error that the user can fix, with 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _let_threads_sleep()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the name of a file may not be text
@@ -62,6 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # a full disk, a folder that cannot be written: the user can fix these too
         _print_error(f"tuplet: {file_error_line(error, given)}", any_rank=True)
         sys.exit(2)
+
+
+def _let_threads_sleep() -> None:
+    """Make OpenMP threads sleep while they wait, unless the user has chosen how they wait.
+
+    By default they spin, so beside one other busy process the threads of a matrix product wait for each
+    other's time slices, and training falls to a tenth of its speed. benchmarks/contention.py measures what
+    sleeping costs on a quiet machine and gains on a busy one. OpenMP reads this when torch loads it.
+    """
+    chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    if "torch" not in sys.modules and not any(name in os.environ for name in chosen):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _with_notes(text: str, error: BaseException) -> str:

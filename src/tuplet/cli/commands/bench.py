@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tuplet.cli.commands.tune import print_trials
-from tuplet.cli.console import print_epochs
+from tuplet.cli.console import print_compute_notes, print_epochs
 from tuplet.cli.options import BenchArguments
 from tuplet.config.overrides import with_absolute_paths
 from tuplet.data.files import write_atomically
@@ -30,6 +30,7 @@ def bench(chosen: BenchArguments, command: str) -> None:
     first_rank = fabric.is_global_zero
     if first_rank:
         print(describe(split_of(images, configs[names[0]])), flush=True)
+    print_compute_notes(config, fabric, images.train.num_classes)
     how = f"the same command with --to {folder} resumes"
     for name in names:
         if chosen.trials > 1:

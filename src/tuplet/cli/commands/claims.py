@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
 from tuplet.cli.arguments import no_more, parse, require_extra, value_of
-from tuplet.cli.console import epoch_line, with_resume_hint
+from tuplet.cli.console import epoch_line, print_compute_notes, with_resume_hint
 from tuplet.cli.options import ClaimsArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import with_absolute_paths
@@ -75,7 +75,9 @@ def run(arguments: Sequence[str]) -> None:
         require_extra("baselines", "pytorch_metric_learning")
     folder = chosen.to or Path("runs") / f"claims-{base.name}"
     command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
-    worker = _worker(folder, launch(base), ImageCache(), chosen.storage)
+    fabric = launch(base)
+    print_compute_notes(base, fabric)
+    worker = _worker(folder, fabric, ImageCache(), chosen.storage)
     asked = _ClaimsRun(claims, base, chosen.seeds, budget, command, worker)
     with with_resume_hint("the same command resumes"):
         _load_images(asked)

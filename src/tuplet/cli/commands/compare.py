@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from tuplet.cli.commands.evaluate import trained_classes
-from tuplet.cli.console import print_json
+from tuplet.cli.console import print_compute_notes, print_json
 from tuplet.cli.options import CompareArguments
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.config.overrides import override
@@ -156,7 +156,10 @@ def _embedded(
 ) -> tuple[list[_Side], bool]:
     """Return the embeddings of A and of B, and whether this is the rank that prints."""
     configs = [None if run is None else _config(run.config, chosen) for run in runs]
-    fabric = next((launch(config) for config in configs if config is not None), None)
+    config = next((config for config in configs if config is not None), None)
+    fabric = None if config is None else launch(config)
+    if config is not None and fabric is not None:
+        print_compute_notes(config, fabric)
     sides = []
     for path, run, config in zip(paths, runs, configs, strict=True):
         if run is None or config is None or fabric is None:

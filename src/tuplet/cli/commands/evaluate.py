@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tuplet.cli.arguments import parse
-from tuplet.cli.console import metric_table, print_json
+from tuplet.cli.console import metric_table, print_compute_notes, print_json
 from tuplet.cli.decision_tables import decision_table
 from tuplet.cli.options import FileArguments, IndexMeasureArguments, MeasureArguments, ModelArguments
 from tuplet.config import EvaluationConfig, RunConfig
@@ -114,6 +114,7 @@ def evaluate_model(folder: Path, arguments: Sequence[str]) -> None:
             subject="--gallery-images",
         )
     fabric = launch(config)
+    print_compute_notes(config, fabric)
     splits, gallery = _chosen_images(chosen, config) if chosen.images else _own_images(config)
     files = saved_files(options.save, len(splits), with_gallery=gallery is not None)
     network = fabric.setup_module(model.network)

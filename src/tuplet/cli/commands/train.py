@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from tuplet.cli.arguments import parse
 from tuplet.cli.commands.report import write_run_report
-from tuplet.cli.console import print_epochs
+from tuplet.cli.console import print_compute_notes, print_epochs
 from tuplet.cli.options import MovedImages, ResumeArguments, TrainArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override, with_absolute_paths
@@ -73,8 +73,10 @@ def _several(config: RunConfig, folder: Path, seeds: int, fabric: Fabric, comman
     """Train the folds, if the selection needs them, and each seed; then summarise the seeds."""
     first_rank = fabric.is_global_zero
     images = load_data(config)
+    split = split_of(images, config)
     if first_rank:
-        print(describe(split_of(images, config), measured=config.evaluation.split), flush=True)
+        print(describe(split, measured=config.evaluation.split), flush=True)
+    print_compute_notes(config, fabric, split.train.num_classes)
     folders = {
         config.seed + number: seed_folder(folder, config.seed + number) if seeds > 1 else folder
         for number in range(seeds)
@@ -97,6 +99,7 @@ def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
     first_rank = fabric.is_global_zero
     if first_rank:
         print(describe(split, measured=run.config.evaluation.split), flush=True)
+    print_compute_notes(run.config, fabric, split.train.num_classes)
     epochs = ((run, epoch) for epoch in train_epochs(run, fabric=fabric, split=split))
     how = f"resume with: tuplet train --resume {run.folder}"
     if print_epochs(epochs, first_rank=first_rank, how_to_resume=how) == 0 and first_rank:

@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from tuplet.cli.console import with_resume_hint
+from tuplet.cli.console import print_compute_notes, with_resume_hint
 from tuplet.cli.options import TuneArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import with_absolute_paths
@@ -47,6 +47,7 @@ def tune(chosen: TuneArguments, command: str) -> None:
     search = _search(chosen)
     fabric = launch(search.config)
     images = load_data(search.config)
+    print_compute_notes(search.config, fabric, images.train.num_classes)
     how = f"the same command with --to {search.folder} resumes"
     require_trainable(search, images)
     queue = print_trials(search, fabric=fabric, images=images, how_to_resume=how)

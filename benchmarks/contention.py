@@ -1,0 +1,142 @@
+"""Training on a shared machine: how fast, by how OpenMP's threads wait for each other.
+
+    python -m benchmarks.contention --rounds 3 --json docs/results/contention/cpu.json
+
+The machine must be quiet otherwise. Each cell trains a network for some seconds beside 0, 1 or 2 processes
+that keep a core busy each, once with each setting, in processes of their own: OpenMP reads its environment
+when torch loads it. Settings alternate within a round; a ratio is the median over rounds of a setting's
+images a second over those of `default` beside it. The steps are those of a loop of one's own, on random
+pixels. The commands of tuplet use `passive`, see cli/main.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.cells import describe_machine
+
+SETTINGS: dict[str, dict[str, str]] = {
+    "default": {},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin-1000": {"GOMP_SPINCOUNT": "1000"},
+}
+"""How threads wait: by default libgomp spins for a long time, passive ones sleep at once."""
+NETWORKS = {"tuplet_convnet": (32, 48), "resnet50": (8, 128)}
+"""Images in a batch and their side, pixels."""
+CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time training steps beside busy processes."""
+
+    networks: tuple[str, ...] = ("tuplet_convnet", "resnet50")
+    """Of timm's networks and ours."""
+    settings: tuple[str, ...] = tuple(SETTINGS)
+    """Of default, passive and spin-1000; default is needed for ratios."""
+    busy: tuple[int, ...] = (0, 1, 2)
+    """Processes beside the training, each with one busy thread."""
+    seconds: float = 20.0
+    """Training of each cell, after two steps that do not count."""
+    rounds: int = 3
+    """Runs of each cell, >= 1."""
+    json: Path | None = None
+    """File to write."""
+    train: str | None = None
+    """Only train this network, and print images a second; for the processes of the cells."""
+
+
+def main(arguments: Arguments) -> None:
+    """Time each network beside each number of busy processes, with each setting."""
+    if arguments.train is not None:
+        print(images_per_second(arguments.train, arguments.seconds))
+        return
+    cells: list[dict[str, Any]] = []
+    for network in arguments.networks:
+        for busy in arguments.busy:
+            with busy_processes(busy):
+                rounds = [
+                    {name: _run(network, name, arguments.seconds) for name in arguments.settings}
+                    for _ in range(arguments.rounds)
+                ]
+            for name in arguments.settings:
+                speed = statistics.median(one[name] for one in rounds)
+                cell = {"network": network, "busy": busy, "setting": name, "images_per_second": speed}
+                if "default" in arguments.settings:
+                    cell["ratio"] = statistics.median(one[name] / one["default"] for one in rounds)
+                cells.append(cell)
+                ratio = f"{cell.get('ratio', 1):6.2f} x default"
+                print(f"{network:<16} {busy} busy  {name:<10} {speed:9.1f} images/s {ratio}", flush=True)
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        tree = {"environment": describe_machine("cpu"), "settings": SETTINGS, "cells": cells}
+        arguments.json.write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def images_per_second(name: str, seconds: float) -> float:
+    """Return how many images a second a training of HIST on random pixels takes, forward, backward and step.
+
+    Args:
+        name: of the backbone.
+        seconds: how long to train, after two steps.
+    """
+    import torch
+
+    from tuplet.losses.hist import HISTLoss
+    from tuplet.models.embedder import Embedder
+
+    torch.manual_seed(0)
+    batch, side = NETWORKS.get(name, (8, 128))
+    network, loss = Embedder(name, 128, pretrained=False), HISTLoss(CLASSES, 128)
+    parameters = [*network.parameters(), *loss.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (batch,))
+    steps, began = -2, time.perf_counter()
+    while steps <= 0 or time.perf_counter() - began < seconds:
+        if steps == 0:
+            began = time.perf_counter()
+        optimizer.zero_grad()
+        loss(network(pixels), labels).backward()
+        optimizer.step()
+        steps += 1
+    return batch * steps / (time.perf_counter() - began)
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep some processes with one busy thread each, inside the block."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def _run(network: str, setting: str, seconds: float) -> float:
+    """Train in a process of its own and return its images a second."""
+    command = [sys.executable, "-m", "benchmarks.contention", "--train", network, "--seconds", str(seconds)]
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment | SETTINGS[setting]
+    )
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
