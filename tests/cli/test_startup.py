@@ -21,21 +21,24 @@ LIGHT: set[str] = set()
 TORCH = {"torch", "numpy", "pydantic"}
 # torchvision imports torch._dynamo by itself, and timm imports torchvision.
 MODELS = TORCH | {"timm", "torchvision", "torch._dynamo", "huggingface_hub"}
-SEARCH = MODELS | {"lancedb", "faiss"}
+ONNX = {"numpy", "pydantic", "lancedb", "onnxruntime"}
+SEARCH = MODELS | ONNX | {"faiss"}
 SERVE = SEARCH | {"fastapi", "jinja2"}
 MEASURE = SERVE | {"sklearn", "scipy.special", "scipy.stats", "scipy.sparse"}
 FABRIC = {"lightning_fabric", "torchmetrics", "matplotlib", "lightning"}
-OTHERS = {"jinja2", "fastapi", "optuna", "plotly", "onnx", "onnxruntime", "pytorch_metric_learning"}
+OTHERS = {"jinja2", "fastapi", "optuna", "plotly", "onnx", "pytorch_metric_learning"}
 
 COMMANDS: tuple[tuple[list[str], set[str]], ...] = (
     (["--help"], LIGHT),
     (["train", "--help"], LIGHT),
     (["search", "--help"], LIGHT),
     (["evaluate", "--help"], LIGHT),
-    (["search", "PICTURE", "--index", "INDEX", "--accelerator", "cpu"], SEARCH),
-    (["index", "PHOTOS", "--index", "INDEX", "--accelerator", "cpu"], SEARCH),
+    (["search", "PICTURE", "--index", "INDEX", "--engine", "onnx"], ONNX),
+    (["index", "PHOTOS", "--index", "INDEX", "--engine", "onnx"], ONNX),
+    (["search", "PICTURE", "--index", "INDEX", "--accelerator", "cpu", "--engine", "torch"], SEARCH),
+    (["index", "PHOTOS", "--index", "INDEX", "--accelerator", "cpu", "--engine", "torch"], SEARCH),
     (["evaluate", "--index", "INDEX", "--queries", "2"], SEARCH),
-    (["serve", "INDEX", "--port", "0", "--accelerator", "cpu"], SERVE),
+    (["serve", "INDEX", "--port", "0", "--accelerator", "cpu", "--engine", "torch"], SERVE),
     (["duplicates", "INDEX", "--accelerator", "cpu"], MEASURE),
     (["evaluate", "VECTORS"], MEASURE),
 )
@@ -66,7 +69,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with torch.random.fork_rng():
         Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(root / "model")
     on = ["--model", str(root / "model"), "--index", str(root / "index"), "--image-size", "16"]
-    main(["index", str(root / "photos"), *on, "--accelerator", "cpu"])
+    main(["index", str(root / "photos"), *on, "--accelerator", "cpu", "--engine", "onnx"])
     np.savez(root / "x.npz", embeddings=np.eye(4, dtype=np.float32), labels=[0, 0, 1, 1])
     names = {"PICTURE": "photos/a/0.png", "PHOTOS": "photos", "INDEX": "index", "VECTORS": "x.npz"}
     return {word: str(root / name) for word, name in names.items()}
@@ -89,8 +92,8 @@ def test_each_command_imports_only_what_it_uses(paths: dict[str, str]) -> None:
         if found - allowed
     }
     assert too_much == {}
-    assert "lancedb" in loaded[4]  # the commands did run
-    assert "fastapi" in loaded[7]
+    assert "onnxruntime" in loaded[4]  # the commands did run
+    assert "fastapi" in loaded[9]
     assert "sklearn" in loaded[-1]
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tuplet.data.decoding import UnreadableImageError, decode_image, image_extensions
+from tuplet.data.decoding import UnreadableImageError, decode_image
+from tuplet.data.pixels import image_extensions
 from tuplet.errors import DataError
 
 COLOURS = np.array(

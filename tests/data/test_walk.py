@@ -13,10 +13,11 @@ from PIL import Image
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.data import decoding
+from tuplet.data import pixels
 from tuplet.data.class_folders import load_folder, load_images
-from tuplet.data.decoding import decode_image, image_extensions
+from tuplet.data.decoding import decode_image
 from tuplet.data.load import load_split
+from tuplet.data.pixels import image_extensions
 from tuplet.data.splits import describe
 from tuplet.data.walk import LeftOut, images_below
 from tuplet.training.environment import hash_images
@@ -49,8 +50,8 @@ def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _forget() -> None:
-    decoding._formats.cache_clear()
-    decoding.image_extensions.cache_clear()
+    pixels._formats.cache_clear()
+    pixels.image_extensions.cache_clear()
 
 
 def test_the_folders_of_the_system_are_no_classes_and_hold_no_images(root: Path) -> None:

@@ -85,7 +85,7 @@ def test_what_would_take_too_much_is_not_decoded(server: Server, sides: tuple[in
 def test_jpeg_2000_is_not_decoded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("image/jp2", "image/jpeg"):
         with monkeypatch.context() as patched:
-            patched.delattr(uploads, "decode_image")
+            patched.delattr(uploads, "decode_pixels")
             answer = server.post("/search", saved("JPEG2000"), name)
         assert answer.status == 415
         assert answer.detail.startswith("the picture is a JPEG 2000, which can be indexed but takes too long")

@@ -11,13 +11,26 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import tyro
 
-from tuplet.config import Accelerator, ComputeConfig, DataConfig, EvaluationConfig, LossName, RunConfig
+from tuplet.config import (
+    Accelerator,
+    ComputeConfig,
+    DataConfig,
+    Engine,
+    EvaluationConfig,
+    LossName,
+    RunConfig,
+)
 from tuplet.config.checks import require
 from tuplet.errors import SettingsError
 from tuplet.metrics.names import RetrievalDistance, retrieval_names
 
 ExportTarget: TypeAlias = Literal["onnx", "torch", "hub"]
 IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR")]
+_ENGINE_HELP = (
+    "torch, or onnx: an export of the model in onnxruntime on the CPU, which starts sooner; it is written"
+    " where there is none. auto takes an export that is there (tuplet export RUN --to onnx), unless there is a GPU."
+)
+EngineOption: TypeAlias = Annotated[Engine, tyro.conf.arg(help=_ENGINE_HELP)]
 
 
 def _required(metavar: str) -> Any:
@@ -394,6 +407,7 @@ class IndexArguments:
     """Threads that decode pictures, >= 0."""
     accelerator: Accelerator = "auto"
     """Where the model computes."""
+    engine: EngineOption = "auto"
     json: bool = False
     """Print JSON instead of words."""
 
@@ -435,6 +449,7 @@ class SearchArguments:
     """Folder of the index's model, if it has moved."""
     accelerator: Accelerator = "auto"
     """Where the model computes."""
+    engine: EngineOption = "auto"
     html: Path | None = None
     """Write a page of thumbnails."""
     json: bool = False
@@ -464,6 +479,7 @@ class ServeArguments:
     """Folder of the index's model, if it has moved."""
     accelerator: Accelerator = "auto"
     """Where the model computes."""
+    engine: EngineOption = "auto"
     max_upload_mb: float = 20.0
     """Largest picture that may be uploaded, megabytes, > 0."""
     max_upload_megapixels: float = 25.0

@@ -15,6 +15,7 @@ Pooling = Literal["avg", "max", "avg+max", "gem", "token"]
 BatchNormFreeze = Literal["none", "statistics", "full"]
 Selection = Literal["last", "validation", "oracle"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+Engine = Literal["auto", "torch", "onnx"]
 
 
 @takes_any_number

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tuplet.data.decoding import HEIC_EXTENSIONS, image_extensions
+from tuplet.data.pixels import HEIC_EXTENSIONS, image_extensions
 from tuplet.errors import DataError, counted, unusable
 
 SYSTEM_FOLDERS = frozenset(

@@ -18,7 +18,7 @@ import pyarrow.compute
 from jaxtyping import Float32, UInt64
 
 from tuplet.errors import RequestError, SearchIndexError
-from tuplet.inference.encoder import IndexedModel
+from tuplet.inference.pictures import IndexedModel
 from tuplet.search.storage import (
     TABLE,
     Uri,

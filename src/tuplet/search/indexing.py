@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
+import numpy as np
 import pyarrow
-import torch
 from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
-from tuplet.data.decoding import UnreadableImageError, decode_image
+from tuplet.data.pixels import UnreadableImageError, decode_pixels
 from tuplet.data.walk import LeftOut, images_below
 from tuplet.errors import DataError, SearchIndexError
-from tuplet.inference.encoder import PictureEmbedder, absolute
+from tuplet.inference.pictures import PictureEncoder, absolute
 from tuplet.progress import track
 from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
 from tuplet.search.index import ImageIndex, content_hash, picture_id
@@ -168,29 +167,29 @@ class _ReadPicture:
 
     entry: _Entry
     content: str
-    pixels: UInt8[Tensor, "3 S S"] | None = None
+    pixels: UInt8[np.ndarray, "3 S S"] | None = None
     thumbnail: bytes = b""
     problem: str = ""
 
 
-def read_picture(entry: _Entry, embedder: PictureEmbedder) -> _ReadPicture:
+def read_picture(entry: _Entry, embedder: PictureEncoder) -> _ReadPicture:
     """Read a file in any thread; return what is wrong with it. Content that is known is not decoded."""
     file, content = Path(entry.picture.path), ""
     try:
         content = content_hash(file)
         if content == entry.content:
             return _ReadPicture(entry, content)
-        image = decode_image(file, min_side=embedder.min_side)
+        image = decode_pixels(file, min_side=embedder.min_side)
     except UnreadableImageError as error:
         return _ReadPicture(entry, content, problem=error.reason)
     except OSError as error:
         return _ReadPicture(entry, content, problem=error.strerror or type(error).__name__)
-    return _ReadPicture(entry, content, embedder.transform(image), jpeg_thumbnail(image))
+    return _ReadPicture(entry, content, embedder.square(image), jpeg_thumbnail(image))
 
 
-def jpeg_thumbnail(image: UInt8[Tensor, "3 H W"]) -> bytes:
+def jpeg_thumbnail(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     """Return a small copy of an image, RGB, as a JPEG whose longest side is at most THUMBNAIL_SIDE."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(image)
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80, optimize=True)
@@ -231,7 +230,7 @@ class IndexingReport:
 def index_pictures(
     uri: Uri,
     folders: Sequence[Path],
-    embedder: PictureEmbedder,
+    embedder: PictureEncoder,
     *,
     label_folder: LabelFolder = "first",
     only: bool = False,
@@ -298,7 +297,7 @@ def index_pictures(
         )
 
 
-def _open_or_create(uri: Uri, embedder: PictureEmbedder) -> ImageIndex:
+def _open_or_create(uri: Uri, embedder: PictureEncoder) -> ImageIndex:
     if open_table(uri) is None:
         return ImageIndex.create(uri, embedder.model)
     index = ImageIndex(uri)
@@ -378,7 +377,7 @@ class _Embedding:
         num_embedded: pictures so far, of which `num_added` are new.
     """
 
-    def __init__(self, embedder: PictureEmbedder, writer: RowWriter) -> None:
+    def __init__(self, embedder: PictureEncoder, writer: RowWriter) -> None:
         self._embedder, self._writer = embedder, writer
         self.problems: dict[str, str] = {}
         self.num_embedded = self.num_added = 0
@@ -414,7 +413,7 @@ class _Embedding:
                 new.append((read, read.pixels))
         if not new:
             return
-        vectors = self._embedder.embed(torch.stack([pixels for _, pixels in new]))
+        vectors = self._embedder.embed(np.stack([pixels for _, pixels in new]))
         for (read, _), vector in zip(new, vectors, strict=True):
             picture = read.entry.picture
             row = {**picture.row, "path": _as_text(picture.path), "content": read.content}

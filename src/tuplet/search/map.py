@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from tuplet.errors import InputError
-from tuplet.inference.encoder import IndexedModel
+from tuplet.inference.pictures import IndexedModel
 from tuplet.search.index import ImageIndex, IndexedPicture
 from tuplet.search.storage import any_of
 

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import pyarrow
 
-from tuplet.inference.encoder import IndexedModel
+from tuplet.inference.pictures import IndexedModel
 from tuplet.search.index import ImageIndex, is_complete, schema_of
 from tuplet.search.storage import (
     REBUILD,

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, final
 
 import numpy as np
-import torch
 from jaxtyping import Float32, UInt8
-from torch import Tensor
 
 from tuplet.errors import InputError
 
-Embed: TypeAlias = Callable[[Tensor], np.ndarray]
+Embed: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """From uint8 pixels [N, 3, S, S] to vectors [N, D]."""
 
 
@@ -26,7 +24,7 @@ class QueueFullError(Exception):
 
 @dataclass(frozen=True)
 class _Waiting:
-    pixels: UInt8[Tensor, "3 S S"]
+    pixels: UInt8[np.ndarray, "3 S S"]
     vector: asyncio.Future[np.ndarray]
 
 
@@ -85,7 +83,7 @@ class EmbeddingQueue:
         finally:
             self._change(-1)
 
-    async def vector(self, pixels: UInt8[Tensor, "3 S S"]) -> Float32[np.ndarray, " D"]:
+    async def vector(self, pixels: UInt8[np.ndarray, "3 S S"]) -> Float32[np.ndarray, " D"]:
         """Embed one picture, for whoever holds a place; raise InputError as `embed` does."""
         waiting = _Waiting(pixels, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(waiting)
@@ -112,7 +110,7 @@ class EmbeddingQueue:
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        pixels = torch.stack([waiting.pixels for waiting in batch])
+        pixels = np.stack([waiting.pixels for waiting in batch])
         try:
             vectors = await loop.run_in_executor(self._thread, self._embed, pixels)
         except Exception as error:

@@ -15,7 +15,7 @@ from fastapi import HTTPException
 from PIL import Image
 from starlette.datastructures import Headers
 
-from tuplet.data.decoding import open_image
+from tuplet.data.pixels import open_image
 from tuplet.errors import RequestError
 from tuplet.search.index import IndexedPicture
 

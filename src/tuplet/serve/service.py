@@ -19,7 +19,7 @@ from fastapi import HTTPException, Request
 from jaxtyping import Float32
 
 from tuplet.errors import InputError, RequestError, one_line
-from tuplet.inference.encoder import PictureEmbedder
+from tuplet.inference.pictures import PictureEncoder
 from tuplet.search.index import ImageIndex, Neighbour
 from tuplet.search.map import MOST_POINTS, BackgroundMap
 from tuplet.serve.answers import (
@@ -93,7 +93,7 @@ class SearchService:
         stale_since: since when looking at the index fails; None: it does not.
     """
 
-    def __init__(self, index: ImageIndex, embedder: PictureEmbedder, settings: ServiceSettings) -> None:
+    def __init__(self, index: ImageIndex, embedder: PictureEncoder, settings: ServiceSettings) -> None:
         self.index, self.settings, self._embedder = index, settings, embedder
         self.metrics = ServiceMetrics()
         self.map = BackgroundMap(index, settings.map_points)
@@ -188,7 +188,7 @@ class SearchService:
     async def _look_up(self, content: bytes, query: SearchQuery) -> SearchAnswer:
         def pixels() -> Any:
             side, most = self._embedder.min_side, self.settings.most_upload_pixels
-            return self._embedder.transform(decode_upload(content, min_side=side, most_pixels=most))
+            return self._embedder.square(decode_upload(content, min_side=side, most_pixels=most))
 
         square = await self._decoders.run(pixels)
         try:

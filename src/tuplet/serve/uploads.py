@@ -6,13 +6,13 @@ import asyncio
 import re
 from dataclasses import dataclass
 
+import numpy as np
 from fastapi import HTTPException, Request
 from jaxtyping import UInt8
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from starlette.requests import ClientDisconnect
-from torch import Tensor
 
-from tuplet.data.decoding import UnreadableImageError, choose_scale, decode_image, open_image
+from tuplet.data.pixels import UnreadableImageError, choose_scale, decode_pixels, open_image
 
 _TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
 """Content types of a picture; the last is curl's default. The bytes alone decide what it is."""
@@ -62,12 +62,12 @@ async def read_upload(request: Request, *, most_bytes: int, seconds: float) -> b
     return bytes(body)
 
 
-def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[Tensor, "3 H W"]:
-    """Return the RGB pixels of an uploaded file, as `decode_image` does.
+def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the RGB pixels of an uploaded file, as `decode_pixels` does.
 
     Args:
         content: of the file.
-        min_side: see `decode_image`.
+        min_side: see `decode_pixels`.
         most_pixels: that may have to be decoded, see `DecodingWork`.
 
     Raises:
@@ -92,7 +92,7 @@ def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[T
     if work is not None and work.scans > MOST_SCANS:
         raise HTTPException(422, f"the picture is a JPEG of more than {MOST_SCANS} scans; want a usual one")
     try:
-        return decode_image(content, min_side=min_side)
+        return decode_pixels(content, min_side=min_side)
     except UnreadableImageError as error:
         raise HTTPException(422, f"the picture cannot be read: {error.reason}; {wanted}") from None
 

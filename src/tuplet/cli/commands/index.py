@@ -8,7 +8,8 @@ from typing import Any
 from tuplet.cli.console import print_json, printable, with_resume_hint
 from tuplet.cli.options import IndexArguments
 from tuplet.errors import ModelError, SearchIndexError, counted
-from tuplet.inference.encoder import PictureEmbedder
+from tuplet.inference.engines import encoder_of_index, open_encoder
+from tuplet.inference.pictures import PictureEncoder
 from tuplet.search.approximate import MeasuredRecall, measure_recall
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import IndexingReport, index_pictures
@@ -46,7 +47,7 @@ def index(chosen: IndexArguments) -> None:
     print("\n".join(_summary(report, opened, chosen, recall)))
 
 
-def _embedder(chosen: IndexArguments) -> PictureEmbedder:
+def _embedder(chosen: IndexArguments) -> PictureEncoder:
     uri = chosen.index
     if chosen.model is None and open_table(uri) is None:
         raise SearchIndexError(f"there is no index in {uri} yet; want --model RUN, to make one", subject=uri)
@@ -56,13 +57,14 @@ def _embedder(chosen: IndexArguments) -> PictureEmbedder:
         )
 
     if chosen.model is not None:
-        return PictureEmbedder.open(
+        return open_encoder(
             chosen.model,
             image_size=chosen.image_size,
             resize=chosen.resize,
             accelerator=chosen.accelerator,
+            engine=chosen.engine,
         )
-    return PictureEmbedder.of_index(ImageIndex(uri).model, accelerator=chosen.accelerator)
+    return encoder_of_index(ImageIndex(uri).model, accelerator=chosen.accelerator, engine=chosen.engine)
 
 
 def _summary(

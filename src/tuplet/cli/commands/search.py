@@ -12,9 +12,10 @@ from jaxtyping import Float32
 
 from tuplet.cli.console import print_json, print_table, printable
 from tuplet.cli.options import SearchArguments
-from tuplet.data.decoding import UnreadableImageError, decode_image
+from tuplet.data.pixels import UnreadableImageError, decode_pixels
 from tuplet.errors import DataError, counted
-from tuplet.inference.encoder import PictureEmbedder, mean_direction
+from tuplet.inference.engines import encoder_of_index
+from tuplet.inference.pictures import mean_direction
 from tuplet.search.index import ImageIndex, IndexedPicture, Neighbour, content_hash
 from tuplet.search.indexing import jpeg_thumbnail
 from tuplet.search.storage import picture_condition
@@ -56,7 +57,9 @@ def _looked_up(chosen: SearchArguments, index: ImageIndex) -> Float32[np.ndarray
             raise DataError(
                 f"{image} is not a file but a folder, a pipe or a device; want picture files", subject=image
             )
-    embedder = PictureEmbedder.of_index(index.model, folder=chosen.model, accelerator=chosen.accelerator)
+    embedder = encoder_of_index(
+        index.model, folder=chosen.model, accelerator=chosen.accelerator, engine=chosen.engine
+    )
     try:
         return mean_direction(embedder.embed_files(chosen.images))
     except UnreadableImageError as error:
@@ -95,7 +98,7 @@ def _write_page(
 
     from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet  # Jinja, for pages only
 
-    asked = [Shot(jpeg_thumbnail(decode_image(image)), "", str(image)) for image in chosen.images]
+    asked = [Shot(jpeg_thumbnail(decode_pixels(image)), "", str(image)) for image in chosen.images]
     pictures = index.thumbnails({one.picture.id for one in found})
     shots = [
         Shot(

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from tuplet.cli.console import printable
 from tuplet.cli.options import ServeArguments
 from tuplet.errors import SettingsError, counted
-from tuplet.inference.encoder import PictureEmbedder
+from tuplet.inference.engines import encoder_of_index
 from tuplet.search.index import ImageIndex
 from tuplet.serve.access import Access
 from tuplet.serve.app import build_service
@@ -67,7 +67,9 @@ def _token(file: Path | None) -> str | None:
 def _prepared(chosen: ServeArguments, access: Access) -> tuple[ASGIApp, str]:
     """Return the application, and a line about what it serves."""
     index = ImageIndex(chosen.index)
-    embedder = PictureEmbedder.of_index(index.model, folder=chosen.model, accelerator=chosen.accelerator)
+    embedder = encoder_of_index(
+        index.model, folder=chosen.model, accelerator=chosen.accelerator, engine=chosen.engine
+    )
     settings = ServiceSettings(
         most_upload_bytes=round(1e6 * chosen.max_upload_mb),
         most_upload_pixels=round(1e6 * chosen.max_upload_megapixels),

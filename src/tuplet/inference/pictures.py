@@ -1,0 +1,219 @@
+"""Pictures as the unit vectors that an index holds: what every engine shares, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from tuplet.config import Augmentation
+from tuplet.data.pixels import decode_pixels
+from tuplet.errors import DataError, ModelError, RequestError, SettingsError
+from tuplet.progress import track
+
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "H W 3"]
+"""A file, an image of Pillow, or RGB pixels 0..255."""
+
+
+@final
+@dataclass(frozen=True)
+class IndexedModel:
+    """What made the vectors of an index; vectors of another model cannot be compared with them.
+
+    Attributes:
+        path: where the model was.
+        weights: SHA-256 of its weights, of `hash_weights`.
+        dim: width of its embeddings, D.
+        image_size: side of the square that it sees, pixels.
+        resize: short side before the centre crop, pixels; photographs only.
+        augmentation: crop-flip for photographs, whose centre is cut out; otherwise images are seen whole.
+    """
+
+    path: str
+    weights: str
+    dim: int
+    image_size: int
+    resize: int
+    augmentation: Augmentation
+
+    def to_json(self) -> str:
+        """Return the model as an index stores it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> IndexedModel:
+        """Return the model that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    def difference(self, other: IndexedModel) -> str:
+        """Return why vectors of two models cannot be compared; empty if they can."""
+        if self.weights != other.weights:
+            return f"other weights ({self.weights[:12]}, not {other.weights[:12]})"
+        seen, others = _seen(self), _seen(other)
+        return "" if seen == others else f"images seen {seen}, not {others}"
+
+
+def _seen(model: IndexedModel) -> str:
+    if model.augmentation == "crop-flip":
+        return f"at {model.image_size} pixels cut out of {model.resize}"
+    return f"whole at {model.image_size} pixels"
+
+
+class PictureEncoder(ABC):
+    """A trained network that turns pictures into unit vectors; may be called from several threads.
+
+    Attributes:
+        model: what makes the vectors, as an index remembers it.
+        min_side: pixels of the short side, see `decode_pixels`.
+    """
+
+    model: IndexedModel
+    min_side: int
+
+    @abstractmethod
+    def square(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "3 S S"]:
+        """Return the square that the network sees of a picture of any size."""
+
+    @abstractmethod
+    def embed(self, pixels: UInt8[np.ndarray, "N 3 S S"]) -> Float32[np.ndarray, "N D"]:
+        """Compute the unit vectors of prepared pictures.
+
+        Args:
+            pixels: each as `square` returns it.
+
+        Raises:
+            ModelError: the model gives NaN, infinity or zeros.
+        """
+
+    def embed_files(self, files: Sequence[Path], *, batch_size: int = 64) -> Float32[np.ndarray, "N D"]:
+        """Return `encode` of picture files."""
+        return self.encode(files, batch_size=batch_size)
+
+    def encode(
+        self, pictures: Iterable[Any], *, batch_size: int = 64, progress: bool = False
+    ) -> Float32[np.ndarray, "N D"]:
+        """Compute the unit vectors of pictures: the dot product of two is their cosine similarity.
+
+        A file gives the vector that an index of this model holds for it, and so does the same picture opened
+        with Pillow or as pixels; only a large JPEG that was decoded at full size beforehand may differ
+        slightly, as files are decoded at the scale that the model needs.
+
+        Args:
+            pictures: files, images of Pillow, uint8 arrays [H, W, 3] or uint8 tensors [3, H, W], of any
+                sizes; or one array [N, H, W, 3] or tensor [N, 3, H, W].
+            batch_size: pictures that are embedded at a time, >= 1.
+            progress: show it on standard error.
+
+        Returns: one row a picture, in their order, each of unit length.
+
+        Raises:
+            UnreadableImageError: a file is no picture.
+            DataError: something is no picture at all, or not uint8 RGB.
+            ModelError: the model gives NaN, infinity or zeros.
+        """
+        if isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 4) != 4:
+            raise DataError("encode was given one picture; want a list of pictures", subject="pictures")
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is {batch_size}; want 1 or more", subject="batch_size")
+        numbered = enumerate(track(pictures, "encoding") if progress else pictures)
+        vectors = [np.empty((0, self.model.dim), dtype=np.float32)]
+        while batch := list(islice(numbered, batch_size)):
+            squares = [self.square(self._pixels(picture, number)) for number, picture in batch]
+            vectors.append(self.embed(np.stack(squares)))
+        return np.concatenate(vectors)
+
+    def _pixels(self, picture: Any, number: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the pixels of the picture of this number in the list."""
+        if isinstance(picture, str | os.PathLike):
+            return decode_pixels(Path(picture), min_side=self.min_side)
+        if isinstance(picture, Image.Image):
+            return decode_pixels(picture, min_side=self.min_side)
+        given = type(picture).__name__
+        if isinstance(picture, np.ndarray):
+            given = f"an array {list(picture.shape)} of {picture.dtype}"
+            shaped = picture.ndim == 3 and picture.shape[2] == 3
+            if shaped and picture.size > 0 and picture.dtype == np.uint8:
+                # A copy with the channels last, as of a decoded file: equal layouts are resized with equal
+                # rounding.
+                return np.array(picture, order="C")
+        raise no_picture(number, given)
+
+
+def no_picture(number: int, given: str) -> DataError:
+    """Return the error for something that is no picture; `number` is its place in the list."""
+    return DataError(
+        f"picture {number} is {given}; want a file, an image of Pillow, a uint8 array [H, W, 3] or a uint8"
+        " tensor [3, H, W]",
+        subject=f"pictures[{number}]",
+        given=given,
+    )
+
+
+def require_model(opened: IndexedModel, wanted: IndexedModel, where: Path) -> None:
+    """Raise a ModelError if the model in a folder is not the one that made the vectors of an index."""
+    difference = opened.difference(wanted)
+    if difference:
+        raise ModelError(
+            f"{where} is not the model that made the index: {difference}; want that one, as --model"
+            " FOLDER, or the index made anew with tuplet index --rebuild",
+            subject=where,
+            given=opened,
+            wanted=wanted,
+        )
+
+
+def model_folder(model: IndexedModel, folder: str | os.PathLike[str] | None) -> Path:
+    """Return where the model of an index is now; raise a ModelError if it is not there.
+
+    Args:
+        model: the index's.
+        folder: where it is now; None: where it was.
+    """
+    where = Path(model.path if folder is None else folder)
+    if not where.is_dir():
+        raise ModelError(
+            f"the index's model {where} is not there; want --model FOLDER, where it is now", subject=where
+        )
+    return where
+
+
+def no_direction(path: str) -> ModelError:
+    """Return the error for embeddings that cannot be brought to unit length."""
+    return ModelError(
+        f"the model {path} gives embeddings that have no direction (NaN, infinity or"
+        " zeros); want a model whose training did not diverge",
+        subject=path,
+    )
+
+
+def mean_direction(vectors: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, " D"]:
+    """Compute the mean of unit vectors, of unit length again, to search for what looks like all of them.
+
+    Args:
+        vectors: at least one.
+
+    Raises:
+        RequestError: they cancel each other out, so that the mean has no direction.
+    """
+    mean = vectors.astype(np.float64).mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    if length < 1e-6:
+        raise RequestError(
+            "the pictures' vectors cancel each other out; want pictures that have more in common"
+        )
+    direction: Float32[np.ndarray, " D"] = (mean / length).astype(np.float32)
+    return direction
+
+
+def absolute(folder: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a folder without following links."""
+    return os.path.normpath(Path(folder).absolute())
