@@ -28,7 +28,7 @@ ExportTarget: TypeAlias = Literal["onnx", "torch", "hub"]
 IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR")]
 _ENGINE_HELP = (
     "torch, or onnx: an export of the model in onnxruntime on the CPU, which starts sooner; it is written"
-    " where there is none. auto takes an export that is there (tuplet export RUN --to onnx), unless there is a GPU."
+    " where there is none. auto takes an export that is there (tuplet export RUN --to onnx), without a GPU."
 )
 EngineOption: TypeAlias = Annotated[Engine, tyro.conf.arg(help=_ENGINE_HELP)]
 
