@@ -17,6 +17,20 @@ SECONDS_BETWEEN_LINES = 30.0
 _silent = ContextVar("silent", default=False)
 
 
+def is_first_of_machine() -> bool:
+    """Return whether this process is the first of its machine in a run of several, or alone.
+
+    torchrun and Fabric tell a process its number on the machine by one variable, Slurm by another.
+    """
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the first of all machines in a run of several, or alone."""
+    machine = os.environ.get("GROUP_RANK", os.environ.get("NODE_RANK", os.environ.get("SLURM_NODEID", "0")))
+    return is_first_of_machine() and machine == "0"
+
+
 def track(items: Iterable[T], description: str) -> Iterator[T]:
     """Yield the items, and show how many are done; only the first rank of a machine shows it.
 
@@ -24,7 +38,7 @@ def track(items: Iterable[T], description: str) -> Iterator[T]:
         items: what to go through.
         description: words before the progress.
     """
-    if _silent.get() or os.environ.get("LOCAL_RANK", "0") != "0":
+    if _silent.get() or not is_first_of_machine():
         yield from items
         return
     if not sys.stderr.isatty():

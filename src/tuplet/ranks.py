@@ -27,7 +27,9 @@ def gather(
     """
     if fabric.world_size == 1:
         return rows
-    return _joined(cast(Tensor, fabric.all_gather(rows)), interleave)
+    stacked = rows.new_empty(fabric.world_size * len(rows), *rows.shape[1:])
+    torch.distributed.all_gather_into_tensor(stacked, rows.contiguous())
+    return _joined(stacked.unflatten(0, (fabric.world_size, -1)), interleave)
 
 
 def gather_on_first(
@@ -93,3 +95,28 @@ def first_of(fabric: Fabric, text: str) -> str:
     texts = [""] * fabric.world_size
     torch.distributed.all_gather_object(texts, text)
     return next(filter(None, texts), "")
+
+
+def lost_another_rank(error: RuntimeError) -> bool:
+    """Return whether a collective operation failed because another rank has ended or cannot be reached.
+
+    Args:
+        error: what the operation raised.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    if distributed.get_backend() != "gloo":
+        return isinstance(error, distributed.DistBackendError)
+    # gloo raises a plain RuntimeError for everything. But to begin sending to a rank whose connection is
+    # closed fails at once, and to one that lives it does not.
+    ranks = range(distributed.get_world_size())
+    return not all(_can_send_to(rank) for rank in ranks if rank != distributed.get_rank())
+
+
+def _can_send_to(rank: int) -> bool:
+    try:
+        torch.distributed.isend(torch.zeros(1), rank)
+    except RuntimeError:
+        return False
+    return True

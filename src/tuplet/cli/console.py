@@ -125,10 +125,10 @@ def _measured(report: EvalReport, after: str) -> str:
 
 @contextmanager
 def with_resume_hint(how: str) -> Iterator[None]:
-    """Add how to resume to the error of a Ctrl-C or of a file that cannot be written; `main` prints it."""
+    """Add how to resume to a Ctrl-C, a file that cannot be written or a lost process; `main` prints it."""
     try:
         yield
-    except (KeyboardInterrupt, OSError) as error:
+    except (KeyboardInterrupt, OSError, RuntimeError) as error:
         error.add_note(how)
         raise
 

@@ -10,6 +10,7 @@ import io
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -36,7 +37,11 @@ from tuplet.cli.options import (
 )
 from tuplet.config import DataConfig, LossName, RunConfig
 from tuplet.errors import DataError, InputError, SettingsError, file_error_line
+from tuplet.progress import is_first_of_machine, is_first_process
 from tuplet.recipes.catalogue import RECIPES, recipe, with_loss
+
+SECONDS_TO_TELL = 3.0
+"""How long a process that lost others stays: torchrun ends its neighbours with it, and one has to print."""
 
 # The keys of data.published_sets.BENCHMARKS, which would import torch.
 _BENCHMARK_SOURCES = ("cub", "cars", "sop", "inshop")
@@ -60,6 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except RuntimeError as error:
+        if not _lost_another_rank(error):
+            raise
+        line = "stopped: another process of this run ended or cannot be reached; see what it printed last"
+        _print_error(f"tuplet: {_with_notes(line, error)}", of_machine=True)
+        time.sleep(SECONDS_TO_TELL)
+        sys.exit(2)
     except OSError as error:  # a full disk, a folder that cannot be written: the user can fix these too
         _print_error(f"tuplet: {file_error_line(error, given)}", any_rank=True)
         sys.exit(2)
@@ -77,14 +89,22 @@ def _let_threads_sleep() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
+def _lost_another_rank(error: RuntimeError) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from tuplet.ranks import lost_another_rank
+
+    return lost_another_rank(error)
+
+
 def _with_notes(text: str, error: BaseException) -> str:
     return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
-def _print_error(text: str, *, any_rank: bool = False) -> None:
-    """Print on standard error, once for all ranks of a distributed run, or on any rank that calls this."""
-    if any_rank or os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr)
+def _print_error(text: str, *, any_rank: bool = False, of_machine: bool = False) -> None:
+    """Print on standard error, once for all ranks of a run, or once a machine, or on any rank that calls."""
+    if any_rank or (is_first_of_machine() if of_machine else is_first_process()):
+        print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ class ClaimsArguments:
     def __post_init__(self) -> None:
         config = self.config
         require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
-        devices = config.compute.devices
+        devices = config.compute.num_processes
         require(devices == 1, "compute.devices", devices, "1, and one such command for each device")
         name, recall_at = config.loss.name, config.evaluation.recall_at
         require(name == "hist", "loss.name", name, "hist: the claims are about it")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
 from tuplet.config import RunConfig
 from tuplet.errors import DeviceError, SettingsError, one_line
@@ -15,19 +20,39 @@ from tuplet.training.accelerators import choose_device
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_DEATH_SIGNAL = 1  # of Linux's prctl
 
 
-def launch(config: RunConfig) -> Fabric:
+def launch(config: RunConfig, *, alone: bool = False) -> Fabric:
     """Return a Fabric on the devices that the config names, and start its other ranks.
 
+    Under torchrun and Slurm, which start every rank, their numbers of processes and machines count.
+
+    Args:
+        config: its section compute is read.
+        alone: this process works by itself and shares a queue, not a batch, with others.
+
     Raises:
-        DeviceError: there is no such device.
-        SettingsError: the precision does not fit the device.
+        DeviceError: there is no such device, or nothing starts the ranks of the other machines.
+        SettingsError: the precision does not fit the device, or the batch does not divide over the ranks.
     """
-    compute = config.compute
+    compute = as_started(config).compute
+    if alone and compute.num_processes > 1:
+        raise SettingsError(
+            f"{compute.num_processes} processes were started together; want this command once a device, each"
+            " by itself: they share the work through its folder or --storage",
+            subject="compute.devices",
+            given=compute.num_processes,
+            wanted=1,
+        )
     choose_device(compute.accelerator)
     try:
-        fabric = Fabric(accelerator=compute.accelerator, devices=compute.devices, precision=compute.precision)
+        fabric = Fabric(
+            accelerator=compute.accelerator,
+            devices=compute.devices,
+            num_nodes=compute.num_nodes,
+            precision=compute.precision,
+        )
     except Exception as error:  # Fabric raises whatever the library of the device raises
         raise DeviceError(
             f"compute.accelerator={compute.accelerator} with compute.devices={compute.devices} cannot be used"
@@ -43,8 +68,71 @@ def launch(config: RunConfig) -> Fabric:
             given=compute.precision,
             wanted=("bf16-mixed", "32-true"),
         )
+    if TorchElasticEnvironment.detect():
+        _end_with_parent()
     fabric.launch()
     return fabric
+
+
+def as_started(config: RunConfig) -> RunConfig:
+    """Return the config with the numbers of processes and machines that torchrun or Slurm started.
+
+    The config of a run keeps what it was given, so that its folder can be read on any machine.
+
+    Raises:
+        DeviceError: several machines are asked for, and neither torchrun nor Slurm nor MASTER_ADDR and
+            NODE_RANK say which they are.
+        SettingsError: other numbers are asked for than were started, or the batch does not divide over them.
+    """
+    compute = config.compute
+    started = _started_processes()
+    if started is None:
+        if compute.num_nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+            raise DeviceError(
+                f"compute.num_nodes is {compute.num_nodes}, and nothing starts the processes of other"
+                f" machines; want torchrun --nnodes {compute.num_nodes} or Slurm (docs/many-machines.md), or"
+                " --compute.num-nodes 1",
+                subject="compute.num_nodes",
+                given=compute.num_nodes,
+            )
+        return config
+    by, devices, num_nodes = started
+    for name, asked, there in (
+        ("compute.devices", compute.devices, devices),
+        ("compute.num_nodes", compute.num_nodes, num_nodes),
+    ):
+        if asked not in (1, there):
+            raise SettingsError(
+                f"{name} is {asked}, but {by} started {devices} processes on each of {num_nodes} machines;"
+                f" want {there}, or leave it out",
+                subject=name,
+                given=asked,
+                wanted=there,
+            )
+    return replace(config, compute=replace(compute, devices=devices, num_nodes=num_nodes))
+
+
+def _started_processes() -> tuple[str, int, int] | None:
+    """Return who started this process, how many such on each machine, and on how many; None if nobody did."""
+    given = os.environ
+    if TorchElasticEnvironment.detect():
+        return "torchrun", int(given["LOCAL_WORLD_SIZE"]), int(given["GROUP_WORLD_SIZE"])
+    if SLURMEnvironment.detect() and "SLURM_NNODES" in given:
+        num_nodes = int(given["SLURM_NNODES"])
+        return "Slurm", int(given["SLURM_NTASKS"]) // num_nodes, num_nodes
+    return None
+
+
+def _end_with_parent() -> None:
+    """Let the system end this process with the agent of torchrun that started it, where Linux can.
+
+    Otherwise the processes of an agent that was killed train on, and the other agents wait for ever.
+    """
+    parent, libc = os.getppid(), _glibc()
+    if libc is not None:
+        libc.prctl(_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended just before
+            sys.exit(1)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from tuplet.data.transforms import short_side
 from tuplet.errors import DataError, RunFolderError
 from tuplet.evaluation.measure import EvalReport
 from tuplet.metrics.names import headline_metric
-from tuplet.ranks import on_first
+from tuplet.ranks import first_of, on_first
 from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import EpochReport, Run
 
@@ -79,12 +81,12 @@ def epochs_of_runs(
     if config.evaluation.selection == "validation" and config.schedule.stop_after is None:
         runs = []
         for fold in range(config.evaluation.validation_folds):
-            run = _shared(fold_of(config, fold), fold_folder(folder, fold), fabric)
+            run = open_on_every_rank(fold_of(config, fold), fold_folder(folder, fold), fabric)
             runs.append(run)
             yield from _epochs(run, fabric, images)
         best = best_epoch([run.reports() for run in runs], at_least=max(1, config.schedule.warmup_epochs))
         config = replace(config, schedule=replace(config.schedule, stop_after=best))
-    yield from _epochs(_shared(config, folder, fabric), fabric, images)
+    yield from _epochs(open_on_every_rank(config, folder, fabric), fabric, images)
 
 
 def fold_of(config: RunConfig, fold: int) -> RunConfig:
@@ -115,11 +117,31 @@ def seed_folder(folder: Path, seed: int) -> Path:
     return folder / f"seed{seed}"
 
 
-def _shared(config: RunConfig, folder: Path, fabric: Fabric) -> Run:
+def open_on_every_rank(config: RunConfig, folder: Path, fabric: Fabric) -> Run:
+    """Open or create the run on the first rank, as `open_run` does, and open it on the others.
+
+    Raises:
+        RunFolderError: as `open_run`, or another machine does not see the folder.
+    """
     on_first(fabric, lambda: open_run(config, folder).folder)
+    blind = first_of(fabric, "" if _appears(folder / "config.yaml") else socket.gethostname())
+    if blind:
+        raise RunFolderError(
+            f"{folder} is not there on {blind}; want a folder that all machines share: --to FOLDER",
+            subject=folder,
+            given=blind,
+        )
     run = Run(folder)
     run.config = config
     return run
+
+
+def _appears(file: Path, seconds: float = 10.0) -> bool:
+    """Wait until a file of another machine is here: a network file system may show it a little later."""
+    until = time.monotonic() + seconds
+    while not file.is_file() and time.monotonic() < until:
+        time.sleep(0.2)
+    return file.is_file()
 
 
 def _epochs(run: Run, fabric: Fabric, images: Split) -> Iterator[tuple[Run, EpochReport]]:

@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> None:
         require_extra("baselines", "pytorch_metric_learning")
     folder = chosen.to or Path("runs") / f"claims-{base.name}"
     command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
-    fabric = launch(base)
+    fabric = launch(base, alone=True)
     print_compute_notes(base, fabric)
     worker = _worker(folder, fabric, ImageCache(), chosen.storage)
     asked = _ClaimsRun(claims, base, chosen.seeds, budget, command, worker)

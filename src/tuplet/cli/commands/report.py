@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_fabric import Fabric
 
 from tuplet.cli.console import metric_table
+from tuplet.config.overrides import override
 from tuplet.data.splits import Split
 from tuplet.evaluation.evaluate import embed
 from tuplet.report.run_report import ReportContent, write_report
@@ -16,7 +17,8 @@ from tuplet.training.run_folder import Run
 def report(folder: str) -> None:
     """Measure the run in a folder again and write its report."""
     run = Run(folder)
-    write_run_report(run, launch(run.config), images_of(run))
+    one_machine = override(run.config, {"compute.num_nodes": 1})
+    write_run_report(run, launch(one_machine), images_of(run))
 
 
 def write_run_report(run: Run, fabric: Fabric, split: Split) -> None:

@@ -21,10 +21,9 @@ from tuplet.config.overrides import override, with_absolute_paths
 from tuplet.data.files import write_atomically
 from tuplet.data.load import load_data, load_split, split_of
 from tuplet.data.splits import Split, describe
-from tuplet.ranks import on_first
 from tuplet.report.run_report import summary_page
 from tuplet.training.devices import launch
-from tuplet.training.experiment import epochs_of_runs, images_of, seed_folder
+from tuplet.training.experiment import epochs_of_runs, images_of, open_on_every_rank, seed_folder
 from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run, removed_on_input_error
 
@@ -65,8 +64,7 @@ def resume(folder: str, arguments: Iterable[str]) -> None:
 def _one(config: RunConfig, folder: Path, fabric: Fabric) -> Run | None:
     split = load_split(config)
     with removed_on_input_error(folder) if fabric.is_global_zero else nullcontext():
-        on_first(fabric, lambda: Run.create(config, folder).folder)
-        return _finish(Run(folder), fabric, split)
+        return _finish(open_on_every_rank(config, folder, fabric), fabric, split)
 
 
 def _several(config: RunConfig, folder: Path, seeds: int, fabric: Fabric, command: str) -> Run | None:

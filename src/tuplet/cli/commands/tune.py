@@ -45,7 +45,7 @@ _NUM_SHOWN = 8
 def tune(chosen: TuneArguments, command: str) -> None:
     """Search the settings of a recipe, and write the best ones and a report."""
     search = _search(chosen)
-    fabric = launch(search.config)
+    fabric = launch(search.config, alone=True)
     images = load_data(search.config)
     print_compute_notes(search.config, fabric, images.train.num_classes)
     how = f"the same command with --to {search.folder} resumes"

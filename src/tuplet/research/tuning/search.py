@@ -104,7 +104,7 @@ class Search:
             ranges = [path for path, values in self.space.items() if not isinstance(values, Choice)]
             require(not ranges, "--sampler", "grid", f"lists for {', '.join(ranges)}, or another sampler")
         wanted = "1, and the command once a device"
-        require(compute.devices == 1, "compute.devices", compute.devices, wanted)
+        require(compute.num_processes == 1, "compute.devices", compute.num_processes, wanted)
 
     @property
     def wanted(self) -> int:
