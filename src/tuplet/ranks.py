@@ -29,7 +29,7 @@ def gather(
         return rows
     stacked = rows.new_empty(fabric.world_size * len(rows), *rows.shape[1:])
     torch.distributed.all_gather_into_tensor(stacked, rows.contiguous())
-    return _joined(stacked.unflatten(0, (fabric.world_size, -1)), interleave)
+    return _joined(stacked.view(fabric.world_size, *rows.shape), interleave)
 
 
 def gather_on_first(

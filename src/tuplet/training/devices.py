@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from tuplet.config import RunConfig
 from tuplet.errors import DeviceError, SettingsError, one_line

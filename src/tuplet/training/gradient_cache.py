@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from lightning_fabric.wrappers import _FabricModule
+from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -48,7 +49,7 @@ class _RandomState:
 
 def backward_in_parts(
     fabric: Fabric,
-    network: nn.Module,
+    network: _FabricModule,
     pixels: UInt8[Tensor, "n 3 H W"],
     num_parts: int,
     loss: Callable[[Float[Tensor, "n D"]], tuple[Tensor, Result]],
