@@ -25,7 +25,7 @@ from tuplet.data.load import load_split
 from tuplet.evaluation.evaluate import embed
 from tuplet.losses.build import build_loss
 from tuplet.losses.hgnn import propagation_matrix
-from tuplet.losses.hist import HISTLoss, class_distances, incidence_matrix
+from tuplet.losses.hist import HISTLoss, class_distances, hyperedge_weights, incidence_matrix
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
 
@@ -86,10 +86,11 @@ def tuplets_of(
     """The own share of the tuplets of a batch, and what one propagation keeps of the images' differences."""
     distances = class_distances(embeddings, loss.means, loss.log_variances, distance=loss.distance)
     incidence = incidence_matrix(distances, labels, alpha=loss.alpha)
-    own = labels[:, None] == torch.unique(labels)[None, :]
+    own = labels[:, None] == labels[None, :]
+    weights = hyperedge_weights(labels)
     share = (incidence * own).sum(dim=0) / incidence.sum(dim=0)
-    mixed = propagation_matrix(incidence) @ embeddings
-    return float(share.mean()), float(spread(mixed) / spread(embeddings))
+    mixed = propagation_matrix(incidence, weights) @ embeddings
+    return float((share * weights).sum() / weights.sum()), float(spread(mixed) / spread(embeddings))
 
 
 def spread(vectors: Float[Tensor, "N D"]) -> Float[Tensor, ""]:

@@ -11,7 +11,8 @@ import torch
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
-from tuplet.losses.hist import HISTLoss, class_distances, incidence_matrix, propagation_matrix
+from tuplet.losses.hgnn import propagation_matrix
+from tuplet.losses.hist import HISTLoss, class_distances, hyperedge_weights, incidence_matrix
 
 DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 LAYERS = (1, 2, 3, 4, 5)
@@ -136,10 +137,17 @@ def test_the_pieces(distance):
     np.testing.assert_allclose(distances.detach(), wanted, rtol=0, atol=1e-13)
     weights = oracle.incidence(wanted, labels.numpy(), 0.9)
     incidence = incidence_matrix(distances, labels, alpha=0.9)
-    np.testing.assert_allclose(incidence.detach(), weights, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(
-        propagation_matrix(incidence).detach(), oracle.propagation(weights), rtol=0, atol=1e-13
-    )
+    # The paper has a column a class; here each sample brings that of its class, which the weights undo.
+    classes, column = torch.unique(labels, return_inverse=True)
+    assert len(classes) < len(labels)
+    np.testing.assert_allclose(incidence.detach(), weights[:, column], rtol=0, atol=1e-13)
+    shares = hyperedge_weights(labels, dtype=torch.float64)
+    of_classes = torch.zeros(len(classes), dtype=torch.float64).index_add(0, column, shares)
+    np.testing.assert_allclose(of_classes, 1.0, rtol=1e-15)
+    mixing = propagation_matrix(incidence, shares).detach()
+    np.testing.assert_allclose(mixing, oracle.propagation(weights), rtol=0, atol=1e-13)
+    by_class = propagation_matrix(torch.from_numpy(weights))
+    np.testing.assert_allclose(by_class, mixing, rtol=0, atol=1e-13)
 
 
 def smooth_case(num_layers, distance):

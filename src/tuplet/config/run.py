@@ -16,6 +16,7 @@ BatchNormFreeze = Literal["none", "statistics", "full"]
 Selection = Literal["last", "validation", "oracle"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "torch", "onnx"]
+CompileMode = Literal["default", "reduce-overhead"]
 
 
 @takes_any_number
@@ -98,7 +99,9 @@ class ComputeConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Of the backbone; the distances of the loss are float32 always."""
     compile: bool = False
-    """Whether torch.compile fuses the network; the first steps then take a minute or more."""
+    """Whether torch.compile fuses network and loss; the first steps then take a minute or more."""
+    compile_mode: CompileMode = "default"
+    """Of torch.compile; reduce-overhead replays the steps of a GPU as CUDA graphs."""
     num_workers: int = 2
     """Processes that decode images, >= 0; 0 decodes in the training process."""
 

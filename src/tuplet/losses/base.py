@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tuplet.config.checks import type_name
 from tuplet.errors import DataError
+from tuplet.losses.faults import NUM_NOTES, Fault, LateReader, note_values, require_values
 from tuplet.losses.many_classes.shards import ClassShard
 
 
@@ -34,9 +35,21 @@ class MetricLoss(nn.Module, ABC):
 
     Attributes:
         shard: the classes whose parameters this rank keeps; None: all.
+        num_classes: training classes, C.
+        faults: what is wrong with the values of the batches so far, on devices other than a CPU.
+        raises_late: whether a later call raises the error of an earlier batch on a GPU. Without it, and in
+            compiled code, `require_no_faults` does.
     """
 
     shard: ClassShard | None = None
+    num_classes: int
+    faults: Int[Tensor, " 5"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raises_late = True
+        self._late = LateReader()
+        self.register_buffer("faults", torch.zeros(NUM_NOTES, dtype=torch.int64), persistent=False)
 
     @abstractmethod
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LossTerms:
@@ -56,14 +69,46 @@ class MetricLoss(nn.Module, ABC):
             labels: class of each sample, in 0..C-1.
             indices_tuple: ignored; there so that pytorch-metric-learning can call this loss with a miner.
         Raises:
-            DataError: (a ValueError) no tensors, wrong shapes, labels outside 0..C-1, NaN or infinity, an
-                empty batch, or one too small for the loss.
+            DataError: (a ValueError) no tensors, wrong shapes, an empty batch, or one too small for the loss;
+                labels outside 0..C-1, NaN or infinity: at once on a CPU, in a later call on a GPU, for which
+                the loss is NaN meanwhile.
         """
         return self.terms(embeddings, labels).total
 
+    def checked(self, embeddings: Tensor, labels: Tensor, *, width: int) -> tuple[Tensor, Tensor]:
+        """Check a batch, and return it with labels of int64 in range; see `forward` for the errors."""
+        require_batch(embeddings, labels, width=width, num_classes=self.num_classes)
+        labels = labels.long()
+        compiling = torch.compiler.is_compiling()
+        if embeddings.device.type == "cpu" and not compiling:
+            require_values(embeddings, labels, self.num_classes)
+            return embeddings, labels
+        inside = note_values(self.faults, embeddings, labels, self.num_classes)
+        if self.raises_late and not compiling:
+            self._raise(self._late.offer(self.faults))
+        # A label out of range would stop the device for good, and another one in its place would give a loss
+        # that looks well: its sample becomes NaN, and so the loss.
+        poisoned = torch.where(inside[:, None], embeddings, torch.nan)
+        return poisoned, labels.clamp(0, self.num_classes - 1)
+
+    def require_no_faults(self) -> None:
+        """Raise the `DataError` of the first batch whose fault only the device has noted; wait for it."""
+        self._raise([self.faults.tolist()])
+
+    def forget_faults(self) -> None:
+        """Count calls from 1 again, and forget what was wrong with earlier ones."""
+        self.faults.zero_()
+        self._late = LateReader()
+
+    def _raise(self, arrived: list[list[float]] | None) -> None:
+        if arrived is not None and arrived[0][1] > 0:
+            fault = Fault(*(int(number) for number in arrived[0][1:]))
+            self.forget_faults()
+            raise fault.error(self.num_classes, late=True)
+
 
 def require_batch(embeddings: Tensor, labels: Tensor, *, width: int, num_classes: int) -> None:
-    """Raise a `DataError` unless embeddings are finite, [N, width], and labels [N] integers in range."""
+    """Raise a `DataError` unless embeddings are [N, width], N >= 1, and labels [N] integers."""
     for name, value in (("embeddings", embeddings), ("labels", labels)):
         if not isinstance(value, Tensor):
             wanted = f"a torch.Tensor, such as torch.as_tensor({name})"
@@ -80,14 +125,6 @@ def require_batch(embeddings: Tensor, labels: Tensor, *, width: int, num_classes
         raise _batch_error(f"labels are of type {labels.dtype}", wanted, "labels", labels.dtype)
     if len(labels) == 0:
         raise _batch_error("the batch is empty", "at least one embedding", "embeddings", 0)
-    low, high = (int(bound) for bound in torch.aminmax(labels.long()))
-    if low < 0 or high >= num_classes:
-        wanted = f"0..{num_classes - 1}: renumber them, or raise num_classes"
-        raise _batch_error(f"labels run from {low} to {high}", wanted, "labels", (low, high))
-    if not bool(torch.isfinite(embeddings).all()):
-        row = int((~torch.isfinite(embeddings)).any(dim=1).nonzero()[0])
-        wanted = "finite numbers (lower the learning rate, or clip gradients)"
-        raise _batch_error(f"embeddings hold NaN or infinity, first in row {row}", wanted, "embeddings", row)
 
 
 def _batch_error(fault: str, wanted: str, subject: str, given: object) -> DataError:

@@ -1,6 +1,6 @@
 """The hypergraph neural network over the samples of a batch.
 
-Sizes: N samples in a batch, C classes, E classes present in the batch, D embedding width, h hidden width.
+Sizes: N samples in a batch, M hyperedges (N in the HIST loss), C classes, D embedding width, h hidden width.
 """
 
 from __future__ import annotations
@@ -18,18 +18,24 @@ from tuplet.config.checks import whole_number
 LEAKY_SLOPE = 0.1
 
 
-def propagation_matrix(incidence: Float[Tensor, "N E"]) -> Float[Tensor, "N N"]:
-    """Compute how a hypergraph convolution mixes the samples, G = Dv^-1/2 H De^-1 H^T Dv^-1/2.
+def propagation_matrix(
+    incidence: Float[Tensor, "N M"], weights: Float[Tensor, " M"] | None = None
+) -> Float[Tensor, "N N"]:
+    """Compute how a hypergraph convolution mixes the samples, G = Dv^-1/2 H W De^-1 H^T Dv^-1/2.
 
     Args:
-        incidence: H, values > 0. Dv holds its row sums, De its column sums; hyperedge weights are 1.
+        incidence: H, values > 0. De holds its column sums, and Dv its row sums weighted by `weights`.
+        weights: of the hyperedges, the diagonal of W, > 0; all 1 if not given.
     Returns: a symmetric positive semidefinite matrix.
     References: Feng et al., "Hypergraph Neural Networks", AAAI 2019.
     """
-    # G = R R^T with R = Dv^-1/2 H De^-1/2: one product, and no diagonal matrix is ever formed. Dividing by
-    # the degrees keeps the eigenvalues in [0, 1], so that stacked propagations neither blow features up nor
-    # favour a sample because it belongs to many tuplets.
-    root = incidence * incidence.sum(dim=1, keepdim=True).rsqrt() * incidence.sum(dim=0).rsqrt()
+    # G = R R^T with R = Dv^-1/2 H (W De^-1)^1/2: one product, and no diagonal matrix is ever formed. Dividing
+    # by the degrees keeps the eigenvalues in [0, 1], so that stacked propagations neither blow features up
+    # nor favour a sample because it belongs to many tuplets.
+    edges = incidence.sum(dim=0)
+    weighted = incidence if weights is None else incidence * weights
+    scales = edges.rsqrt() if weights is None else (weights / edges).sqrt()
+    root = incidence * weighted.sum(dim=1, keepdim=True).rsqrt() * scales
     return root @ root.T
 
 
@@ -56,10 +62,19 @@ class HGNN(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:-1])
 
     def forward(
-        self, features: Float[Tensor, "N D"], incidence: Float[Tensor, "N E"]
+        self,
+        features: Float[Tensor, "N D"],
+        incidence: Float[Tensor, "N M"],
+        weights: Float[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "N C"]:
-        """Compute the class logits of each sample from its own features and those of its tuplets."""
-        mixing = propagation_matrix(incidence)
+        """Compute the class logits of each sample from its own features and those of its tuplets.
+
+        Args:
+            features: one row a sample.
+            incidence: of each sample in each hyperedge, as `propagation_matrix` takes it.
+            weights: of the hyperedges, likewise.
+        """
+        mixing = propagation_matrix(incidence, weights)
         output: Tensor = mixing @ self.layers[-1](self.hidden(features, mixing))
         return output
 

@@ -3,7 +3,7 @@
 Lim, Yun, Park, Choi, "Hypergraph-Induced Semantic Tuplet Loss for Deep Metric Learning", CVPR 2022;
 equation numbers as in Yuan and Le-Phuoc, ReScience C 9.2 #8, 2023.
 
-Sizes: N samples in a batch, C classes, E classes present in the batch, D embedding width, h hidden width.
+Sizes: N samples in a batch, C classes, D embedding width, h hidden width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tuplet.config import Distance, Implementation, Variance
 from tuplet.config.checks import number, positive_number, require, whole_number
 from tuplet.errors import DataError, SettingsError
-from tuplet.losses.base import LossTerms, MetricLoss, require_batch
+from tuplet.losses.base import LossTerms, MetricLoss
 from tuplet.losses.hgnn import HGNN, propagation_matrix
 from tuplet.losses.many_classes.head import class_head, draw_classes
 from tuplet.losses.many_classes.memory import ReusedMemory
@@ -59,11 +59,15 @@ def class_distances(
     Returns: distances, unitless, >= 0, in float32 or wider, whatever autocast says.
     References: Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
     """
-    width = torch.promote_types(torch.promote_types(embeddings.dtype, means.dtype), torch.float32)
+    width = _wide_dtype(embeddings, means)
     # A batch is told apart by small differences of distances, which tau = 32 then multiplies: bfloat16, with
     # its 8 bits, would lose them.
     with torch.autocast(embeddings.device.type, enabled=False):
         return _distances_of_unit_rows(unit_rows(embeddings.to(width)), means, log_variances, distance)
+
+
+def _wide_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(each.dtype == torch.float64 for each in tensors) else torch.float32
 
 
 def _scores_of_unit_rows(x: Tensor, means: Tensor, *, tau: float, distance: Distance) -> Tensor:
@@ -82,7 +86,8 @@ def _distances_of_unit_rows(
         assert log_variances is not None
         precision = torch.exp(-clipped(log_variances.to(x.dtype)))
         scaled = mu * precision
-        distances = (x * x) @ precision.T - 2.0 * (x @ scaled.T) + (mu * scaled).sum(dim=1)
+        distances = torch.addmm((mu * scaled).sum(dim=1), x * x, precision.T)
+        distances = torch.addmm(distances, x, scaled.T, alpha=-2.0)
     elif distance == "euclidean":
         distances = (x * x).sum(dim=1, keepdim=True) - 2.0 * (x @ mu.T) + (mu * mu).sum(dim=1)
     elif distance == "cosine":
@@ -99,12 +104,14 @@ def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     Args:
         vectors: finite rows of any length.
     """
-    # Rows are first scaled to a largest entry of one, so that no square overflows or vanishes. Their length
-    # is then at least one, and the clamp acts on rows of zeros only, where 1/length would be infinite.
-    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
-    scaled = vectors / torch.where(largest > 0, largest, 1.0)
-    lengths: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / lengths.clamp_min(0.5)
+    # Rows are first scaled to a largest entry of one, so that no square overflows or vanishes. Only rows of
+    # zeros have no length to divide by then, and get one.
+    largest = torch.linalg.vector_norm(vectors.detach(), torch.inf, dim=1, keepdim=True)
+    zero = largest == 0
+    scaled = vectors / (largest + zero)
+    lengths = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    units: Tensor = scaled / torch.add(lengths, zero, alpha=0.5)
+    return units
 
 
 def distribution_loss(
@@ -119,8 +126,7 @@ def distribution_loss(
     Returns: a scalar >= 0. No sample is ever dropped: a probability that underflows keeps its logarithm.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 1.
     """
-    log_probabilities = assignment_log_probabilities(distances, tau=tau)
-    return -log_probabilities.gather(1, labels[:, None]).mean()
+    return F.nll_loss(assignment_log_probabilities(distances, tau=tau), labels)
 
 
 def assignment_log_probabilities(distances: Float[Tensor, "N C"], *, tau: float) -> Float[Tensor, "N C"]:
@@ -139,23 +145,41 @@ def assignment_log_probabilities(distances: Float[Tensor, "N C"], *, tau: float)
 
 def incidence_matrix(
     distances: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, alpha: float
-) -> Float[Tensor, "N E"]:
-    """Compute the weight of each sample in the semantic tuplet of each class in the batch (Eq. 3-4).
+) -> Float[Tensor, "N N"]:
+    """Compute the weight of each sample in the semantic tuplet of the class of each sample (Eq. 3-4).
 
     Args:
         distances: of each sample to each class, >= 0.
         labels: class of each sample, in 0..C-1.
         alpha: decay per unit of distance, > 0; any finite number as a control.
     Returns:
-        1 where the sample is of the class, else exp(-alpha d) in (0, 1], or 1 and more where alpha <= 0;
-        columns by ascending class.
+        in column j, the tuplet of the class of sample j: 1 where the sample is of that class, else exp(-alpha
+        d) in (0, 1], or 1 and more where alpha <= 0. Samples of one class have equal columns.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
     """
+    return _incidence_by_sample(distances.index_select(1, labels), labels, alpha)
+
+
+def _incidence_by_sample(distances: Float[Tensor, "N N"], labels: Tensor, alpha: float) -> Tensor:
     # A tuplet, one hyperedge, a class: its own samples belong to it wholly, and every other sample as far as
     # it looks like one. A sample near to a foreign class is a hard negative, and the HGNN mixes the two.
-    classes = torch.unique(labels)
-    own = labels[:, None] == classes[None, :]
-    return torch.where(own, 1.0, torch.exp(-alpha * distances[:, classes]))
+    own = labels[:, None] == labels[None, :]
+    return torch.exp(-alpha * distances).masked_fill(own, 1.0)
+
+
+def hyperedge_weights(
+    labels: Int[Tensor, " N"], *, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " N"]:
+    """Compute the weight w of each sample's hyperedge: one over the number of samples of its class.
+
+    The paper has a hyperedge a class. Here every sample brings that of its class, so that no shape depends on
+    how many classes there are; with these weights the hyperedges of a class count as the one they are.
+
+    Args:
+        labels: class of each sample.
+        dtype: of the weights.
+    """
+    return (labels[:, None] == labels[None, :]).sum(dim=0, dtype=dtype).reciprocal()
 
 
 def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
@@ -167,7 +191,7 @@ def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> 
     Returns: a scalar >= 0.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 5.
     """
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    return F.cross_entropy(logits.to(_wide_dtype(logits)), labels)
 
 
 @final
@@ -288,8 +312,7 @@ class HISTLoss(MetricLoss):
 
         A batch of one is an error while the BatchNorms of the HGNN train.
         """
-        self._require(embeddings, labels)
-        labels = labels.long()
+        embeddings, labels = self._checked(embeddings, labels)
         return (self._plain_terms if self._is_plain() else self._chunked_terms)(embeddings, labels)
 
     def _is_plain(self) -> bool:
@@ -306,55 +329,52 @@ class HISTLoss(MetricLoss):
         incidence = incidence_matrix(distances, labels, alpha=self.alpha)
         # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
         dtype = self.means.dtype
-        logits = self.hgnn(embeddings.to(dtype), incidence.to(dtype))
+        logits = self.hgnn(embeddings.to(dtype), incidence.to(dtype), hyperedge_weights(labels, dtype=dtype))
         return self._terms(distribution, hypergraph_loss(logits, labels))
 
     def _chunked_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
         # The same without a tensor of N x C. All that Eq. 3-4 need of the distances are the columns of the
-        # classes in the batch, which the class head returns beside the log-partition, as scores -tau d2.
-        classes, own = torch.unique(labels, return_inverse=True)
-        summed = self._summed_classes(classes)
-        width = torch.promote_types(torch.promote_types(embeddings.dtype, self.means.dtype), torch.float32)
-        x = unit_rows(embeddings.to(width))
-        kind, distributions = self._distance_scores()
-        scores, log_partition = self._class_head(kind, Inputs((x,), distributions), classes, summed)
-        distribution = _negative_log_likelihood(scores, log_partition, own)  # Eq. 1-2
+        # labels, which the class head returns beside the log-partition, as scores -tau d2.
+        summed = self._summed_classes(labels)
+        x = unit_rows(embeddings.to(_wide_dtype(embeddings, self.means)))
+        kind, samples, distributions = self._distance_scores(x)
+        scores, log_partition = self._class_head(kind, Inputs(samples, distributions), labels, summed)
+        distribution = _negative_log_likelihood(scores, log_partition)  # Eq. 1-2
         if self.lambda_s == 0:
             return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
-        incidence = incidence_matrix((scores / -self.tau).clamp_min(0.0), own, alpha=self.alpha)
+        incidence = _incidence_by_sample((scores / -self.tau).clamp_min(0.0), labels, self.alpha)
         dtype = self.means.dtype
-        mixing = propagation_matrix(incidence.to(dtype))
+        mixing = propagation_matrix(incidence.to(dtype), hyperedge_weights(labels, dtype=dtype))
         features = mixing @ self.hgnn.hidden(embeddings.to(dtype), mixing)
         # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes.
         device, narrow = features.device.type, features.dtype
         if torch.is_autocast_enabled(device) and narrow != torch.float64:
             narrow = torch.get_autocast_dtype(device)
         inputs = Inputs((features, mixing.sum(dim=1)), self.hgnn.output_parameters())
-        logits, log_partition = self._class_head(LinearScores(narrow), inputs, classes, summed)
-        return self._terms(distribution, _negative_log_likelihood(logits, log_partition, own))  # Eq. 5
+        logits, log_partition = self._class_head(LinearScores(narrow), inputs, labels, summed)
+        return self._terms(distribution, _negative_log_likelihood(logits, log_partition))  # Eq. 5
 
     def _terms(self, distribution: Tensor, cross_entropy: Tensor) -> HISTTerms:
         return HISTTerms(distribution + self.lambda_s * cross_entropy, distribution, cross_entropy)
 
-    def _distance_scores(self) -> tuple[ClassScores, tuple[Tensor, ...]]:
+    def _distance_scores(self, x: Tensor) -> tuple[ClassScores, tuple[Tensor, ...], tuple[Tensor, ...]]:
         if self.distance == "mahalanobis":
-            compiled = self.implementation == "compiled"
-            return MahalanobisScores(self.tau, compiled), (self.means, self.log_variances)
+            kind = MahalanobisScores(self.tau, self.implementation == "compiled")
+            return kind, (x, x * x), (self.means, self.log_variances)
         scores = partial(_scores_of_unit_rows, tau=self.tau, distance=self.distance)
-        return PlainScores(scores), (self.means,)
+        return PlainScores(scores), (x,), (self.means,)
 
-    def _summed_classes(self, classes: Tensor) -> Tensor | None:
+    def _summed_classes(self, labels: Tensor) -> Tensor | None:
         if self.class_fraction == 1 or not self.training:
             return None
-        if self.shard is not None:
-            classes = self.shard.local(classes)
-        return draw_classes(len(self.means), classes, fraction=self.class_fraction)
+        first = 0 if self.shard is None else self.shard.first
+        return draw_classes(len(self.means), labels - first, fraction=self.class_fraction)
 
     def _class_head(
-        self, kind: ClassScores, inputs: Inputs, classes: Tensor, summed: Tensor | None
+        self, kind: ClassScores, inputs: Inputs, labels: Tensor, summed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         head = class_head if self.shard is None else partial(sharded_class_head, self.shard)
-        return head(kind, inputs, classes, summed=summed, sparse=self.sparse_gradients, memory=self._memory)
+        return head(kind, inputs, labels, summed=summed, sparse=self.sparse_gradients, memory=self._memory)
 
     def parameter_groups(self, *, lr_distributions: float, lr_hgnn: float) -> list[dict[str, Any]]:
         """Return optimizer groups that hold every parameter of the loss once that learns.
@@ -382,8 +402,8 @@ class HISTLoss(MetricLoss):
             f" alpha={self.alpha}, lambda_s={self.lambda_s}, distance={self.distance}"
         )
 
-    def _require(self, embeddings: Tensor, labels: Tensor) -> None:
-        require_batch(embeddings, labels, width=self.means.shape[1], num_classes=self.num_classes)
+    def _checked(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings, labels = self.checked(embeddings, labels, width=self.means.shape[1])
         if len(labels) == 1 and self.training and self.lambda_s > 0 and len(self.hgnn.norms) > 0:
             raise DataError(
                 "the batch holds 1 embedding; want 2 or more, since BatchNorm cannot train on one"
@@ -392,10 +412,12 @@ class HISTLoss(MetricLoss):
                 given=1,
                 wanted=2,
             )
+        return embeddings, labels
 
 
-def _negative_log_likelihood(scores: Tensor, log_partition: Tensor, own: Tensor) -> Tensor:
-    return (log_partition - scores.gather(1, own[:, None]).squeeze(1)).mean()
+def _negative_log_likelihood(scores: Float[Tensor, "N N"], log_partition: Float[Tensor, " N"]) -> Tensor:
+    # Column j is the class of sample j, so that the own class of each sample is on the diagonal.
+    return (log_partition - scores.diagonal()).mean()
 
 
 def _checked_alpha(alpha: float, *, control: bool) -> float:

@@ -15,7 +15,7 @@ from tuplet.config import LossName
 from tuplet.config.checks import positive_number, require, whole_number
 from tuplet.config.loss import RIVALS
 from tuplet.errors import MissingExtraError
-from tuplet.losses.base import LossTerms, MetricLoss, require_batch
+from tuplet.losses.base import LossTerms, MetricLoss
 
 MINED_SIMILARITY = 0.1
 """epsilon of the pairs that multi-similarity mines (Wang et al., CVPR 2019)."""
@@ -62,8 +62,7 @@ class RivalLoss(MetricLoss):
 
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LossTerms:
         """Compute the loss of one batch; arguments and errors as in `forward`."""
-        require_batch(embeddings, labels, width=self.embedding_dim, num_classes=self.num_classes)
-        labels = labels.long()
+        embeddings, labels = self.checked(embeddings, labels, width=self.embedding_dim)
         mined = None if self.miner is None else self.miner(embeddings.detach(), labels)
         total: Tensor = self.loss(embeddings, labels, mined)
         if self.settings.get("num_centers", 0) > 1:

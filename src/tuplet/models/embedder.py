@@ -172,10 +172,14 @@ class Embedder(
         vectors: Tensor = self.pool(features)
         return vectors
 
-    def compile_backbone(self) -> None:
-        """Run the backbone through torch.compile from now on, in training but not in evaluation."""
+    def compile_backbone(self, mode: str = "default") -> None:
+        """Run the backbone through torch.compile from now on, in training but not in evaluation.
+
+        Args:
+            mode: of torch.compile.
+        """
         # A compiled module would give its parameters other names, so only the function is compiled.
-        self._compiled = torch.compile(self.backbone.forward_features, dynamic=False)
+        self._compiled = torch.compile(self.backbone.forward_features, mode=mode, dynamic=False)
 
     def train(self, mode: bool = True) -> Embedder:
         """Switch between training and evaluation; frozen BatchNorms stay in evaluation."""

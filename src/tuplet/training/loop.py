@@ -85,6 +85,7 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
     # have drawn anyway, with no generator state to save, and each rank augments its images differently.
     torch.manual_seed(_seed(config.seed, epoch, fabric.global_rank))
     session.batches.epoch = epoch
+    session.begin_epoch()
     rates = session.set_learning_rates(epoch)
 
     # In the warm-up only the new layers and the loss learn: their first gradients are large and random, and
@@ -102,6 +103,7 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
         # convolutions run fastest.
         pixels = pixels.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(fabric.device, non_blocking=True)
+        session.begin_step()
 
         # DDP waits for the gradient of every parameter that it wrapped. Those of a frozen backbone never
         # come, so that in the warm-up the ranks average their gradients by hand.
@@ -117,7 +119,8 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
 
         # Summed on the device and read once an epoch: reading a number waits for the device.
         for name, value in terms.parts().items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+            sums[name] = value.detach() + sums.get(name, 0.0)
+    session.require_finite_losses(epoch)
     losses = {name: total.item() / len(loader) for name, total in sums.items()}
     train_seconds = time.perf_counter() - began
 

@@ -16,7 +16,7 @@ from tuplet.models.embedder import Embedder
 
 
 def build_optimizers(
-    network: Embedder, loss: MetricLoss, config: OptimizerConfig, *, fused: bool = True
+    network: Embedder, loss: MetricLoss, config: OptimizerConfig, *, capturable: bool = False
 ) -> list[torch.optim.Optimizer]:
     """Build one optimizer over the parameter groups of network and loss, or two.
 
@@ -30,20 +30,20 @@ def build_optimizers(
         network: to train.
         loss: to train.
         config: learning rates of the groups, and which optimizer.
-        fused: update in one pass over memory instead of a dozen; not possible for scaled gradients that have
-            to be unscaled before the step.
+        capturable: keep all state on the device, where a CUDA graph may hold a step; Adam and AdamW only, as
+            the others keep none elsewhere.
     """
     groups = [
         *network.parameter_groups(lr_backbone=config.lr_backbone, lr_embedding=config.lr_embedding),
         *_groups_of_loss(loss, config),
     ]
     if config.class_update == "same":
-        return [_build(groups, config, fused)]
+        return [_build(groups, config, capturable)]
     of_classes = {id(parameter) for parameter in loss.class_parameters().values()}
     rows = [_only(group, lambda parameter: id(parameter) in of_classes) for group in groups]
     others = [_only(group, lambda parameter: id(parameter) not in of_classes) for group in groups]
     # The first optimizer keeps a group without parameters, so that its groups are the same four always.
-    return [_build(others, config, fused), RowwiseAdam([group for group in rows if group["params"]])]
+    return [_build(others, config, capturable), RowwiseAdam([group for group in rows if group["params"]])]
 
 
 @final
@@ -124,12 +124,13 @@ def _groups_of_loss(loss: MetricLoss, config: OptimizerConfig) -> list[dict[str,
     return loss.parameter_groups(lr_proxies=config.lr_proxies)
 
 
-def _build(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
+def _build(groups: list[dict[str, Any]], config: OptimizerConfig, capturable: bool) -> torch.optim.Optimizer:
+    # Fused: one pass over memory instead of a dozen.
     if config.name == "sgd":
         decay = config.weight_decay
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused)
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=decay, fused=True)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, weight_decay=config.weight_decay, fused=fused)
+    return kind(groups, weight_decay=config.weight_decay, fused=True, capturable=capturable)
 
 
 def _only(group: dict[str, Any], wanted: Callable[[Tensor], bool]) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, final
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -24,11 +26,13 @@ from tuplet.evaluation.evaluate import evaluate_split
 from tuplet.evaluation.measure import EvalReport
 from tuplet.losses.base import LossTerms
 from tuplet.losses.build import build_loss
+from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import gather_batch
 from tuplet.models.embedder import Embedder
 from tuplet.ranks import first_of, mean, share, total
 from tuplet.training.class_shards import loss_state, restore_loss
 from tuplet.training.devices import require_compiler
+from tuplet.training.divergence import Divergence, DivergenceWatch
 from tuplet.training.environment import describe_environment, hash_images, hash_weights
 from tuplet.training.gradient_cache import backward_in_parts
 from tuplet.training.optimizers import build_optimizers
@@ -85,14 +89,14 @@ class Session:
         _try_one_image(self._embedder, config)
         if config.compute.compile:
             require_compiler(fabric.device)
-            self._embedder.compile_backbone()
+            self._embedder.compile_backbone(config.compute.compile_mode)
         self._initial_weights = hash_weights(self._embedder.state_dict())
         self.loss = build_loss(config, split.train.num_classes)
         self.loss.to(fabric.device)
-        # In 16-mixed gradients are scaled up, and clipping needs them unscaled. A fused optimizer unscales
-        # them inside its step, which is too late.
-        unscaled = config.compute.precision == "16-mixed" and config.optimizer.clip_norm > 0
-        optimizers = build_optimizers(self._embedder, self.loss, config.optimizer, fused=not unscaled)
+        self._terms = self._compiled_terms() if config.compute.compile else self.loss.terms
+        self._watch = DivergenceWatch(self.loss, fabric.device, alone=fabric.world_size == 1)
+        on_gpu = fabric.device.type == "cuda"
+        optimizers = build_optimizers(self._embedder, self.loss, config.optimizer, capturable=on_gpu)
         self._rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
         self._backbone: list[torch.nn.Parameter] = optimizers[0].param_groups[0]["params"]
         # The loss stays outside of DDP: every rank computes it on the whole batch, with equal gradients.
@@ -171,6 +175,15 @@ class Session:
         for parameter in self._backbone:
             parameter.requires_grad_(learning)
 
+    def begin_epoch(self) -> None:
+        """Forget what was noted of the batches and losses of earlier epochs."""
+        self._watch.start()
+
+    def begin_step(self) -> None:
+        """Tell CUDA graphs that the tensors of the step before are not needed any more."""
+        if self.run.config.compute.compile_mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
     def average_gradients(self) -> None:
         """Average the network's gradients over the ranks, while DDP does not."""
         for parameter in self._embedder.parameters():
@@ -188,8 +201,12 @@ class Session:
 
     def _clip(self, limit: float) -> None:
         """Scale all gradients by one factor that brings their norm, over network and loss, to the limit."""
-        for optimizer in self.optimizers:
-            self.fabric.strategy.precision.unscale_gradients(optimizer)
+        # In 16-mixed gradients are scaled up. A fused optimizer would unscale them inside its step, which is
+        # too late; torch, unlike Fabric, lets it be done before, without a look of the host at overflows.
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if scaler is not None:
+            for optimizer in self.optimizers:
+                scaler.unscale_(optimizer.optimizer if isinstance(optimizer, _FabricOptimizer) else optimizer)
         shard = self.loss.shard
         sharded = {id(p) for p in self.loss.class_parameters().values()} if shard is not None else set()
         parameters = [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
@@ -209,18 +226,36 @@ class Session:
         """Compute the loss of the global batch, the same on every rank.
 
         Raises:
-            DivergedError: it is not finite.
+            DivergedError: it, or on a GPU that of an earlier step, is not finite.
         """
         # HIST relates each sample to all others of the batch, so that a mean of losses of parts would be
         # another loss. Each rank sends the same gradient back to the rows of all; DDP's mean undoes that sum.
         embeddings, labels = gather_batch(embeddings, labels)
         try:
-            terms = self.loss.terms(embeddings, labels)
+            terms = self._terms(embeddings, labels)
         except InputError as error:
-            self._stop(f"at epoch {epoch}, step {step}: {error}", epoch)
-        if not bool(torch.isfinite(terms.total)):
-            parts = ", ".join(f"{name} {value.item()}" for name, value in terms.parts().items())
-            self._stop(f"at epoch {epoch}, step {step}: the loss is not finite ({parts})", epoch)
+            self._stop_at(Divergence(step, str(error)), epoch)
+        self._stop_at(self._watch.note(terms, step), epoch)
+        return terms
+
+    def require_finite_losses(self, epoch: int) -> None:
+        """Raise a DivergedError if a step of the epoch was not finite, which a GPU may not have told yet."""
+        self._stop_at(self._watch.look(), epoch)
+
+    def _compiled_terms(self) -> Callable[[Tensor, Tensor], LossTerms]:
+        # The rivals are another library's, and ranks that keep different classes talk in the middle.
+        if not isinstance(self.loss, HISTLoss) or self.loss.shard is not None:
+            return self.loss.terms
+        compiled = torch.compile(self.loss.terms, mode=self.run.config.compute.compile_mode, dynamic=False)
+
+        def terms(embeddings: Tensor, labels: Tensor) -> LossTerms:
+            # torch itself looks for .grad of the embeddings, with which its graph begins.
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", message="The .grad attribute of a Tensor that is not a leaf"
+                )
+                return compiled(embeddings, labels)
+
         return terms
 
     def backward_in_parts(
@@ -287,6 +322,10 @@ class Session:
             self.run.write_json(self.run.environment_file, environment)
             notes = {"notes": self.split.notes, "skipped_images": self.split.skipped}
             self.run.write_json(self.run.notes_file, notes)
+
+    def _stop_at(self, found: Divergence | None, epoch: int) -> None:
+        if found is not None:
+            self._stop(f"at epoch {epoch}, step {found.step}: {found.cause}", epoch)
 
     def _stop(self, what: str, epoch: int) -> NoReturn:
         raise DivergedError(

@@ -6,18 +6,20 @@ has. But the cross entropy of sample i needs two things of its scores s only,
 
     loss_i = log sum_c exp(s_ic) - s_i,label(i),
 
-the log-partition, which can be summed up chunk by chunk, and the columns of the E classes in the batch. Its
+the log-partition, which can be summed up chunk by chunk, and the columns of the classes of the batch. Its
 gradient by a score is softmax_ic = exp(s_ic - log-partition_i), less one at the label, so that a chunk's
 gradients follow from its scores and the log-partition alone. The backward computes the scores a second time:
 one more matrix product costs less than N x C numbers that are written and read, except where they are few.
 
-Sizes: N samples, C classes, E of them in the batch, S summed over (all, or a sample), c in a chunk, D wide.
+No shape depends on a value: every label brings a column, though several samples may be of one class, and each
+chunk fills in those that it has by a mask. So the host never waits for a device to count or to sort labels.
+
+Sizes: N samples, C classes, S of them summed over (all, or a sample), c in a chunk, D wide.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -25,7 +27,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from tuplet.losses.many_classes.memory import ReusedMemory, classes_in_chunk, may_keep
+from tuplet.losses.many_classes.memory import ReusedMemory, may_keep
 from tuplet.losses.many_classes.scores import ClassScores, Inputs, Tensors
 
 
@@ -33,25 +35,26 @@ from tuplet.losses.many_classes.scores import ClassScores, Inputs, Tensors
 def class_head(
     kind: ClassScores,
     inputs: Inputs,
-    classes: Int[Tensor, " E"],
+    labels: Int[Tensor, " M"],
     *,
     summed: Int[Tensor, " S"] | None = None,
     sparse: bool = False,
     memory: ReusedMemory | None = None,
-) -> tuple[Float[Tensor, "N E"], Float[Tensor, " N"]]:
+) -> tuple[Float[Tensor, "N M"], Float[Tensor, " N"]]:
     """Compute the scores of some classes, and the logarithm of the summed exponentials of the scores of all.
 
     Args:
         kind: how a sample is scored against a class.
         inputs: what the scores need of the samples and, in C rows, of the classes; of these the widest first.
-        classes: those whose scores are returned, ascending.
-        summed: the classes in the sum, ascending, with all of `classes` among them; every class if not given.
+        labels: classes whose scores are returned, in any order and more than once; the column of a label
+            outside 0..C-1 is zero and has no gradient.
+        summed: the classes in the sum, ascending, with all of `labels` among them; every class if not given.
         sparse: gradients of the parameters hold the rows of `summed` only, as sparse tensors.
         memory: where gradients and scratch space come from; give the same one to every step.
-    Returns: the scores [N, E] and the log-partition [N], in float32 or wider. Both pass gradients on, once.
+    Returns: the scores [N, M] and the log-partition [N], in float32 or wider. Both pass gradients on, once.
     """
     call = _Call(kind, len(inputs.samples), sparse, memory or ReusedMemory())
-    scores, log_partition = _ClassHead.apply(call, classes, summed, *inputs.samples, *inputs.rows)
+    scores, log_partition = _ClassHead.apply(call, labels, summed, *inputs.samples, *inputs.rows)
     return scores, log_partition
 
 
@@ -75,40 +78,41 @@ class _ClassHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: _Call, classes: Tensor, summed: Tensor | None, *tensors: Tensor
+        ctx: Any, call: _Call, labels: Tensor, summed: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         inputs = call.inputs(tensors)
         like = inputs.samples[0]
+        places = labels if summed is None else _places_in(summed, labels)
         # Autocast would round the distances, whose differences decide, to 8 bits.
         with torch.autocast(like.device.type, enabled=False):
-            chunks = _Chunks(call, inputs, summed)
-            batch = _BatchClasses(classes, summed)
+            chunks = _Chunks(call, inputs, summed, call.kind.prepare(inputs.samples))
             keep = may_keep(len(like) * chunks.total, inputs.rows) and any(ctx.needs_input_grad)
             kept = None
-            columns = like.new_empty(len(classes), len(like), dtype=chunks.dtype)
+            columns = like.new_zeros(len(labels), len(like), dtype=chunks.dtype)
             # logsumexp takes the largest score out first, so that no exponential overflows, and sums of sums
             # may be taken the same way: log(e^a + e^b) = logsumexp(a, b). It starts from the empty sum.
             parts = [columns.new_full((len(like),), -math.inf)]
             for block in chunks.blocks(whole=keep):
                 scores = chunks.scores(block)
                 parts.append(torch.logsumexp(scores, dim=0))
-                which, rows = batch.within(block)
-                columns[which] = scores[rows]
+                rows, inside = _rows_of(places, chunks.start(block), len(scores))
+                columns = torch.where(inside, scores.index_select(0, rows), columns)
                 kept = scores if keep else None
                 del scores  # memory that is held is not used again
             log_partition = torch.logsumexp(torch.stack(parts), dim=0)
-        ctx.call = call
-        ctx.save_for_backward(classes, summed, kept, log_partition, *tensors)
+        ctx.call, ctx.step, ctx.notes = call, chunks.step, chunks.notes
+        ctx.save_for_backward(places, summed, kept, log_partition, *tensors)
         return columns.T, log_partition
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_columns: Tensor, by_log_partition: Tensor) -> tuple[Tensor | None, ...]:
-        classes, summed, kept, log_partition, *tensors = ctx.saved_tensors
+        places, summed, kept, log_partition, *tensors = ctx.saved_tensors
         call, inputs = ctx.call, ctx.call.inputs(tensors)
         with torch.autocast(log_partition.device.type, enabled=False):
-            chunks = _Chunks(call, inputs, summed)
-            batch = _BatchClasses(classes, summed)
+            prepared = call.kind.prepare(inputs.samples) if kept is None else ()
+            chunks = _Chunks(call, inputs, summed, prepared, step=ctx.step, notes=ctx.notes)
+            samples = call.kind.prepare_backward(inputs.samples)
             gradients = Inputs(
                 [torch.zeros_like(sample, dtype=by_columns.dtype) for sample in inputs.samples],
                 [
@@ -116,89 +120,122 @@ class _ClassHead(torch.autograd.Function):
                     for index, rows in enumerate(inputs.rows)
                 ],
             )
+            by_rows = [_split(rows, chunks.step) for rows in gradients.rows]
             for block in chunks.blocks(whole=kept is not None):
                 scores = chunks.scores(block) if kept is None else kept
                 by_scores = call.memory.empty(f"{chunks.name} by scores", len(scores), scores)
-                # The softmax, then what reaches the columns of the batch by themselves.
+                # The softmax, then what reaches the columns of the labels by themselves; those of samples of
+                # one class add up.
                 torch.sub(scores, log_partition, out=by_scores).exp_().mul_(by_log_partition)
-                which, rows = batch.within(block)
-                by_scores.index_add_(0, rows, by_columns.T[which])
-                chunks.backward(block, by_scores, gradients)
-                del scores, by_scores  # memory that is held is not used again
+                rows, inside = _rows_of(places, chunks.start(block), len(scores))
+                by_scores.index_add_(0, rows, by_columns.T * inside)
+                # Last chunk first, since its classes are still in the cache.
+                for chunk, part in reversed(list(zip(block, _split(by_scores, chunks.step), strict=True))):
+                    chunks.backward(
+                        chunk, part, samples, Inputs(gradients.samples, [each[chunk] for each in by_rows])
+                    )
+                del scores, by_scores, part  # memory that is held is not used again
         by_samples = [
             part.to(like.dtype) for part, like in zip(gradients.samples, inputs.samples, strict=True)
         ]
-        by_rows = list(gradients.rows)
+        of_rows = list(gradients.rows)
         if summed is not None:
             spread = _as_sparse if call.sparse else _as_dense
-            by_rows = [spread(*pair, summed) for pair in zip(by_rows, inputs.rows, strict=True)]
-        return None, None, None, *by_samples, *by_rows
+            of_rows = [spread(*pair, summed) for pair in zip(of_rows, inputs.rows, strict=True)]
+        return None, None, None, *by_samples, *of_rows
 
 
 @final
 class _Chunks:
-    """The chunks of one pass over the classes."""
+    """The chunks of one pass over the classes, by number.
 
-    def __init__(self, call: _Call, inputs: Inputs, summed: Tensor | None) -> None:
+    Attributes:
+        total: classes.
+        step: classes in each chunk but the last.
+        notes: of each chunk, from the first pass on.
+    """
+
+    def __init__(
+        self,
+        call: _Call,
+        inputs: Inputs,
+        summed: Tensor | None,
+        prepared: Tensors,
+        *,
+        step: int = 0,
+        notes: dict[int, Tensors] | None = None,
+    ) -> None:
         self.name = type(call.kind).__name__
-        self.kind, self.memory, self.inputs, self.summed = call.kind, call.memory, inputs, summed
-        like, widest = inputs.samples[0], inputs.rows[0]
+        self.kind, self.memory, self.prepared = call.kind, call.memory, prepared
+        self._like, widest = inputs.samples[0], inputs.rows[0]
         self.total = len(widest) if summed is None else len(summed)
-        self.dtype = torch.promote_types(like.dtype, torch.float32)
-        self.step = min(classes_in_chunk(len(like), widest), max(1, self.total))
+        self.dtype = torch.float64 if self._like.dtype == torch.float64 else torch.float32
+        self.step = step or min(self.memory.classes_in_chunk(len(self._like), widest), max(1, self.total))
+        self.notes = {} if notes is None else notes
+        # Views of all chunks at once, as each call of torch has its price: one a tensor, not one a chunk.
+        self._all_rows = inputs.rows
+        self._rows = [_split(rows, self.step) for rows in inputs.rows] if summed is None else None
+        self._summed = None if summed is None else _split(summed, self.step)
         count = self.kind.num_scratch
         scratch = self.memory.empty(f"{self.name} scratch", count * self.step, widest, self.dtype)
-        self._scratch = scratch.view(count, self.step, *widest.shape[1:])
+        self._scratch = scratch.view(count, self.step, *widest.shape[1:]).unbind()
 
-    def blocks(self, *, whole: bool) -> list[slice]:
-        """Return all classes as one block, or a block a chunk."""
-        return _slices(0, self.total, self.total if whole else self.step)
+    def blocks(self, *, whole: bool) -> list[range]:
+        """Return the numbers of all chunks as one block, or a block a chunk."""
+        num_chunks = -(-self.total // self.step)
+        if whole:
+            return [range(num_chunks)] if num_chunks else []
+        return [range(number, number + 1) for number in range(num_chunks)]
 
-    def scores(self, block: slice) -> Tensor:
+    def start(self, block: range) -> int:
+        """Return the first class of a block."""
+        return block.start * self.step
+
+    def scores(self, block: range) -> Tensor:
         """Compute the scores of all samples against the classes of a block, a row a class."""
-        like = self.inputs.samples[0]
-        like = like.new_empty(0, len(like), dtype=self.dtype)
-        scores = self.memory.empty(f"{self.name} scores", block.stop - block.start, like)
-        for chunk in _slices(block.start, block.stop, self.step):
-            self.kind.forward(self._inputs(chunk), _part(scores, block, chunk), self._scratch_of(chunk))
+        size = min(block.stop * self.step, self.total) - self.start(block)
+        like = self._like.new_empty(0, len(self._like), dtype=self.dtype)
+        scores = self.memory.empty(f"{self.name} scores", size, like)
+        for chunk, part in zip(block, _split(scores, self.step), strict=True):
+            rows = self._rows_of(chunk)
+            if chunk not in self.notes:
+                self.notes[chunk] = self.kind.notes(rows, self.dtype)
+            self.kind.forward(self.prepared, rows, self.notes[chunk], part, self._scratch_of(part))
         return scores
 
-    def backward(self, block: slice, by_scores: Tensor, gradients: Inputs) -> None:
-        """Add to the gradients by the samples; write those by the rows of a block."""
-        # Last chunk first, since its classes are still in the cache.
-        for chunk in reversed(_slices(block.start, block.stop, self.step)):
-            own = Inputs(gradients.samples, [rows[chunk] for rows in gradients.rows])
-            part = _part(by_scores, block, chunk)
-            self.kind.backward(part, self._inputs(chunk), own, self._scratch_of(chunk))
+    def backward(self, chunk: int, by_scores: Tensor, samples: Tensors, gradients: Inputs) -> None:
+        """Add to the gradients by the samples; write those by the rows of a chunk."""
+        inputs = Inputs(samples, self._rows_of(chunk))
+        self.kind.backward(by_scores, inputs, self.notes[chunk], gradients, self._scratch_of(by_scores))
 
-    def _inputs(self, chunk: slice) -> Inputs:
-        places = chunk if self.summed is None else self.summed[chunk]
-        return Inputs(self.inputs.samples, [rows[places] for rows in self.inputs.rows])
+    def _rows_of(self, chunk: int) -> Tensors:
+        if self._rows is not None:
+            return [parts[chunk] for parts in self._rows]
+        assert self._summed is not None
+        return [rows[self._summed[chunk]] for rows in self._all_rows]
 
-    def _scratch_of(self, chunk: slice) -> Tensors:
-        return self._scratch[:, : chunk.stop - chunk.start].unbind()
-
-
-@final
-class _BatchClasses:
-    """Where the classes of the batch are among the summed ones."""
-
-    def __init__(self, classes: Tensor, summed: Tensor | None) -> None:
-        self._places = classes if summed is None else torch.searchsorted(summed, classes)
-        self._numbers: list[int] = self._places.tolist()
-
-    def within(self, block: slice) -> tuple[slice, Tensor]:
-        """Return which of the batch's classes are in a block, and their rows there."""
-        first, last = (bisect_left(self._numbers, bound) for bound in (block.start, block.stop))
-        return slice(first, last), self._places[first:last] - block.start
+    def _scratch_of(self, scores: Tensor) -> Tensors:
+        size = len(scores)
+        return self._scratch if size == self.step else [each[:size] for each in self._scratch]
 
 
-def _slices(start: int, stop: int, step: int) -> list[slice]:
-    return [slice(first, min(first + step, stop)) for first in range(start, stop, max(1, step))]
+def _split(tensor: Tensor, step: int) -> tuple[Tensor, ...]:
+    return (tensor,) if len(tensor) <= step else torch.split(tensor, step)
 
 
-def _part(scores: Tensor, block: slice, chunk: slice) -> Tensor:
-    return scores[chunk.start - block.start : chunk.stop - block.start]
+def _rows_of(places: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of some places in a block, and in a column which of them it has; others get any row."""
+    offsets = places - start if start else places
+    rows = offsets.clamp(0, size - 1)
+    return rows, (rows == offsets)[:, None]
+
+
+def _places_in(summed: Tensor, labels: Tensor) -> Tensor:
+    """Return where the labels are among the ascending classes, or -1."""
+    if len(summed) == 0:
+        return torch.full_like(labels, -1)
+    places = torch.searchsorted(summed, labels).clamp_max_(len(summed) - 1)
+    return torch.where(summed[places] == labels, places, -1)
 
 
 def _as_sparse(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:
@@ -211,19 +248,24 @@ def _as_dense(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:
     return torch.zeros_like(parameter).index_copy_(0, places, rows)
 
 
-def draw_classes(num_classes: int, always: Int64[Tensor, " E"], *, fraction: float) -> Int64[Tensor, " S"]:
+def draw_classes(num_classes: int, always: Int64[Tensor, " M"], *, fraction: float) -> Int64[Tensor, " S"]:
     """Draw a random sample of the classes that has some of them for certain, ascending.
 
     Args:
         num_classes: C, >= 0; classes are 0..C-1.
-        always: classes that are in the sample whatever is drawn.
-        fraction: share of C that is drawn, `always` included, unless these alone are more; in (0, 1].
+        always: classes that are in the sample whatever is drawn, in any order and more than once; what is
+            outside 0..C-1 is ignored.
+        fraction: share of C that is drawn, `always` included, unless its M entries, or all classes, are more
+            or fewer; in (0, 1].
     References:
         An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs
         by Partial FC", CVPR 2022.
     """
     # The lowest of as many random numbers: a draw without replacement, and without reading any on the host.
+    # For the same reason M, not the number of different classes, says how many there may be for certain.
     priority = torch.rand(num_classes, device=always.device)
-    priority[always] = -1.0
-    count = max(len(always), round(fraction * num_classes))
+    count = min(max(len(always), round(fraction * num_classes)), num_classes)
+    if num_classes > 0:
+        rows, inside = _rows_of(always, 0, num_classes)
+        priority.scatter_reduce_(0, rows, torch.where(inside[:, 0], -1.0, 1.0), "amin")
     return priority.topk(count, largest=False, sorted=False).indices.sort().values

@@ -17,8 +17,8 @@ CHUNK_BYTES = 1 << 21
 them."""
 FREE_SHARE = 0.25
 """On a GPU: share of the free memory that all tensors of a chunk may take together."""
-FEWEST_ON_GPU, MOST_ON_GPU = 1 << 10, 1 << 16
-"""On a GPU: classes in a chunk. Fewer leave it idle, more make it no faster."""
+FEWEST_ON_GPU = 1 << 10
+"""On a GPU: classes in a chunk, however little memory is free; fewer leave it idle."""
 KEPT_BYTES, KEPT_SHARE = 1 << 24, 0.125
 """N x C scores wait for the backward up to this size, or up to this share of the parameters."""
 REUSED_BYTES = 1 << 20
@@ -35,10 +35,14 @@ def classes_in_chunk(num_samples: int, parameter: Tensor) -> int:
     width, size = parameter.shape[1], max(4, parameter.element_size())
     if parameter.device.type != "cuda":
         return max(16, CHUNK_BYTES // (max(width, num_samples) * size))
-    free, _ = torch.cuda.mem_get_info(parameter.device)
-    free += torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
-    fitting = int(FREE_SHARE * free) // ((8 * width + 4 * num_samples) * size)
-    return min(max(fitting, FEWEST_ON_GPU), MOST_ON_GPU)
+    fitting = int(FREE_SHARE * free_bytes(parameter.device)) // ((8 * width + 4 * num_samples) * size)
+    return max(fitting, FEWEST_ON_GPU)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory of a GPU that torch can give out."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def may_keep(num_scores: int, parameters: Sequence[Tensor]) -> bool:
@@ -67,6 +71,19 @@ class ReusedMemory:
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[int, str], np.ndarray] = {}
+        self._chunks: dict[tuple[object, ...], int] = {}
+
+    def classes_in_chunk(self, num_samples: int, parameter: Tensor) -> int:
+        """Return what `classes_in_chunk` does; on a GPU, what it returned the first time.
+
+        To ask the driver for its free memory in every step would take longer than the step.
+        """
+        if parameter.device.type != "cuda":
+            return classes_in_chunk(num_samples, parameter)
+        key = (parameter.device, num_samples, parameter.shape[1], parameter.dtype)
+        if key not in self._chunks:
+            self._chunks[key] = classes_in_chunk(num_samples, parameter)
+        return self._chunks[key]
 
     def empty(self, purpose: str, rows: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return an uninitialised, contiguous tensor of `rows` rows.

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 Tensors = Sequence[Tensor]
 
@@ -30,7 +32,8 @@ class Inputs(NamedTuple):
 class ClassScores(ABC):
     """Scores of all samples against some classes, a row a class.
 
-    Classes come first because a chunk of them is then one piece of memory.
+    Classes come first because a chunk of them is then one piece of memory. What depends on the samples alone
+    is prepared once a pass over the classes, not once a chunk.
 
     Attributes:
         num_scratch: tensors as wide as the rows that `forward` and `backward` may overwrite.
@@ -38,15 +41,37 @@ class ClassScores(ABC):
 
     num_scratch: ClassVar[int] = 0
 
+    def prepare(self, samples: Tensors) -> Tensors:
+        """Return what `forward` takes of the samples."""
+        return samples
+
+    def prepare_backward(self, samples: Tensors) -> Tensors:
+        """Return what `backward` takes of the samples."""
+        return samples
+
+    def notes(self, rows: Tensors, dtype: torch.dtype) -> Tensors:
+        """Return a few numbers a class of a chunk, of this type, that `forward` and `backward` both take."""
+        return ()
+
     @abstractmethod
-    def forward(self, inputs: Inputs, scores: Float[Tensor, "c N"], scratch: Tensors) -> None:
-        """Write the scores into `scores`."""
+    def forward(
+        self, prepared: Tensors, rows: Tensors, notes: Tensors, scores: Float[Tensor, "c N"], scratch: Tensors
+    ) -> None:
+        """Write the scores of a chunk into `scores`."""
 
     @abstractmethod
     def backward(
-        self, by_scores: Float[Tensor, "c N"], inputs: Inputs, gradients: Inputs, scratch: Tensors
+        self,
+        by_scores: Float[Tensor, "c N"],
+        inputs: Inputs,
+        notes: Tensors,
+        gradients: Inputs,
+        scratch: Tensors,
     ) -> None:
-        """Add to the gradients by the samples, which sum over chunks; overwrite those by the rows."""
+        """Add to the gradients by the samples, which sum over chunks; overwrite those by the rows.
+
+        The samples of `inputs` are prepared.
+        """
 
 
 @final
@@ -60,11 +85,15 @@ class PlainScores(ClassScores):
 
     function: Callable[..., Tensor]
 
-    def forward(self, inputs: Inputs, scores: Tensor, scratch: Tensors) -> None:
-        """Write the scores into `scores`."""
-        scores.copy_(self.function(*inputs.samples, *inputs.rows).T)
+    def forward(
+        self, prepared: Tensors, rows: Tensors, notes: Tensors, scores: Tensor, scratch: Tensors
+    ) -> None:
+        """Write the scores of a chunk into `scores`."""
+        scores.copy_(self.function(*prepared, *rows).T)
 
-    def backward(self, by_scores: Tensor, inputs: Inputs, gradients: Inputs, scratch: Tensors) -> None:
+    def backward(
+        self, by_scores: Tensor, inputs: Inputs, notes: Tensors, gradients: Inputs, scratch: Tensors
+    ) -> None:
         """Add to the gradients by the samples; overwrite those by the rows."""
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in (*inputs.samples, *inputs.rows)]
@@ -85,7 +114,8 @@ class MahalanobisScores(ClassScores):
     over [c, D]; instead the products take m as it is, and their results, a row a class, are divided by |m|
     after.
 
-    Samples: embeddings of length one [N, D]. Rows: means of any length and log-variances, both [c, D].
+    Samples: embeddings x of length one and their squares x x, both [N, D]; the scores are linear in the two,
+    so that autograd adds their gradients up. Rows: means of any length and log-variances, both [c, D].
 
     Attributes:
         tau: temperature, > 0.
@@ -97,26 +127,42 @@ class MahalanobisScores(ClassScores):
     tau: float
     compiled: bool = False
 
-    def forward(self, inputs: Inputs, scores: Tensor, scratch: Tensors) -> None:
-        """Write the scores into `scores`, as two matrix products."""
-        (x,), (precision, scaled, spare, _) = inputs.samples, scratch
-        means, log_variances = (row.to(x.dtype) for row in inputs.rows)
-        means, inverse_lengths, _ = lengths_of_rows(means)
+    def prepare(self, samples: Tensors) -> Tensors:
+        """Return x and x x, a column a sample."""
+        return [sample.T.contiguous() for sample in samples]
+
+    def prepare_backward(self, samples: Tensors) -> Tensors:
+        """Return 2 tau x, tau x x and, in a column, -tau a sample."""
+        x, squares = samples
+        return x * (2.0 * self.tau), squares * self.tau, x.new_full((len(x), 1), -self.tau)
+
+    def notes(self, rows: Tensors, dtype: torch.dtype) -> Tensors:
+        """Return 1/|m|, and what m is divided by first where its squares would leave the range of floats."""
+        return inverse_lengths_of_rows(rows[0].to(dtype))
+
+    def forward(
+        self, prepared: Tensors, rows: Tensors, notes: Tensors, scores: Tensor, scratch: Tensors
+    ) -> None:
+        """Write the scores of a chunk into `scores`, as two matrix products."""
+        (x, x_squares), (precision, scaled, spare, _) = prepared, scratch
+        means, log_variances = (row.to(x.dtype) for row in rows)
+        inverse_lengths, means = _divided(means, notes)
         if self.compiled:
             squares = fused(distributions)(means, log_variances, precision, scaled)
         else:
             squares = distributions_in_place(means, log_variances, precision, scaled, spare)
-        squares = squares * (inverse_lengths * inverse_lengths * self.tau)
-        columns = x.T.contiguous()
-        torch.mm(scaled, columns, out=scores).mul_(inverse_lengths * (2.0 * self.tau)).sub_(squares)
-        scores.addmm_(precision, columns * columns, alpha=-self.tau)
+        # 2 tau (x.(m p) - sum_k m_k^2 p_k / (2 |m|)) / |m| - tau (x x).p; the last line brings the factors.
+        torch.mm(scaled, x, out=scores).addcmul_(squares, inverse_lengths, value=-0.5).mul_(inverse_lengths)
+        scores.addmm_(precision, x_squares, beta=2.0 * self.tau, alpha=-self.tau)
 
-    def backward(self, by_scores: Tensor, inputs: Inputs, gradients: Inputs, scratch: Tensors) -> None:
-        """Add to the gradient by the embeddings; overwrite those by the rows, after four matrix products."""
-        (x,), (by_x,) = inputs.samples, gradients.samples
-        precision, scaled, by_precision, by_scaled = scratch
+    def backward(
+        self, by_scores: Tensor, inputs: Inputs, notes: Tensors, gradients: Inputs, scratch: Tensors
+    ) -> None:
+        """Add to the gradients by the samples; overwrite those by the rows, after four matrix products."""
+        (x, x_squares, minus_tau), (by_x, by_x_squares) = inputs.samples, gradients.samples
+        precision, scaled, against_precision, by_scaled = scratch
         means, log_variances = (row.to(x.dtype) for row in inputs.rows)
-        means, inverse_lengths, divisors = lengths_of_rows(means)
+        inverse_lengths, means = _divided(means, notes)
         # p and m p are computed again: to keep them would take two more tensors of C x D.
         if self.compiled:
             fused(distributions)(means, log_variances, precision, scaled)
@@ -124,18 +170,19 @@ class MahalanobisScores(ClassScores):
             distributions_in_place(means, log_variances, precision, scaled)
 
         # -tau d2 = 2 tau x.(m p)/|m| - tau (x x).p - tau sum_k mu_k^2 p_k, term by term:
-        crossed = by_scores * (inverse_lengths * (2.0 * self.tau))
-        by_x.addcmul_(torch.mm(by_scores.T, precision), x, value=-2.0 * self.tau)
-        by_x.addmm_(crossed.T, scaled)
-        torch.mm(by_scores, x * x * -self.tau, out=by_precision)
+        crossed = by_scores * inverse_lengths
+        by_x.addmm_(crossed.T, scaled, alpha=2.0 * self.tau)
+        by_x_squares.addmm_(by_scores.T, precision, alpha=-self.tau)
         torch.mm(crossed, x, out=by_scaled)
-        by_squares = by_scores.sum(dim=1, keepdim=True).mul_(inverse_lengths * inverse_lengths * -self.tau)
-        rows = Distributions(means, log_variances, precision, inverse_lengths)
+        torch.mm(by_scores, x_squares, out=against_precision)
+        inverse_squares = inverse_lengths * inverse_lengths
+        by_squares = torch.mm(by_scores, minus_tau).mul_(inverse_squares)
+        classes = Distributions(means, log_variances, precision, inverse_squares)
         by_means, by_log_variances = gradients.rows
         backward = fused(distributions_backward) if self.compiled else distributions_backward_in_place
-        backward(by_precision, by_scaled, by_squares, rows, by_means, by_log_variances)
-        if divisors is not None:
-            by_means.div_(divisors)
+        backward(against_precision, by_scaled, by_squares, classes, by_means, by_log_variances)
+        if len(notes) > 1:
+            by_means.div_(notes[1])
 
 
 @final
@@ -151,32 +198,67 @@ class LinearScores(ClassScores):
 
     dtype: torch.dtype
 
-    def forward(self, inputs: Inputs, scores: Tensor, scratch: Tensors) -> None:
-        """Write the scores into `scores`."""
-        (features, shares), (weights, biases) = inputs
-        torch.outer(biases.to(scores.dtype), shares.to(scores.dtype), out=scores)
-        if self.dtype == scores.dtype == features.dtype:
-            scores.addmm_(weights.to(self.dtype), features.T.contiguous())
-        else:
-            scores += weights.to(self.dtype) @ features.to(self.dtype).T
+    def prepare(self, samples: Tensors) -> Tensors:
+        """Return the features, a column a sample, and the shares."""
+        features, shares = samples
+        return features.to(self.dtype).T.contiguous(), shares.to(_at_least_float32(features))
 
-    def backward(self, by_scores: Tensor, inputs: Inputs, gradients: Inputs, scratch: Tensors) -> None:
+    def prepare_backward(self, samples: Tensors) -> Tensors:
+        """Return features and shares in the types that the products take."""
+        features, shares = samples
+        return features.to(self.dtype), shares.to(_at_least_float32(features))
+
+    def forward(
+        self, prepared: Tensors, rows: Tensors, notes: Tensors, scores: Tensor, scratch: Tensors
+    ) -> None:
+        """Write the scores of a chunk into `scores`."""
+        (features, shares), (weights, biases) = prepared, rows
+        _write_product(torch.mm, weights.to(self.dtype), features, scores)
+        scores.addr_(biases.to(scores.dtype), shares)
+
+    def backward(
+        self, by_scores: Tensor, inputs: Inputs, notes: Tensors, gradients: Inputs, scratch: Tensors
+    ) -> None:
         """Add to the gradients by features and shares; overwrite those by the rows."""
         (features, shares), (weights, biases) = inputs
         (by_features, by_shares), (by_weights, by_biases) = gradients
-        narrow = by_scores.to(self.dtype)
+        narrow, by_samples = by_scores.to(self.dtype), by_scores.T
         # Sums over thousands of chunks are kept wide: in bfloat16 a sum stops growing once the next term is
         # less than 1/256 of it.
-        by_features += narrow.T @ weights.to(self.dtype)
-        by_shares += biases.to(by_scores.dtype) @ by_scores
-        by_biases.copy_(by_scores @ shares.to(by_scores.dtype))
-        if by_weights.dtype == self.dtype == features.dtype:
-            torch.mm(narrow, features, out=by_weights)
+        by_shares.addmv_(by_samples, biases.to(by_scores.dtype))
+        if by_features.dtype == self.dtype:
+            by_features.addmm_(by_samples, weights.to(self.dtype))
         else:
-            by_weights.copy_(narrow @ features.to(self.dtype))
+            by_features += narrow.T @ weights.to(self.dtype)
+        _write_product(torch.mv, by_scores, shares, by_biases)
+        _write_product(torch.mm, narrow, features, by_weights)
+
+
+def _write_product(product: Callable[..., Tensor], left: Tensor, right: Tensor, out: Tensor) -> None:
+    if out.dtype == left.dtype:
+        product(left, right, out=out)
+    else:
+        out.copy_(product(left, right))
+
+
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _divided(means: Tensor, notes: Tensors) -> tuple[Tensor, Tensor]:
+    """Return 1/|m| and m, both of means in the range of `SAFE`."""
+    return notes[0], means if len(notes) == 1 else means / notes[1]
 
 
 MAX_LOG_VARIANCE = 6.0
+OUTSIDE_CLIP = {
+    dtype: (
+        float(np.nextafter(kind(0.0), kind(-1.0))),
+        float(np.nextafter(kind(MAX_LOG_VARIANCE), kind(7.0))),
+    )
+    for dtype, kind in ((torch.float32, np.float32), (torch.float64, np.float64))
+}
+"""The numbers next to the clip, outside of it."""
 SAFE = (1e-15, 1e15)
 """Lengths of rows whose squares keep all digits in float32, whose range is 1e-38 to 3e38."""
 
@@ -193,28 +275,30 @@ def clipped(log_variances: Float[Tensor, "c D"]) -> Float[Tensor, "c D"]:
     Args:
         log_variances: any finite values.
     """
-    # Of torch.clamp, some versions pass the gradient on the bounds and some do not.
-    inside = (log_variances >= 0.0) & (log_variances <= MAX_LOG_VARIANCE)
-    return torch.where(inside, log_variances, log_variances.detach().clamp(0.0, MAX_LOG_VARIANCE))
+    # Of torch.clamp, some versions pass the gradient on the bounds and some do not. hardtanh never does: its
+    # bounds are the next numbers outside, which changes no precision by more than its last digit.
+    below, above = OUTSIDE_CLIP[log_variances.dtype]
+    return F.hardtanh(log_variances, below, above)
 
 
-def lengths_of_rows(
-    means: Float[Tensor, "c D"],
-) -> tuple[Float[Tensor, "c D"], Float[Tensor, "c 1"], Float[Tensor, "c 1"] | None]:
-    """Return the rows, the inverse of their lengths, and what they were divided by to keep squares in range.
+def inverse_lengths_of_rows(means: Float[Tensor, "c D"]) -> tuple[Float[Tensor, "c 1"], ...]:
+    """Return the inverse lengths of rows, and divisors that keep the squares of any row in range.
 
     Args:
         means: finite rows of any length; that of a zero row counts as 1/2, as in `unit_rows`.
-    Returns: rows and inverse lengths; the third is None where the rows are as given.
+    Returns: inverse lengths, of the rows divided by the divisors; on a CPU no divisors where none is needed.
     """
-    lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
-    low, high = SAFE
-    if bool(((lengths >= low) & (lengths <= high)).all()):
-        return means, lengths.reciprocal_(), None
-    largest = means.abs().amax(dim=1, keepdim=True)
+    if means.device.type == "cpu":
+        lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+        # A look at numbers costs nothing here, and saves a pass over the rows. Other devices would have to
+        # wait for it, and divide always instead.
+        numbers = lengths.numpy()
+        if SAFE[0] <= numbers.min(initial=1.0) and numbers.max(initial=1.0) <= SAFE[1]:
+            return (lengths.reciprocal_(),)
+    largest = torch.linalg.vector_norm(means, torch.inf, dim=1, keepdim=True)
     divisors = torch.where(largest > 0, largest, 1.0)
-    rows = means / divisors
-    return rows, torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(0.5).reciprocal_(), divisors
+    lengths = torch.linalg.vector_norm(means / divisors, dim=1, keepdim=True)
+    return lengths.clamp_min_(0.5).reciprocal_(), divisors
 
 
 # What follows is done to each class alone, once as torch.compile fuses it, into one pass over memory, and
@@ -225,13 +309,13 @@ class Distributions(NamedTuple):
     """The classes of a chunk, as their gradients need them."""
 
     means: Float[Tensor, "c D"]
-    """m, of `lengths_of_rows`."""
+    """m, in the range of `SAFE`."""
     log_variances: Float[Tensor, "c D"]
     """As given, not yet clipped."""
     precision: Float[Tensor, "c D"]
     """p."""
-    inverse_lengths: Float[Tensor, "c 1"]
-    """1/|m|."""
+    inverse_squares: Float[Tensor, "c 1"]
+    """1/|m|^2."""
 
 
 def distributions(means: Tensor, log_variances: Tensor, precision: Tensor, scaled: Tensor) -> Tensor:
@@ -253,7 +337,7 @@ def distributions_in_place(
 
 
 def distributions_backward(
-    by_precision: Float[Tensor, "c D"],
+    against_precision: Float[Tensor, "c D"],
     by_scaled: Float[Tensor, "c D"],
     by_squares: Float[Tensor, "c 1"],
     rows: Distributions,
@@ -263,55 +347,45 @@ def distributions_backward(
     """Write the gradients by means and log-variances into the last two.
 
     Args:
-        by_precision: gradient by p, the part through (x x).p.
+        against_precision: minus the gradient by p, the part through (x x).p.
         by_scaled: gradient by m p, the part through x.(m p)/|m| with |m| held.
         by_squares: gradient by sum_k m_k^2 p_k, likewise.
         rows: the classes.
         by_means: overwritten.
         by_log_variances: overwritten.
     """
-    means, log_variances, precision, inverse_lengths = rows
+    means, log_variances, precision, inverse_squares = rows
     # m p reaches the score as itself and through m^2 p = m (m p), whose derivative by m is twice that by m p.
     half = by_scaled + means * by_squares
-    by_p = by_precision + means * half
     # d p / d log sigma2 = -p, and outside of the clip 0.
+    by_log = (against_precision - means * half) * precision
     inside = (log_variances >= 0.0) & (log_variances <= MAX_LOG_VARIANCE)
-    by_log_variances.copy_(torch.where(inside, -by_p * precision, 0.0))
+    by_log_variances.copy_(torch.where(inside, by_log, 0.0))
     held = (half + means * by_squares) * precision
     # Only the direction of m counts, so the gradient is at right angles to m: what lies along m is taken off.
-    along = (means * held).sum(dim=1, keepdim=True) * inverse_lengths * inverse_lengths
+    along = (means * held).sum(dim=1, keepdim=True) * inverse_squares
     by_means.copy_(held - means * along)
 
 
 def distributions_backward_in_place(
-    by_precision: Tensor,
+    against_precision: Tensor,
     by_scaled: Tensor,
     by_squares: Tensor,
     rows: Distributions,
     by_means: Tensor,
     by_log_variances: Tensor,
 ) -> None:
-    """Do what `distributions_backward` does; overwrites `by_precision` and `by_scaled` too."""
-    means, log_variances, precision, inverse_lengths = rows
+    """Do what `distributions_backward` does; overwrites `against_precision` and `by_scaled` too."""
+    means, log_variances, precision, inverse_squares = rows
     half = by_scaled.addcmul_(means, by_squares)
-    by_log = by_precision.addcmul_(means, half).mul_(precision).neg_()
-    # The only operation that masks in one pass is hardtanh's, whose bounds are exclusive where the clip's are
-    # not.
-    below, above = _around(0.0, MAX_LOG_VARIANCE, by_log.dtype)
+    by_log = against_precision.addcmul_(means, half, value=-1.0).mul_(precision)
+    # The only operation that masks in one pass is hardtanh's.
+    below, above = OUTSIDE_CLIP[by_log.dtype]
     same = by_log_variances.dtype == by_log.dtype
     into = by_log_variances if same else by_log
     torch.ops.aten.hardtanh_backward.grad_input(by_log, log_variances, below, above, grad_input=into)
     if not same:
         by_log_variances.copy_(into)
     held = half.addcmul_(means, by_squares).mul_(precision)
-    along = torch.mul(means, held, out=by_precision).sum(dim=1, keepdim=True)
-    along.mul_(inverse_lengths).mul_(inverse_lengths)
+    along = torch.mul(means, held, out=against_precision).sum(dim=1, keepdim=True).mul_(inverse_squares)
     torch.addcmul(held, means, along, value=-1.0, out=by_means)
-
-
-@functools.cache
-def _around(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
-    """Return the numbers next to an interval, outside of it."""
-    ends = torch.tensor([low, high], dtype=dtype)
-    below, above = torch.nextafter(ends, torch.tensor([-torch.inf, torch.inf], dtype=dtype)).tolist()
-    return below, above

@@ -3,7 +3,7 @@
 Every rank scores the whole batch against its own classes. Of the scores, the ranks exchange little: two
 numbers a sample, and the columns of the classes in the batch.
 
-Sizes: N samples in the batch of all ranks, C classes, E of them in the batch, R ranks.
+Sizes: N samples in the batch of all ranks, C classes, R ranks.
 """
 
 from __future__ import annotations
@@ -61,18 +61,10 @@ class ClassShard:
         """How many classes this rank keeps, >= 0."""
         return min(math.ceil(self.num_classes / self.num_ranks), self.num_classes - self.first)
 
-    def keeps(self, classes: Int[Tensor, " E"]) -> Tensor:
-        """Return a mask of the classes that this rank keeps."""
-        return (classes >= self.first) & (classes < self.first + self.num_kept)
-
-    def local(self, classes: Int[Tensor, " E"]) -> Tensor:
-        """Return the rows, in this rank's parameters, of those classes that it keeps."""
-        return classes[self.keeps(classes)] - self.first
-
 
 def sharded_class_head(
-    shard: ClassShard, kind: ClassScores, inputs: Inputs, classes: Int[Tensor, " E"], **options: Any
-) -> tuple[Float[Tensor, "N E"], Float[Tensor, " N"]]:
+    shard: ClassShard, kind: ClassScores, inputs: Inputs, labels: Int[Tensor, " M"], **options: Any
+) -> tuple[Float[Tensor, "N M"], Float[Tensor, " N"]]:
     """Compute what `class_head` does for the classes of all ranks, the same on each.
 
     The gradient by the samples is that of all classes, on every rank; the gradient by the parameters is that
@@ -82,21 +74,18 @@ def sharded_class_head(
         shard: the classes of this rank.
         kind: how a sample is scored against a class.
         inputs: samples, the same on every rank, and the parameters of this rank's classes, the widest first.
-        classes: those of all ranks whose scores are returned, ascending; the same on every rank.
+        labels: classes of any rank whose scores are returned; the same on every rank.
         options: as for `class_head`; `summed` has rows of this rank's parameters.
     """
     samples = [_sum_gradients(sample, shard) for sample in inputs.samples]
-    kept = shard.keeps(classes)
-    own, log_partition = class_head(
-        kind, Inputs(samples, inputs.rows), classes[kept] - shard.first, **options
-    )
+    # A column comes from the one rank that keeps its class; the class head of the others gives zeros.
+    columns, log_partition = class_head(kind, Inputs(samples, inputs.rows), labels - shard.first, **options)
     # log sum_r exp(L_r) = h + log sum_r exp(L_r - h) for any h; the largest keeps every exponential in (0,
     # 1]. h drops out of the gradient, which is why it may be a constant.
     highest = log_partition.detach().clone()
     if shard.num_ranks > 1:
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=shard.group)
-    # A column comes from the one rank that keeps its class; the others add zeros. One sum carries both.
-    columns = own.new_zeros(len(own), len(classes)).index_copy(1, kept.nonzero()[:, 0], own)
+    # One sum carries both.
     weights = torch.exp(log_partition - highest)
     totals = _sum_values(torch.cat([columns, weights[:, None]], dim=1), shard)
     return totals[:, :-1], highest + totals[:, -1].log()
