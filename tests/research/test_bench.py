@@ -150,8 +150,8 @@ def test_a_trial_that_diverges_has_lost(tiny: RunConfig, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["demo", "--losses", "hist,contrastive"], "--losses has 'contrastive'; want some of hist,"),
-        (["demo", "--losses", "hist,hist"], "names one twice"),
+        (["demo", "--losses", "hist,contrastive"], "--losses is 'hist,contrastive'; want some of hist,"),
+        (["demo", "--losses", "hist,hist"], "supcon, each once"),
         (["demo", "--seeds", "0"], "--seeds is 0; want 1 or more"),
         (["demo", "--metric", "map"], "--metric is 'map'; want one of recall_at_1"),
         (["demo", "--evaluation.split", "validation"], "want test: the trials use validation classes"),

@@ -119,26 +119,28 @@ class Command:
     Attributes:
         run: what runs it, given its arguments.
         summary: its line in tuplet --help.
-        forms: in which it is called, without "tuplet".
+        forms: in which it is called, without "tuplet"; none if tyro's help is all its help.
         kind: the dataclass of its options.
+        more: how to see more help.
     """
 
     run: Callable[[list[str]], None]
     summary: str
     forms: tuple[str, ...]
     kind: type[Any]
+    more: str
 
 
 COMMANDS: dict[str, Command] = {}
 
 
 def _command(
-    name: str, summary: str, *forms: str, kind: type[Any] = _NoOptions
+    name: str, summary: str, *forms: str, kind: type[Any] = _NoOptions, more: str = ""
 ) -> Callable[[Callable[[list[str]], None]], Callable[[list[str]], None]]:
     """Register a function as a command."""
 
     def register(run: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-        COMMANDS[name] = Command(run, summary, forms, kind)
+        COMMANDS[name] = Command(run, summary, forms, kind, more)
         return run
 
     return register
@@ -154,12 +156,18 @@ def _run(given: list[str]) -> None:
 
         print(f"tuplet {version('tuplet')}")
     elif name not in COMMANDS:
-        wanted = ", ".join(COMMANDS)
-        raise SettingsError(
-            f"there is no command {name!r}; want one of {wanted}", subject=name, wanted=wanted
-        )
+        known = ", ".join(COMMANDS)
+        raise SettingsError(f"there is no command {name!r}; want one of {known}", subject=name, wanted=known)
+    elif COMMANDS[name].forms and (rest[:1] in (["-h"], ["--help"]) or (not rest and name != "recipes")):
+        _print_usage(COMMANDS[name])
     else:
         COMMANDS[name].run(rest)
+
+
+def _print_usage(command: Command) -> None:
+    about = inspect.getdoc(command.run) or inspect.getdoc(command.kind) or ""
+    recipes = ["Recipes:", *recipe_lines(RECIPES), ""] if command is COMMANDS["train"] else []
+    print(usage(command.forms, about, [*recipes, command.more]))
 
 
 _ABOUT = (
@@ -174,16 +182,6 @@ def _options_of(given: Sequence[str]) -> type[Any]:
     if given[:2] == ["data", "fetch"]:
         return FetchArguments
     return COMMANDS[given[0]].kind if given and given[0] in COMMANDS else _NoOptions
-
-
-def _asks_help(arguments: Sequence[str]) -> bool:
-    """Return whether the arguments ask for the short help of a command, before its first argument."""
-    return not arguments or arguments[0] in ("-h", "--help")
-
-
-def _print_usage(name: str, *lines: str) -> None:
-    command = COMMANDS[name]
-    print(usage(command.forms, inspect.getdoc(command.run) or inspect.getdoc(command.kind) or "", lines))
 
 
 def _first(arguments: Sequence[str], command: str, wanted: str) -> tuple[str, Sequence[str]]:
@@ -258,13 +256,9 @@ def _demo(arguments: list[str]) -> None:
     "train --config FILE [--to FOLDER] [--field value ...]",
     "train --resume RUN [--compute.field value ...]",
     kind=TrainArguments,
+    more="tuplet train RECIPE --help lists every option.",
 )
 def _train(arguments: list[str]) -> None:
-    if _asks_help(arguments):
-        _print_usage(
-            "train", "Recipes:", *recipe_lines(RECIPES), "", "tuplet train RECIPE --help lists every option."
-        )
-        return
     folder = value_of("--resume", arguments, "the folder of a run")
     if folder is not None:
         if arguments[0].partition("=")[0] != "--resume":
@@ -292,13 +286,9 @@ def _train(arguments: list[str]) -> None:
     "evaluate FILE [--labels FILE] [--gallery FILE [--gallery-labels FILE]]",
     "evaluate --index DIR",
     kind=ModelArguments,
+    more="tuplet evaluate RUN --help lists every option; MODEL and FILE have their own.",
 )
 def _evaluate(arguments: list[str]) -> None:
-    if _asks_help(arguments):
-        _print_usage(
-            "evaluate", "tuplet evaluate RUN --help lists every option; MODEL and FILE have their own."
-        )
-        return
     if arguments[0].partition("=")[0] == "--index":
         chosen = parse(IndexMeasureArguments, arguments, "tuplet evaluate")
         require_extra("search", "lancedb")
@@ -322,7 +312,7 @@ def _evaluate(arguments: list[str]) -> None:
 @_command("compare", "compare two models on the same images:  tuplet compare A B", kind=CompareArguments)
 def _compare(arguments: list[str]) -> None:
     paths, usage = arguments[:2], "tuplet compare A B"
-    if _asks_help(arguments):
+    if not arguments or arguments[0] in ("-h", "--help"):
         paths, arguments = ["A", "B"], ["A", "B", "--help"]
     if len(paths) < 2 or any(path.startswith("-") for path in paths):
         raise SettingsError(
@@ -340,12 +330,9 @@ def _compare(arguments: list[str]) -> None:
     "compare several losses under one protocol:  tuplet bench RECIPE [--losses hist,triplet]",
     "bench RECIPE [--losses NAME,NAME,...] [--trials N] [--seeds N] [--to FOLDER] [--field value ...]",
     kind=BenchArguments,
+    more=f"Losses: {', '.join(get_args(LossName))}.\n\ntuplet bench RECIPE --help lists every option.",
 )
 def _bench(arguments: list[str]) -> None:
-    if _asks_help(arguments):
-        losses = f"Losses: {', '.join(get_args(LossName))}."
-        _print_usage("bench", losses, "", "tuplet bench RECIPE --help lists every option.")
-        return
     name, rest = _first(arguments, "bench", "a recipe")
     chosen = parse(BenchArguments, rest, f"tuplet bench {name}", BenchArguments(recipe(name)))
     require_extra("tune", "optuna", "psycopg")
@@ -359,13 +346,9 @@ def _bench(arguments: list[str]) -> None:
     "search the settings of a recipe:  tuplet tune RECIPE [--trials N]",
     "tune RECIPE|--config FILE [--trials N] [--space ...] [--loss NAME] [--field value ...]",
     kind=TuneArguments,
+    more="tuplet recipes lists the recipes; tuplet tune RECIPE --help lists every option.",
 )
 def _tune(arguments: list[str]) -> None:
-    if _asks_help(arguments):
-        _print_usage(
-            "tune", "tuplet recipes lists the recipes; tuplet tune RECIPE --help lists every option."
-        )
-        return
     config, rest, program = base_config(arguments, "tune")
     chosen = parse(TuneArguments, rest, program, TuneArguments(config))
     require_root(chosen.config)
@@ -383,12 +366,12 @@ def _tune(arguments: list[str]) -> None:
     "claims status [FOLDER]",
     "claims report [FOLDER]",
     kind=ClaimsArguments,
+    more="tuplet claims run 1 --on RECIPE --help lists every option.",
 )
 def _claims(arguments: list[str]) -> None:
     actions = ("list", "run", "status", "report")
-    asks_help = bool({"-h", "--help"} & set(arguments))
-    if _asks_help(arguments) or (asks_help and not any(one.startswith("--on") for one in arguments)):
-        _print_usage("claims", "tuplet claims run 1 --on RECIPE --help lists every option.")
+    if {"-h", "--help"} & set(arguments) and not any(one.startswith("--on") for one in arguments):
+        _print_usage(COMMANDS["claims"])
         return
     action, *rest = arguments
     if action not in actions:
@@ -411,8 +394,8 @@ def _claims(arguments: list[str]) -> None:
 @_command("report", "write the report of a run again:  tuplet report RUN", "report RUN")
 def _report_run(arguments: list[str]) -> None:
     """Measure the run in the folder RUN again and write RUN/report.html. Its epochs stay as they are."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        _print_usage("report")
+    if {"-h", "--help"} & set(arguments):
+        _print_usage(COMMANDS["report"])
         return
     no_more(arguments[1:], "tuplet report RUN")
     from tuplet.cli.commands.report import report
@@ -426,11 +409,9 @@ def _report_run(arguments: list[str]) -> None:
     "export RUN --to onnx|torch|hub [--output FILE|FOLDER] [--check FOLDER] [--overwrite]",
     "export MODEL --to onnx|torch|hub [--output FILE|FOLDER] [--data.image-size 224 ...]",
     kind=ExportArguments,
+    more="tuplet export RUN --help lists every option.",
 )
 def _export(arguments: list[str]) -> None:
-    if _asks_help(arguments):
-        _print_usage("export", "tuplet export RUN --help lists every option.")
-        return
     name, rest = _first(arguments, "export", "RUN or MODEL")
     what = Path(name)
     if not what.is_dir():
@@ -445,7 +426,7 @@ def _export(arguments: list[str]) -> None:
 def _recipes(arguments: list[str]) -> None:
     """List the recipes, or print the recipe NAME in full, as a file for tuplet train --config."""
     if {"-h", "--help"} & set(arguments):
-        _print_usage("recipes")
+        _print_usage(COMMANDS["recipes"])
     elif arguments:
         from tuplet.training.run_folder import write_config
 
@@ -490,6 +471,7 @@ for _name, _summary, _kind, _modules in (
     "data describe --root FOLDER [--source SOURCE] [--field value ...]",
     "data fetch BENCHMARK [--to FOLDER]",
     kind=DataConfig,
+    more="tuplet data describe --help lists every option.",
 )
 def _data(arguments: list[str]) -> None:
     """Count the images and classes that a run would train on and be tested on, or download a benchmark.
@@ -499,13 +481,13 @@ def _data(arguments: list[str]) -> None:
     fetch downloads cub or sop from where it is published, checks it, unpacks it into FOLDER (data) and
     counts it; for cars and inshop it says what has to be done by hand. An interrupted download resumes.
     """
-    if _asks_help(arguments) or (arguments[0] == "fetch" and _asks_help([*arguments[1:], "x"])):
-        _print_usage("data", "tuplet data describe --help lists every option.")
-    elif arguments[0] == "describe":
+    if arguments[0] == "describe":
         config = parse(DataConfig, arguments[1:], "tuplet data describe")
         from tuplet.cli.commands.data import describe_data
 
         describe_data(config)
+    elif arguments[:2] in (["fetch", "-h"], ["fetch", "--help"]):
+        _print_usage(COMMANDS["data"])
     elif arguments[0] == "fetch":
         name = "".join(arguments[1:2])
         chosen = parse(FetchArguments, arguments[2:], f"tuplet data fetch {name}")

@@ -146,14 +146,9 @@ class BenchArguments:
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
         require(self.trials >= 1, "--trials", self.trials, "1 or more")
-        evaluation = self.config.evaluation
-        require(
-            evaluation.split == "test",
-            "evaluation.split",
-            evaluation.split,
-            "test: the trials use validation classes",
-        )
-        metrics = retrieval_names(evaluation.recall_at)
+        split = self.config.evaluation.split
+        require(split == "test", "evaluation.split", split, "test: the trials use validation classes")
+        metrics = retrieval_names(self.config.evaluation.recall_at)
         require(self.metric in metrics, "--metric", self.metric, f"one of {', '.join(metrics)}")
         self.loss_names()
 
@@ -161,20 +156,8 @@ class BenchArguments:
         """Return the losses; raise an error if one is unknown or named twice."""
         known: dict[str, LossName] = {name: name for name in get_args(LossName)}
         names = [name.strip() for name in self.losses.split(",")]
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise SettingsError(
-                f"--losses has {unknown[0]!r}; want some of {','.join(known)}",
-                subject="--losses",
-                given=unknown[0],
-                wanted=tuple(known),
-            )
-        if len(set(names)) < len(names):
-            raise SettingsError(
-                f"--losses {self.losses} names one twice; want each once",
-                subject="--losses",
-                given=self.losses,
-            )
+        usable = len(set(names)) == len(names) and known.keys() >= set(names)
+        require(usable, "--losses", self.losses, f"some of {','.join(known)}, each once")
         return [known[name] for name in names]
 
 

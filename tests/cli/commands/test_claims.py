@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,15 @@ from filelock import FileLock
 from tuplet.cli.commands import claims as command
 from tuplet.cli.main import main
 from tuplet.data.load import load_split
+from tuplet.errors import InputError
 from tuplet.evaluation.evaluate import embed
+from tuplet.evaluation.measure import EvalReport
+from tuplet.research.claims import running
+from tuplet.research.claims.plan import jobs_of, read_plan
+from tuplet.research.claims.running import failure_file, record_failure, run_folder
 from tuplet.training.devices import launch
-from tuplet.training.run_folder import Run
+from tuplet.training.experiment import open_run
+from tuplet.training.run_folder import EpochReport, Run
 
 TINY = {
     "data.glyph-train-classes": 8,
@@ -219,53 +226,94 @@ def test_a_command_that_waits_for_the_plan_of_another_says_so(folder: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["walk"], "tuplet claims 'walk' is unknown; want one of list, run, status, report"),
-        (["run"], "want them first: all, or some such as 1,3"),
-        (["run", "2"], "--on is not given; want --on glyphs"),
-        (["run", "2", "--on"], "--on is missing its value"),
-        (["run", "2", "--on", "omnigolt"], "there is no recipe 'omnigolt'"),
-        (["run", "9", "--on", "glyphs"], "there is no claim '9'; want all, or some of 1,2"),
-        (["run", "2", "--on", "glyphs", "--seeds", "0"], "--seeds is 0; want 1 or more"),
-        (["run", "2", "--on", "glyphs", "--budget", "soon"], "--budget is 'soon'; want a time"),
-        (["run", "2", "--on", "glyphs", "--loss.name", "triplet"], "want hist: the claims are about it"),
-        (
-            ["run", "2", "--on", "glyphs", "--compute.devices", "2"],
-            "want 1, and one such command for each device",
-        ),
-        (["run", "2", "--on", "glyphs", "--evaluation.recall-at", "5"], "want 1 among them"),
-        (["report", "nowhere"], "there is no claims run in nowhere"),
-        (["status", "a", "b"], "'b' is one argument too many"),
-        (["report", "--to=nowhere"], "there is no claims run in nowhere"),
-        (["report", "--to", "nowhere"], "there is no claims run in nowhere"),
-        (["status", "--seeds=3"], "'--seeds=3' is no option here; want tuplet claims status [FOLDER]"),
+        ("walk", "tuplet claims 'walk' is unknown; want one of list, run, status, report"),
+        ("run", "want them first: all, or some such as 1,3"),
+        ("run 2", "--on is not given; want --on glyphs"),
+        ("run 2 --on", "--on is missing its value"),
+        ("run 2 --on omnigolt", "there is no recipe 'omnigolt'"),
+        ("run 9 --on glyphs", "there is no claim '9'; want all, or some of 1,2"),
+        ("run 2 --on glyphs --seeds 0", "--seeds is 0; want 1 or more"),
+        ("run 2 --on glyphs --budget soon", "--budget is 'soon'; want a time"),
+        ("run 2 --on glyphs --loss.name triplet", "want hist: the claims are about it"),
+        ("run 2 --on glyphs --compute.devices 2", "want 1, and one such command for each device"),
+        ("run 2 --on glyphs --evaluation.recall-at 5", "want 1 among them"),
+        ("report nowhere", "there is no claims run in nowhere"),
+        ("status a b", "'b' is one argument too many"),
+        ("report --to=nowhere", "there is no claims run in nowhere"),
+        ("report --to nowhere", "there is no claims run in nowhere"),
+        ("status --seeds=3", "'--seeds=3' is no option here; want tuplet claims status [FOLDER]"),
     ],
 )
-def test_what_it_refuses(arguments: list[str], message: str, capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["claims", *arguments])
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+def test_what_it_refuses(arguments: str, message: str, fails) -> None:
+    assert message in fails("claims", *arguments.split())
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["--help"],
-        ["run", "--help"],
-        ["run", "2", "-h"],
-        ["status", "--help"],
-        ["report", "-h"],
-        ["list", "--help"],
-    ],
-)
-def test_help(arguments: list[str], capsys) -> None:
-    main(["claims", *arguments])
-    assert "tuplet claims run 2 --on glyphs --budget 5m" in capsys.readouterr().out
+@pytest.mark.parametrize("arguments", ["", "--help", "run --help", "run 2 -h", "status --help", "report -h"])
+def test_help(arguments: str, says) -> None:
+    assert "tuplet claims run 2 --on glyphs --budget 5m" in says("claims", *arguments.split())
 
 
-def test_list(capsys) -> None:
-    main(["claims", "list"])
-    said = capsys.readouterr().out
+def test_list(says) -> None:
+    said = says("claims", "list")
     assert "the study: holds for N >= 32 only" in said
     assert "16 points" in said
+
+
+SCORES = {"recall_at_1": 0.5, "recall_at_2": 0.6, "map_at_r": 0.3}
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run of seed 0 cannot be started, and those of seed 1 take no time."""
+
+    def epochs_of_runs(config, where: Path, **_):
+        if config.seed == 0:
+            raise InputError("no weights; want some")
+        run = open_run(config, where)
+        for epoch in range(config.schedule.last_epoch + 1):
+            run.append(EpochReport(epoch, {}, EvalReport("test", SCORES, None, 20, 4, 20), 1.0, 1.0, 1.0, {}))
+            yield run, run.reports()[-1]
+        run.model_folder.mkdir()
+
+    monkeypatch.setattr(running, "epochs_of_runs", epochs_of_runs)
+
+
+@pytest.mark.usefixtures("failing")
+def test_failed_runs_are_told_as_one_and_end_with_status_1(tmp_path: Path, capsys) -> None:
+    study = tmp_path / "study"
+    run = ["claims", "run", "hgnn", "--on", "glyphs", "--seeds", "2", "--to", str(study)]
+    with pytest.raises(SystemExit) as stopped:
+        main(run)
+    assert stopped.value.code == 1
+    said = capsys.readouterr()
+    assert said.err == f"2 of 4 runs failed; tuplet claims status {study} says why\n"
+    assert said.out.count("failed    claim hgnn: ") == 2
+    assert f"report    {study / 'report.html'}" in said.out
+
+    main(["claims", "status", str(study)])
+    said = capsys.readouterr()
+    assert "hgnn        The hypergraph network      2 finished, 2 failed" in said.out
+    told = said.out.partition("\n\n2 runs failed (claim hgnn: ")[2].splitlines()
+    assert told[0].endswith(", seed 0 and 1 more): no weights; want some")
+    assert told[1] == "  the same command tries again"
+    assert told[3:] == ["nothing is being trained; the rest is run by", f"  tuplet {' '.join(run)}"]
+
+    plan = read_plan(study)
+    assert plan is not None
+    diverged, other = jobs_of(plan, plan.entries.values())[:2]
+    record_failure(study, diverged, "it diverged", lasting=True)
+    failure_file(study, other.key).unlink()
+    with ExitStack() as worker:
+        worker.enter_context(open_run(other.config, run_folder(study, other.key)).locked())
+        main(["claims", "status", str(study)])
+        said = capsys.readouterr()
+        assert "2 finished, 1 running, 1 failed" in said.out
+        assert f"1 run failed ({diverged.title}): it diverged" in said.out
+        assert said.out.endswith(
+            f"to try {diverged.title} again, remove {failure_file(study, diverged.key)}\n"
+        )
+    # Its worker is killed.
+    main(["claims", "status", str(study)])
+    said = capsys.readouterr()
+    assert "2 finished, 1 begun, 1 failed" in said.out
+    assert said.out.endswith(f"the rest is run by\n  tuplet {' '.join(run)}\n")

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
+from picture_folder import draw, save_model
 from PIL import Image
 
 from tuplet.cli.commands.evaluate import saved_files
@@ -15,7 +18,6 @@ from tuplet.cli.console import metric_table
 from tuplet.cli.main import main
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.data.glyphs import glyph
 from tuplet.evaluation.embedding_files import read_embeddings
 from tuplet.evaluation.measure import EvalReport
 from tuplet.models.embedder import Embedder
@@ -30,15 +32,6 @@ def says(says: Callable[..., str]) -> Callable[..., str]:
 @pytest.fixture
 def fails(fails: Callable[..., str]) -> Callable[..., str]:
     return partial(fails, "evaluate")
-
-
-def draw(root: Path, classes: range, instances: range) -> Path:
-    for label in classes:
-        (root / f"class {label}").mkdir(parents=True)
-        for instance in instances:
-            picture = Image.fromarray(glyph(label, instance, seed=0, image_size=24))
-            picture.save(root / f"class {label}" / f"{instance}.png")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -169,29 +162,27 @@ def test_embeddings_with_labels_beside(tmp_path: Path, says) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere does not exist; want the folder of a run, the folder of a saved model, or"),
-        (["--json"], "tuplet evaluate starts with '--json'; want RUN, MODEL or FILE first"),
-        (["DATA"], "holds neither a run (config.yaml) nor a saved model (config.json and"),
-        (["DATA/train/class 0/0.png"], "is no file of embeddings by its name; want .npy, .npz or .parquet"),
-        (["RUN", "--gallery-images", "DATA/gallery"], "--gallery-images stands without --images"),
-        (["RUN", "--images", "DATA"], "holds train and query and gallery, which would be taken for classes"),
-        (["RUN", "--images", "nowhere"], "nowhere does not exist; want a folder of class folders"),
-        (["RUN", "--recall-at", "0"], "tuplet: --recall-at is 0; want one or more ranks, each 1 or more"),
-        (["RUN", "--kmeans-runs", "-1"], "tuplet: --kmeans-runs is -1; want 0 or more"),
-        (["RUN", "--save", "x.csv"], "want a name that ends in .npz or .parquet"),
-        (["RUN", "--distance", "far"], "--distance is 'far'; want one of cosine, euclidean"),
-        (["FILE", "--gallery-labels", "FILE"], "--gallery-labels is missing its gallery"),
-        (["FILE", "--labels", "nowhere.txt"], "nowhere.txt: there is no such file"),
-        (["FILE", "--images", "DATA"], "there is no option --images"),
+        ("nowhere", "nowhere does not exist; want the folder of a run, the folder of a saved model, or"),
+        ("--json", "tuplet evaluate starts with '--json'; want RUN, MODEL or FILE first"),
+        ("DATA", "holds neither a run (config.yaml) nor a saved model (config.json and"),
+        ("'DATA/train/class 0/0.png'", "is no file of embeddings by its name; want .npy, .npz or .parquet"),
+        ("RUN --gallery-images DATA/gallery", "--gallery-images stands without --images"),
+        ("RUN --images DATA", "holds train and query and gallery, which would be taken for classes"),
+        ("RUN --images nowhere", "nowhere does not exist; want a folder of class folders"),
+        ("RUN --recall-at 0", "tuplet: --recall-at is 0; want one or more ranks, each 1 or more"),
+        ("RUN --kmeans-runs -1", "tuplet: --kmeans-runs is -1; want 0 or more"),
+        ("RUN --save x.csv", "want a name that ends in .npz or .parquet"),
+        ("RUN --distance far", "--distance is 'far'; want one of cosine, euclidean"),
+        ("FILE --gallery-labels FILE", "--gallery-labels is missing its gallery"),
+        ("FILE --labels nowhere.txt", "nowhere.txt: there is no such file"),
+        ("FILE --images DATA", "there is no option --images"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    run: Run, folder: Path, tmp_path: Path, arguments: list[str], message: str, fails
-) -> None:
+def test_mistakes_end_in_one_line(run, folder, tmp_path, arguments: str, message: str, fails) -> None:
     np.savez(tmp_path / "x.npz", embeddings=np.eye(4), labels=[0, 0, 1, 1])
     for word, path in (("RUN", run.folder), ("DATA", folder / "data"), ("FILE", tmp_path / "x.npz")):
-        arguments = [argument.replace(word, str(path)) for argument in arguments]
-    assert message in fails(*arguments)
+        arguments = arguments.replace(word, str(path))
+    assert message in fails(*shlex.split(arguments))
 
 
 def test_weights_are_measured_by_their_folder(run: Run, fails) -> None:
@@ -217,18 +208,84 @@ def test_where_embeddings_are_saved(tmp_path: Path) -> None:
 
 
 def test_one_class_has_no_interval_over_classes() -> None:
-    report = EvalReport(
-        "validation",
-        {"recall_at_1": 1.0},
-        None,
-        3,
-        1,
-        3,
-        None,
-        {"recall_at_1": {"queries": None, "classes": None}},
-    )
+    intervals = {"recall_at_1": {"queries": None, "classes": None}}
+    report = EvalReport("validation", {"recall_at_1": 1.0}, None, 3, 1, 3, None, intervals)
     assert metric_table(report).splitlines() == [
         "validation split: 3 images of 1 class, 3 queries",
         "  Recall@1     100.00 %",
         "  without intervals: there is one class, and nothing shows how another would do",
     ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "model")
+
+
+def pictures(root: Path, sizes: dict[str, int]) -> Path:
+    """A folder of noise: this many pictures of each class."""
+    rng = np.random.default_rng(crc32(root.name.encode()))
+    for name, size in sizes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(size):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def notes(model: Path, says: Callable[..., str]) -> Callable[..., list[str]]:
+    """Measure images and return what is said of them, but for their classes, of which nothing is known."""
+    options = ("--json", "--kmeans-runs", 0, "--compute.num-workers", 0, "--compute.accelerator", "cpu")
+
+    def notes(*arguments: object) -> list[str]:
+        *said, unseen = json.loads(says(model, *arguments, *options))["notes"]
+        assert unseen.startswith("note: nothing says which classes")
+        return said
+
+    return notes
+
+
+def test_nothing_is_said_of_images_that_can_be_measured(notes, tmp_path: Path) -> None:
+    plain = pictures(tmp_path / "plain", {"a": 5, "b": 5})
+    assert notes("--images", plain) == []
+    others = pictures(tmp_path / "others", {"a": 5, "b": 5})
+    assert notes("--images", plain, "--gallery-images", others) == []
+
+
+def test_one_class_and_classes_of_one_image(notes, tmp_path: Path) -> None:
+    one = pictures(tmp_path / "one", {"a": 10})
+    lonely = pictures(tmp_path / "lonely", {"a": 8, "b": 1, "c": 1})
+    right = "note: there is one class, so every result is right and every measure perfect"
+    assert notes("--images", one) == [right]
+    left_out = "note: 2 classes with one image: no query can find it, left out of Recall"
+    assert notes("--images", lonely) == [left_out]
+
+
+def test_a_gallery_of_other_classes(notes, fails, model: Path, tmp_path: Path) -> None:
+    queries = pictures(tmp_path / "queries", {"a": 1, "b": 2, "c": 1})
+    some = pictures(tmp_path / "some", {"b": 10, "z": 5})
+    one = pictures(tmp_path / "one", {"c": 9})
+    missing = "note: 2 classes without an image in the gallery: left out of Recall"
+    assert notes("--images", queries, "--gallery-images", some) == [missing]
+    right = "note: there is one class in the gallery, so every result is right"
+    assert notes("--images", queries, "--gallery-images", one) == [right, missing]
+    none = pictures(tmp_path / "none", {"x": 2, "y": 1})
+    error = fails(model, "--images", queries, "--gallery-images", none)
+    assert f"{queries} and the gallery have no class in common (3 classes and 2); want " in error
+
+
+@pytest.mark.parametrize(
+    ("ranks", "gallery", "named"),
+    [
+        ("8 9 100", False, "Recall@9, Recall@100: no query can miss, because it searches only 9 images"),
+        ("8 9", True, ""),
+        ("10", True, "Recall@10: no query can miss, because it searches only 10 images"),
+    ],
+)
+def test_ranks_that_hold_everything(ranks: str, gallery: bool, named: str, notes, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pictures", {"a": 5, "b": 5})
+    others = pictures(tmp_path / "others", {"a": 5, "b": 5})
+    searched = ("--gallery-images", others) if gallery else ()
+    said = notes("--images", folder, *searched, "--recall-at", *ranks.split())
+    assert said == ([f"note: {named}"] if named else [])

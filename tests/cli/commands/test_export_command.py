@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from picture_folder import draw
 from PIL import Image
 
 from tuplet.cli.main import main
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.data.glyphs import glyph
 from tuplet.models import Embedder
 from tuplet.search.index import ImageIndex
 from tuplet.training.run_folder import Run, write_config
@@ -36,12 +36,8 @@ def fails(fails: Callable[..., str]) -> Callable[..., str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawings: classes 0 to 3 train, 4 to 6 are queried."""
     root = tmp_path_factory.mktemp("export")
-    for label in range(7):
-        drawings = root / "drawings" / ("train" if label < 4 else "test") / f"class {label}"
-        drawings.mkdir(parents=True)
-        for instance in range(4):
-            picture = Image.fromarray(glyph(label, instance, seed=0, image_size=24))
-            picture.save(drawings / f"{instance}.png")
+    draw(root / "drawings" / "train", range(4), range(4))
+    draw(root / "drawings" / "test", range(4, 7), range(4))
     return root
 
 

@@ -14,12 +14,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import torch
+from picture_folder import draw, save_model
 from PIL import Image
 
 from tuplet.cli.main import main
-from tuplet.data.glyphs import glyph
-from tuplet.models.embedder import Embedder
 
 TOKEN = "correct-horse-battery"
 
@@ -27,14 +25,8 @@ TOKEN = "correct-horse-battery"
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("serve")
-    (root / "photos" / "a").mkdir(parents=True)
-    for instance in range(3):
-        picture = Image.fromarray(glyph(0, instance, seed=0, image_size=24))
-        picture.save(root / "photos" / "a" / f"{instance}.png")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        Embedder("tuplet_convnet", 16, pretrained=False).save_pretrained(root / "model")
-    arguments = ["index", root / "photos", "--model", root / "model", "--index", root / "index"]
+    photos, model = draw(root / "photos", range(1), range(3)), save_model(root / "model")
+    arguments = ["index", photos, "--model", model, "--index", root / "index"]
     main([*map(str, arguments), "--image-size", "16", "--accelerator", "cpu"])
     return root / "index"
 
@@ -51,17 +43,7 @@ def labels(address: str, token: str = "") -> int:
 def test_a_process_serves_others_until_it_is_asked_to_end(index: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "token").chmod(0o644)
-    command = [
-        sys.executable,
-        "-m",
-        "tuplet",
-        "serve",
-        str(index),
-        "--port",
-        "0",
-        "--accelerator",
-        "cpu",
-    ]
+    command = [sys.executable, "-m", "tuplet", "serve", str(index), "--port", "0", "--accelerator", "cpu"]
     command += ["--token-file", str(tmp_path / "token"), "--host", "0.0.0.0"]
     command += ["--max-upload-megapixels", "0.001"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
