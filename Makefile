@@ -14,40 +14,40 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.ready  ## the main job on generated images, then where its report is
+demo: $(VENV)/.ready  ## train on generated characters and print where the report is
 	$(VENV)/bin/tuplet demo
 
-test: $(VENV)/.ready  ## every test
+test: $(VENV)/.ready  ## run all tests
 	$(RUN) -m pytest --quiet -n auto
 
-check: $(VENV)/.ready  ## style, types and the direction of imports
+check: $(VENV)/.ready  ## check style, types and the direction of imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.ready  ## the results that README quotes, from images in $(DATA); about an hour on two cores
+bench: $(VENV)/.ready  ## measure the results in README, with images in $(DATA); about an hour on two cores
 	$(RUN) -m benchmarks.real_images omniglot --data-root $(DATA)/omniglot_small --title omniglot_small
 	$(RUN) -m benchmarks.raw_pixels omniglot --data-root $(DATA)/omniglot_small
 	$(RUN) -m benchmarks.real_images folder --data-root $(DATA)/caltech40 --title caltech40 \
 		--set model.backbone=tf_efficientnet_lite0 model.weights=$(WEIGHTS)/tf_efficientnet_lite0.safetensors
 
-bench-scale: $(VENV)/.ready  ## what the loss costs against the number of classes; about 20 minutes on two cores
+bench-scale: $(VENV)/.ready  ## measure the loss by number of classes; about 20 minutes on two cores
 	$(RUN) -m benchmarks.loss_step --threads 2 --json docs/results/loss_step/cpu.json
 	$(RUN) -m benchmarks.scale docs/results/loss_step/cpu.json
 
-bench-evaluation: $(VENV)/.ready  ## what retrieval and clustering metrics cost; about half an hour on two cores
+bench-evaluation: $(VENV)/.ready  ## measure the time of retrieval and clustering metrics; about half an hour on two cores
 	$(RUN) -m benchmarks.evaluation --threads 2 --json docs/results/evaluation/cpu.json
 
-bench-throughput: $(VENV)/.ready  ## what a training step costs; about a quarter of an hour on two cores
+bench-throughput: $(VENV)/.ready  ## measure a training step; about a quarter of an hour on two cores
 	$(RUN) -m benchmarks.train_step --threads 2 --json docs/results/train_step/cpu.json
 	$(RUN) -m benchmarks.throughput docs/results/train_step/cpu.json
 
-docs: $(VENV)/.ready  ## the documentation site, in build/site; TUTORIALS=0 does not run the tutorials
+docs: $(VENV)/.ready  ## build the documentation site in build/site; TUTORIALS=0 skips running the tutorials
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
-clean:  ## remove .venv; runs/ stays
+clean:  ## remove .venv; keep runs/
 	rm -rf $(VENV)
 
-help:  ## this list
+help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'

@@ -25,6 +25,7 @@ from tuplet.errors import SettingsError
 from tuplet.metrics.names import RetrievalDistance, retrieval_names
 
 ExportTarget: TypeAlias = Literal["onnx", "torch", "hub"]
+Files: TypeAlias = tyro.conf.Positional[tuple[Path, ...]]
 IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR")]
 _ENGINE_HELP = (
     "torch, or onnx: an export of the model in onnxruntime on the CPU, which starts sooner; it is written"
@@ -123,9 +124,7 @@ class BenchArguments:
 
     The settings of each loss are searched with the same number of trials on validation classes; the best ones
     are then trained with the same number of seeds. Writes one table with means, intervals, paired tests, the
-    frozen backbone and cost (TO/comparison.md) and the data behind it (TO/comparison.json).
-
-    The same command with the same --to resumes, and adds losses or seeds to what is there.
+    frozen backbone and cost (TO/comparison.md) and its data (TO/comparison.json). The same command resumes.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -134,8 +133,7 @@ class BenchArguments:
     seeds: int = 5
     """Final trainings of each loss, with seeds 0, 1, ..., >= 1."""
     trials: int = 8
-    """Settings tried for each loss on a fold of the training classes, >= 1; the first are the published ones.
-    1 uses the published ones without a search."""
+    """Settings tried for each loss, >= 1; the first are the published ones, and the only ones with 1."""
     sampler: Literal["gp", "tpe", "random"] = "gp"
     """How the other settings are chosen, from the ranges of tuplet tune --space wide."""
     metric: str = "recall_at_1"
@@ -165,8 +163,8 @@ class BenchArguments:
 class ClaimsArguments:
     """Check the claims of the HIST study, and what it left open, on any data.
 
-    The rule that decides each claim is fixed before its runs. Writes one report with figures, the study's
-    numbers beside yours, and verdicts with intervals (TO/report.html, .md and .json).
+    The rule of each claim is fixed before its runs. Writes one report with figures, the study's numbers
+    beside yours, and verdicts with intervals (TO/report.html, .md and .json).
 
       tuplet claims run 2 --on glyphs --budget 5m        generated characters: no files are needed
       tuplet claims run 1,3,noise --on folder --data.root PHOTOS --seeds 5
@@ -360,11 +358,9 @@ class IndexArguments:
 
     Called again, it embeds pictures that are new or have changed, drops those that are gone, and needs no
     --model. DIR may be s3://bucket/path; LanceDB then reads AWS_ACCESS_KEY_ID, AWS_ENDPOINT and so on.
-
-    Then: tuplet search IMAGE --index DIR; tuplet duplicates DIR; tuplet serve DIR
     """
 
-    photos: Annotated[tyro.conf.Positional[tuple[Path, ...]], _required("PHOTOS [PHOTOS ...]")]
+    photos: Annotated[Files, _required("PHOTOS [PHOTOS ...]")]
     """Folders of pictures, at any depth."""
     index: IndexFolder
     """A folder, or s3://bucket/path."""
@@ -396,22 +392,16 @@ class IndexArguments:
 
     def __post_init__(self) -> None:
         _require_given(self.photos, "PHOTOS", "tuplet index PHOTOS --model RUN --index DIR")
-        for name, value, least in (
-            ("--batch-size", self.batch_size, 1),
-            ("--num-workers", self.num_workers, 0),
-            ("--approximate-from", self.approximate_from, 1),
-        ):
-            require(value >= least, name, value, f"{least} or more")
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
+        require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 or more")
+        require(self.approximate_from >= 1, "--approximate-from", self.approximate_from, "1 or more")
 
 
 @dataclass(frozen=True)
 class SearchArguments:
-    """Find the pictures of an index that look most like an image, or like the mean of several.
+    """Find the pictures of an index that look most like an image, or like the mean of several."""
 
-    Copies of the images themselves are left out.
-    """
-
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], _required("IMAGE [IMAGE ...]")]
+    images: Annotated[Files, _required("IMAGE [IMAGE ...]")]
     """Image files; of several, the mean is looked up."""
     index: IndexFolder
     """A folder, or s3://bucket/path."""
@@ -422,10 +412,9 @@ class SearchArguments:
     path: str | None = None
     """Only pictures whose path matches this pattern: * any text, ? a character, [ab] one of these."""
     where: str | None = None
-    """Only pictures that meet this SQL condition on id, path, label, size, modified and content, such as
-    "size > 10000"."""
+    """Only pictures that meet this SQL condition on id, path, label, size, modified or content."""
     include_itself: bool = False
-    """List copies of the images too."""
+    """List copies of the images themselves too."""
     exact: bool = False
     """Compare with every vector, even if there is an approximate index."""
     model: Path | None = None
@@ -466,8 +455,7 @@ class ServeArguments:
     max_upload_mb: float = 20.0
     """Largest picture that may be uploaded, megabytes, > 0."""
     max_upload_megapixels: float = 25.0
-    """Millions of pixels that may have to be decoded, > 0; a large photograph as JPEG is decoded only at the
-    scale that is needed."""
+    """Millions of pixels that may have to be decoded, > 0; a JPEG is decoded at the scale that is needed."""
     queue: int = 32
     """Pictures that may wait or be looked up at the same time, >= 1; more are asked to come back."""
     batch_size: int = 16
@@ -488,8 +476,7 @@ class ServeArguments:
 class DuplicatesArguments:
     """Find groups of pictures of an index that look nearly the same.
 
-    Each picture of a group has a cosine of at least the threshold with another one of it. Copies of a file,
-    byte for byte, are marked as such.
+    Each picture of a group has a cosine of at least the threshold with another one of it.
     """
 
     index: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
