@@ -17,8 +17,9 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, override
 from tuplet.data.image_tables import ImageTable
 from tuplet.errors import DataError, RunFolderError
-from tuplet.evaluation.evaluate import ClusteringReport, EmbeddedSplit
+from tuplet.evaluation.evaluate import EmbeddedSplit
 from tuplet.evaluation.measure import EvalReport
+from tuplet.metrics.clustering import ClusteringReport
 from tuplet.report.run_report import ReportContent, _shortened, summary_page, write_report
 from tuplet.training.run_folder import EpochReport, Run
 
