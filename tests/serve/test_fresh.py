@@ -72,6 +72,8 @@ def test_equal_questions_wait_for_one_answer_and_its_error_is_not_kept(
     honest, draws, may_go = ImageIndex.sample, [], threading.Event()
 
     def sample(self: ImageIndex, count: int, seed: int, *, labels: list[str] | None = None) -> VectorBatch:
+        if labels is None:  # the map in the background draws too
+            return honest(self, count, seed)
         draws.append(labels)
         assert may_go.wait(20)
         if len(draws) == 1:
