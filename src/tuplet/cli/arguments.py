@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from importlib import import_module
 from itertools import pairwise, takewhile
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -32,10 +33,15 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from tuplet.config import LossName, RunConfig
 from tuplet.config.overrides import fields_by_path
-from tuplet.errors import InputError, MissingExtraError, SettingsError, one_line
+from tuplet.errors import DataError, InputError, MissingExtraError, SettingsError, one_line
+from tuplet.recipes.catalogue import recipe, with_loss
 
 A = TypeVar("A")
+
+# The keys of data.published_sets.BENCHMARKS, which would import torch.
+_BENCHMARK_SOURCES = ("cub", "cars", "sop", "inshop")
 
 
 def parse(kind: type[A], arguments: Sequence[str], program: str, default: A | None = None) -> A:
@@ -88,6 +94,62 @@ def value_of(option: str, arguments: Sequence[str], wanted: str) -> tuple[str, l
                 raise SettingsError(f"{option} is missing its value; want {wanted} after it", subject=option)
             return value if equals else after[0], [*before, *after[not equals :]]
     return None
+
+
+def first_argument(arguments: Sequence[str], command: str, wanted: str) -> tuple[str, Sequence[str]]:
+    """Return the argument that comes before all options, and the others."""
+    if arguments[0].startswith("-"):
+        raise SettingsError(
+            f"tuplet {command} starts with {arguments[0]!r}; want {wanted} first", subject=arguments[0]
+        )
+    return arguments[0], arguments[1:]
+
+
+def base_config(arguments: Sequence[str], command: str) -> tuple[RunConfig, list[str], str]:
+    """Return the config that the first arguments name, the other arguments, and what to call the program.
+
+    Args:
+        arguments: RECIPE or --config FILE, perhaps --loss NAME anywhere after it, and the rest.
+        command: "train", to name it in errors.
+    """
+    if arguments[0].partition("=")[0] == "--config":
+        from tuplet.training.run_folder import read_config
+
+        file, rest = value_of("--config", arguments, "a path") or ("", [])
+        config, source = read_config(Path(file)), f"--config {file}"
+    else:
+        source, others = first_argument(arguments, command, "RECIPE or --config FILE")
+        config, rest = recipe(source), list(others)
+    if any(one.partition("=")[0] == "--config" for one in rest):
+        raise SettingsError(
+            f"tuplet {command} got {source} and --config; want RECIPE or --config FILE, not both",
+            subject="--config",
+        )
+    loss = value_of("--loss", rest, "the name of a loss")
+    if loss is not None:
+        known: dict[str, LossName] = {one: one for one in get_args(LossName)}
+        name, rest = loss
+        if name not in known:
+            wanted = ", ".join(known)
+            raise SettingsError(f"--loss is {name!r}; want one of {wanted}", subject="--loss", given=name)
+        config = with_loss(config, known[name])
+    return config, rest, f"tuplet {command} {source}"
+
+
+def require_root(config: RunConfig) -> None:
+    """Raise an error if no images are named, before torch is imported, which takes seconds."""
+    source = config.data.source
+    if source != "glyphs" and config.data.root is None:
+        wanted = "the file that lists the images" if source == "table" else "the folder of the images"
+        how = (
+            f", which tuplet data fetch {source} downloads or says how to get"
+            if source in _BENCHMARK_SOURCES
+            else ""
+        )
+        raise DataError(
+            f"data.root is not given; want {wanted}{how}; or data.source=glyphs, which needs none",
+            subject="data.root",
+        )
 
 
 def require_extra(extra: str, *modules: str) -> None:

@@ -17,7 +17,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-from tuplet.cli.arguments import no_more, parse, require_extra, value_of, with_option_names
+from tuplet.cli.arguments import (
+    base_config,
+    first_argument,
+    no_more,
+    parse,
+    require_extra,
+    require_root,
+    value_of,
+    with_option_names,
+)
 from tuplet.cli.console import recipe_lines, usage
 from tuplet.cli.options import (
     BenchArguments,
@@ -35,16 +44,13 @@ from tuplet.cli.options import (
     TrainArguments,
     TuneArguments,
 )
-from tuplet.config import DataConfig, LossName, RunConfig
+from tuplet.config import DataConfig, LossName
 from tuplet.errors import DataError, InputError, SettingsError, file_error_line
 from tuplet.progress import is_first_of_machine, is_first_process
-from tuplet.recipes.catalogue import RECIPES, recipe, with_loss
+from tuplet.recipes.catalogue import RECIPES, recipe
 
 SECONDS_TO_TELL = 3.0
 """How long a process that lost others stays: torchrun ends its neighbours with it, and one has to print."""
-
-# The keys of data.published_sets.BENCHMARKS, which would import torch.
-_BENCHMARK_SOURCES = ("cub", "cars", "sop", "inshop")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -184,62 +190,6 @@ def _options_of(given: Sequence[str]) -> type[Any]:
     return COMMANDS[given[0]].kind if given and given[0] in COMMANDS else _NoOptions
 
 
-def _first(arguments: Sequence[str], command: str, wanted: str) -> tuple[str, Sequence[str]]:
-    """Return the argument that comes before all options, and the others."""
-    if arguments[0].startswith("-"):
-        raise SettingsError(
-            f"tuplet {command} starts with {arguments[0]!r}; want {wanted} first", subject=arguments[0]
-        )
-    return arguments[0], arguments[1:]
-
-
-def base_config(arguments: Sequence[str], command: str) -> tuple[RunConfig, list[str], str]:
-    """Return the config that the first arguments name, the other arguments, and what to call the program.
-
-    Args:
-        arguments: RECIPE or --config FILE, perhaps --loss NAME anywhere after it, and the rest.
-        command: "train", to name it in errors.
-    """
-    if arguments[0].partition("=")[0] == "--config":
-        from tuplet.training.run_folder import read_config
-
-        file, rest = value_of("--config", arguments, "a path") or ("", [])
-        config, source = read_config(Path(file)), f"--config {file}"
-    else:
-        source, others = _first(arguments, command, "RECIPE or --config FILE")
-        config, rest = recipe(source), list(others)
-    if any(one.partition("=")[0] == "--config" for one in rest):
-        raise SettingsError(
-            f"tuplet {command} got {source} and --config; want RECIPE or --config FILE, not both",
-            subject="--config",
-        )
-    loss = value_of("--loss", rest, "the name of a loss")
-    if loss is not None:
-        known: dict[str, LossName] = {one: one for one in get_args(LossName)}
-        name, rest = loss
-        if name not in known:
-            wanted = ", ".join(known)
-            raise SettingsError(f"--loss is {name!r}; want one of {wanted}", subject="--loss", given=name)
-        config = with_loss(config, known[name])
-    return config, rest, f"tuplet {command} {source}"
-
-
-def require_root(config: RunConfig) -> None:
-    """Raise an error if no images are named, before torch is imported, which takes seconds."""
-    source = config.data.source
-    if source != "glyphs" and config.data.root is None:
-        wanted = "the file that lists the images" if source == "table" else "the folder of the images"
-        how = (
-            f", which tuplet data fetch {source} downloads or says how to get"
-            if source in _BENCHMARK_SOURCES
-            else ""
-        )
-        raise DataError(
-            f"data.root is not given; want {wanted}{how}; or data.source=glyphs, which needs none",
-            subject="data.root",
-        )
-
-
 @_command("demo", "train, measure and report on generated characters, in about a minute", kind=TrainArguments)
 def _demo(arguments: list[str]) -> None:
     chosen = parse(TrainArguments, arguments, "tuplet demo", TrainArguments(recipe("demo")))
@@ -296,7 +246,7 @@ def _evaluate(arguments: list[str]) -> None:
 
         evaluate_index(chosen)
         return
-    name, rest = _first(arguments, "evaluate", "RUN, MODEL or FILE")
+    name, rest = first_argument(arguments, "evaluate", "RUN, MODEL or FILE")
     what = Path(name)
     if not what.exists():
         raise DataError(
@@ -333,7 +283,7 @@ def _compare(arguments: list[str]) -> None:
     more=f"Losses: {', '.join(get_args(LossName))}.\n\ntuplet bench RECIPE --help lists every option.",
 )
 def _bench(arguments: list[str]) -> None:
-    name, rest = _first(arguments, "bench", "a recipe")
+    name, rest = first_argument(arguments, "bench", "a recipe")
     chosen = parse(BenchArguments, rest, f"tuplet bench {name}", BenchArguments(recipe(name)))
     require_extra("tune", "optuna", "psycopg")
     from tuplet.cli.commands.bench import bench
@@ -412,7 +362,7 @@ def _report_run(arguments: list[str]) -> None:
     more="tuplet export RUN --help lists every option.",
 )
 def _export(arguments: list[str]) -> None:
-    name, rest = _first(arguments, "export", "RUN or MODEL")
+    name, rest = first_argument(arguments, "export", "RUN or MODEL")
     what = Path(name)
     if not what.is_dir():
         state = "is a file" if what.exists() else "does not exist"
