@@ -95,6 +95,20 @@ def test_numbers_of_numpy_and_torch_become_pythons(three: Any) -> None:
         DataConfig(batch_size=three + 0.5)
 
 
+@pytest.mark.parametrize(
+    "path", ["seed", "schedule.epochs", "data.resize", "loss.tau", "optimizer.clip_norm"]
+)
+def test_yes_is_no_number(path: str, file: Path) -> None:
+    section, _, field = path.rpartition(".")
+    file.write_text(f"{section}:\n  {field}: yes\n" if section else f"{field}: yes\n")
+    for read in (lambda: read_config(file), lambda: override(RunConfig(), {path: np.True_})):
+        with pytest.raises(SettingsError) as error:
+            read()
+        assert (error.value.subject, error.value.given) == (path, True)
+    with pytest.raises(SettingsError):
+        DataConfig(batch_size=True)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_yaml_and_has_a_documented_purpose(name: str, file: Path) -> None:
     file.write_text(write_config(recipe(name)))

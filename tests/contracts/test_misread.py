@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -186,3 +187,104 @@ def test_an_index_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     status, _, err = say(capsys, "index", tmp_path / "only", *index[2:])
     assert (status, "holds no pictures" in err, ".pdf (1)" in err) == (2, True, True)
     assert ImageIndex(str(tmp_path / "index")).count() == 6
+
+
+# Further members of the kinds.
+
+
+@pytest.mark.parametrize("how", ["in another order", "of unit length", "in half precision", "a part of them"])
+def test_embeddings_are_no_gallery_of_themselves_in_another_form(
+    vectors: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings, labels = np.load(vectors), np.load(vectors.with_name("y.npy"))
+    if how == "in another order":
+        embeddings, labels = embeddings[::-1], labels[::-1]
+    elif how == "of unit length":
+        embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    elif how == "in half precision":
+        embeddings = embeddings.astype(np.float16)
+    else:
+        embeddings, labels = embeddings[8:24] * 3, labels[8:24]
+    gallery = vectors.with_name("other.npz")
+    write_embeddings(gallery, LabelledEmbeddings(embeddings, labels))
+    status, out, err = say(capsys, *in_gallery(vectors, vectors)[:4], "--gallery", gallery)
+    assert (status, out) == (2, "")
+    assert "each query finds itself" in err
+
+
+def test_embeddings_that_are_all_alike_may_be_a_gallery(
+    vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(vectors, np.ones((40, 8), dtype=np.float32))
+    np.save(vectors.with_name("g.npy"), np.ones((40, 8), dtype=np.float32))
+    status, out, _ = say(capsys, *in_gallery(vectors, vectors.with_name("g.npy")), "--json")
+    assert status == 0
+    assert json.loads(out)["notes"][0].startswith("note: 40 queries have the very embedding")
+
+
+def test_images_that_were_saved_anew_are_no_gallery_of_themselves(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(root / "model")
+    for file in (root / "query").glob("*/*.png"):
+        copy = root / "gallery" / file.parent.name / f"{file.stem}.bmp"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).save(copy)
+    measure = ("evaluate", root / "model", "--images", root / "query", "--data.image-size", 32)
+    status, _, err = say(capsys, *measure, "--gallery-images", root / "gallery")
+    assert status == 2
+    assert "each query finds itself" in err
+
+
+def test_a_gallery_without_labels_names_its_own_option(
+    vectors: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = say(capsys, *in_gallery(vectors, vectors)[:4], "--gallery", vectors)
+    assert status == 2
+    assert "--gallery-labels FILE" in err
+
+
+def test_an_export_says_what_its_check_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = root / "query"
+    (folder / "c0" / "a.svg").write_bytes(b"no picture")
+    shutil.copytree(folder / "c1", folder / "c0" / "@eaDir")
+    Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(root / "model")
+    export = ("export", root / "model", "--to", "torch", "--output", root / "m.pt2", "--check", folder)
+    status, out, _ = say(capsys, *export)
+    notes = [line for line in out.splitlines() if line.startswith("note")]
+    assert status == 0
+    assert [note.split("left out: ")[1] for note in notes] == [".svg (1)", "@eaDir (1)"]
+
+
+def test_an_index_finds_its_model_and_its_images_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = pictures(tmp_path / "photos", seed=0)
+    Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(tmp_path / "model")
+    index = ("--index", tmp_path / "index", "--accelerator", "cpu", "--json")
+    say(capsys, "index", photos, *index, "--model", tmp_path / "model", "--image-size", 16)
+    (tmp_path / "model").rename(tmp_path / "moved")
+    status, out, _ = say(capsys, "index", photos, *index, "--model", tmp_path / "moved")
+    assert (status, json.loads(out)["unchanged"]) == (0, 6)
+    photos.rename(tmp_path / "elsewhere")
+    again = ("index", tmp_path / "elsewhere", *index, "--model", tmp_path / "moved")
+    report = json.loads(say(capsys, *again)[1])
+    assert (report["added"], report["others"]) == (6, 6)
+    assert report["notes"] == [
+        f"6 pictures of other folders are no longer there, such as {photos}/c0/0.png; --only drops them"
+    ]
+    report = json.loads(say(capsys, *again, "--only")[1])
+    assert (report["total"], report["notes"]) == (6, [])
+
+
+def test_a_label_that_is_bytes_is_searched_as_it_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, name = pictures(tmp_path / "photos", seed=0), os.fsdecode(b"a\xe9")
+    (photos / "c0").rename(photos / name)
+    Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(tmp_path / "model")
+    index = ("--index", tmp_path / "index", "--accelerator", "cpu", "--json")
+    say(capsys, "index", photos, *index, "--model", tmp_path / "model", "--image-size", 16)
+    for condition in (("--label", name), ("--path", f"{name}/*")):
+        status, out, _ = say(capsys, "search", photos / "c1" / "0.png", *index, *condition)
+        assert (status, [one["label"] for one in json.loads(out)["found"]]) == (0, ["a\\xe9"] * 2)

@@ -22,7 +22,18 @@ from tuplet.data.splits import describe
 from tuplet.data.walk import LeftOut, images_below
 from tuplet.training.environment import hash_images
 
-SYSTEM = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found")
+SYSTEM_FILES = ("Thumbs.db", "thumbs.db", "ehthumbs.db", "Desktop.ini", "Icon\r", "Picasa.ini", ".DS_Store")
+SYSTEM = (
+    "@__thumb",
+    "FOUND.000",
+    "~snapshot",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "__MACOSX",
+    "lost+found",
+)
 
 
 @pytest.fixture
@@ -64,8 +75,9 @@ def test_the_folders_of_the_system_are_no_classes_and_hold_no_images(root: Path)
     assert hash_images(split.train) == hash_images(plain.train)
     assert hash_images(split.test) == hash_images(plain.test)
     assert split.notes == (
-        f"8 folders below {root}, made by the system, left out: #recycle (1), $RECYCLE.BIN (1), @EADIR (1),"
-        " @eaDir (2), System Volume Information (1), __MACOSX (1), lost+found (1)",
+        f"11 folders below {root}, made by the system, left out: #recycle (1), $RECYCLE.BIN (1), @EADIR (1),"
+        " @__thumb (1), @eaDir (2), FOUND.000 (1), System Volume Information (1), __MACOSX (1),"
+        " lost+found (1), ~snapshot (1)",
     )
     assert load_images(root)[1] == split.notes
     (root.parent / "two").mkdir()
@@ -75,6 +87,14 @@ def test_the_folders_of_the_system_are_no_classes_and_hold_no_images(root: Path)
     shutil.copytree(root / "c00", root.parent / "two" / "lost+found")
     note = load_folder(root.parent / "two").notes[0]
     assert note == f"1 folder below {root.parent / 'two'}, made by the system, left out: lost+found (1)"
+
+
+def test_the_files_of_the_system_are_not_even_counted(root: Path) -> None:
+    for name in SYSTEM_FILES:
+        (root / name).write_bytes(b"")
+        (root / "c00" / name).write_bytes(b"")
+    assert load_folder(root).notes == ()
+    assert load_images(root)[1] == ()
 
 
 @pytest.mark.usefixtures("without_heif")

@@ -84,9 +84,10 @@ def test_a_batch_of_one_cannot_train_batch_norm(num_layers):
         *(
             (name, value)
             for name in ("num_classes", "embedding_dim")
-            for value in (0, -3, 2.5, np.float64(4))
+            for value in (0, -3, 2.5, np.float64(4), True, np.True_)
         ),
         *((name, value) for name in ("hidden_dim", "num_layers") for value in (0, -3, 2.5, torch.ones(1))),
+        ("tau", True),
         ("distance", "hamming"),
         ("implementation", "fast"),
     ],
@@ -95,6 +96,37 @@ def test_refused_settings(name, value):
     with pytest.raises(SettingsError) as caught:
         HISTLoss(**({"num_classes": C, "embedding_dim": D} | {name: value}))
     assert (caught.value.subject, caught.value.given) == (name, pytest.approx(value, nan_ok=True))
+
+
+class Index:
+    """A whole number of another library: it has nothing but `__index__`."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
+def test_whole_numbers_are_what_python_takes_for_an_index():
+    assert HISTLoss(Index(C), Index(D)).num_classes == C
+
+
+def test_labels_that_are_names_are_told_how_to_become_numbers():
+    embeddings = torch.zeros(2, D)
+    for labels in (["oak", "elm"], [b"oak", b"elm"], np.array(["oak", "elm"]), ("oak", "elm")):
+        with pytest.raises(DataError) as caught:
+            HISTLoss(C, D)(embeddings, labels)
+        assert caught.value.wanted == (
+            "a torch.Tensor, such as torch.as_tensor(numpy.unique(labels, return_inverse=True)[1])"
+        )
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64])
+def test_embeddings_are_floats(kind):
+    with pytest.raises(DataError) as caught:
+        HISTLoss(C, D)(torch.ones(2, D).to(kind), torch.tensor([0, 1]))
+    assert (caught.value.subject, caught.value.given) == ("embeddings", kind)
 
 
 @pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor], ids=lambda kind: kind.__name__)

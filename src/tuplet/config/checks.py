@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from math import inf
 from operator import attrgetter
@@ -30,13 +31,20 @@ def plain_number(value: Any) -> Any:
     """
     if isinstance(value, (tuple, list)):
         return type(value)(map(plain_number, value))
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    return operator.index(value) if hasattr(type(value), "__index__") and _is_foreign(value) else value
+
+
+def _is_foreign(value: object) -> bool:
+    # Arrays and tensors with axes have __index__ too, for a single item; they are no numbers.
+    return not isinstance(value, int) and not hasattr(value, "ndim")
 
 
 def whole_number(name: str, value: object, *, least: int = 1) -> int:
     """Return a size as an int, or raise a `SettingsError` if it is no whole number or less than `least`."""
     number = plain_number(value)
-    is_whole = isinstance(number, int)
+    is_whole = isinstance(number, int) and not isinstance(number, bool)
     require(is_whole and number >= least, name, value, f"{least} or more, a whole number")
     return int(number)
 
@@ -44,7 +52,8 @@ def whole_number(name: str, value: object, *, least: int = 1) -> int:
 def number(name: str, value: object, allowed: Callable[[float], bool], wanted: str) -> float:
     """Return a number as a float or an int, or raise a `SettingsError` if it is none or not allowed."""
     plain = plain_number(value)
-    require(isinstance(plain, int | float) and allowed(plain), name, value, wanted)
+    is_number = isinstance(plain, int | float) and not isinstance(plain, bool)
+    require(is_number and allowed(plain), name, value, wanted)
     return float(plain) if not isinstance(plain, int) else plain
 
 
@@ -88,7 +97,7 @@ class Check:
         """Raise a `SettingsError` if one of the fields is neither None nor a whole number >= `least`."""
         for name in names:
             value = getattr(self._values, name)
-            whole = value is None or isinstance(value, int)
+            whole = value is None or (isinstance(value, int) and not isinstance(value, bool))
             wanted = f"{least}{unit} or more" + ("" if whole else ", a whole number")
             self(name, whole and (value is None or value >= least), wanted)
 

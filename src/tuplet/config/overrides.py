@@ -79,7 +79,8 @@ def _checked(tree: Mapping[str, Any]) -> RunConfig:
     from pydantic import ValidationError
 
     sections = {path.split(".")[0] for path in fields_by_path()}
-    _require_known(path for path in _leaf_paths(tree) if path not in sections)
+    _require_known(path for path, _ in _leaves(tree) if path not in sections)
+    _refuse_truth_for_numbers(tree)
     try:
         config: RunConfig = _adapter().validate_python(tree)
     except ValidationError as error:
@@ -90,6 +91,14 @@ def _checked(tree: Mapping[str, Any]) -> RunConfig:
         path, given = ".".join(str(part) for part in first["loc"]), first["input"]
         raise SettingsError(f"{path} is {given!r}; {first['msg']}", subject=path, given=given) from None
     return _following(config)
+
+
+def _refuse_truth_for_numbers(tree: Mapping[str, Any]) -> None:
+    """Raise a `SettingsError` where a field that takes no bool has one: it would be read as 0 or 1."""
+    fields = fields_by_path()
+    for path, value in _leaves(tree):
+        if isinstance(value, bool) and path in fields and "bool" not in str(fields[path].type):
+            raise SettingsError(f"{path} is {value}; want {fields[path].type}", subject=path, given=value)
 
 
 def _following(config: RunConfig) -> RunConfig:
@@ -116,11 +125,12 @@ def _as_given(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def _leaf_paths(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    paths: list[str] = []
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
     for key, value in tree.items():
-        paths += _leaf_paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}"]
-    return paths
+        path = f"{prefix}{key}"
+        leaves += _leaves(value, f"{path}.") if isinstance(value, Mapping) else [(path, value)]
+    return leaves
 
 
 @cache

@@ -272,6 +272,14 @@ def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tupl
     return Subset(table, np.flatnonzero(~held)), Subset(table, np.flatnonzero(held))
 
 
+def notes_of(split: Split) -> tuple[str, ...]:
+    """Return what a user should know of a split, with how many of its images cannot be read."""
+    if not split.skipped:
+        return split.notes
+    images = counted(len(split.skipped), "image")
+    return (*split.notes, f"{images} cannot be read, left out; the first: {split.skipped[0]}")
+
+
 def describe(split: Split, *, measured: str = "test") -> str:
     """Return the counts of a split as a few aligned lines: images, classes, images a class, skipped, notes.
 

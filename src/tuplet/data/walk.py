@@ -16,11 +16,15 @@ SYSTEM_FOLDERS = frozenset(
         "@eadir",  # Synology: thumbnails, a second copy of every image
         "@recycle",
         "@recently-snapshot",
+        "@sharebin",
         "@tmp",
+        "@__thumb",  # QNAP: thumbnails again
         "#recycle",
         "#snapshot",
+        "~snapshot",
         "$recycle.bin",
         "system volume information",
+        "found.000",
         "network trash folder",
         "temporary items",
         "lost+found",
@@ -29,10 +33,15 @@ SYSTEM_FOLDERS = frozenset(
 )
 """Names, in lower case, of folders that operating systems and network storage make on their own."""
 
+_SYSTEM_FILES = frozenset(
+    {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"}
+)
+"""Names, in lower case, of files that they make; no more is said of them than of hidden files."""
+
 
 @dataclass
 class LeftOut:
-    """What walks through folders left out, apart from hidden names.
+    """What walks through folders left out, apart from hidden names and files of the system.
 
     Attributes:
         others: files that are not called like an image, by the ends of their names.
@@ -128,10 +137,11 @@ def _scanned(folder: str | Path, left_out: LeftOut) -> tuple[list[str], list[str
     folders, files = [], []
     with os.scandir(folder) as found:
         for entry in found:
-            if entry.name.startswith(".") or entry.name == "Thumbs.db":
+            if entry.name.startswith("."):
                 continue
             if not _is_folder(entry):
-                files += [entry.path] if _is_file(entry) else []
+                is_data = entry.name.lower() not in _SYSTEM_FILES and _is_file(entry)
+                files += [entry.path] if is_data else []
             elif entry.name.lower() in SYSTEM_FOLDERS:
                 left_out.system[entry.name] += 1
             else:

@@ -53,27 +53,35 @@ def require_same_items(a: LabelledEmbeddings, b: LabelledEmbeddings) -> tuple[st
 def require_other_items(queries: LabelledEmbeddings, gallery: LabelledEmbeddings) -> tuple[str, ...]:
     """Raise an error if the gallery is the queries again: each query would find itself first.
 
-    A file tells of an item no more than its numbers. All rows equal, in order, is one file under two names, a
-    copy or another format. A query with the numbers of some gallery item may be that item, or be told apart
-    from it by nothing: this is a note.
+    Embeddings tell of an item no more than their direction: one file may hold them as they are, another
+    scaled to unit length or in half precision. Rows of the same directions, in whatever order, are one file
+    under two names, a copy or another format. A query with the direction of some gallery item may be that
+    item, or be told apart from it by nothing: this is a note.
 
     Returns: notes, one line each.
     Raises:
-        DataError: the gallery holds the embeddings of the queries.
+        DataError: the gallery holds the embeddings of the queries and nothing else.
     """
     a, b = queries.embeddings, gallery.embeddings
     if a.shape[1] != b.shape[1]:
         return ()
-    if len(a) == len(b) and np.array_equal(a, b):
+    lengths_a, lengths_b = _lengths(a), _lengths(b)
+    # Rows are compared in full only where their first numbers occur on both sides.
+    first_a, first_b = _directions(a[:, :1], lengths_a)[:, 0], _directions(b[:, :1], lengths_b)[:, 0]
+    in_a, in_b = np.isin(first_a, first_b), np.isin(first_b, first_a)
+    of_a = [row.tobytes() for row in _directions(a[in_a], lengths_a[in_a])]
+    of_b = [row.tobytes() for row in _directions(b[in_b], lengths_b[in_b])]
+    shared = set(of_a) & set(of_b)
+    # A network whose embeddings are all alike says nothing of which items are the same.
+    is_all = len(shared) > 1 and len(of_b) == len(b) and shared.issuperset(of_b)
+    if is_all or _pairs(a, b, lengths_a, lengths_b):
         raise DataError(
             "the gallery holds the embeddings of the queries, so that each query finds itself first; want"
             " other items, or no gallery: then each query searches the other queries",
             subject="gallery",
             given=len(b),
         )
-    # Rows are compared in full only where their first numbers occur on both sides.
-    held = {row.tobytes() for row in _plain(b[np.isin(b[:, 0], a[:, 0])])}
-    num_shared = sum(row.tobytes() in held for row in _plain(a[np.isin(a[:, 0], b[:, 0])]))
+    num_shared = sum(row in shared for row in of_a)
     if not num_shared:
         return ()
     have = "1 query has" if num_shared == 1 else f"{num_shared:,} queries have"
@@ -82,8 +90,33 @@ def require_other_items(queries: LabelledEmbeddings, gallery: LabelledEmbeddings
     )
 
 
-def _plain(rows: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "n D"]:
-    return rows.astype(np.float64) + 0.0  # one precision, and no -0.0 beside 0.0
+def _lengths(rows: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, " n"]:
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return np.where(lengths == 0, 1.0, lengths)
+
+
+def _directions(
+    rows: Float[np.ndarray, "n D"], lengths: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, "n D"]:
+    # Rounded beyond what single precision tells apart, and no -0.0 beside 0.0.
+    return np.round(rows.astype(np.float64) / lengths[:, None], 6) + 0.0
+
+
+def _pairs(
+    a: Float[np.ndarray, "n D"],
+    b: Float[np.ndarray, "m D"],
+    lengths_a: Float64[np.ndarray, " n"],
+    lengths_b: Float64[np.ndarray, " m"],
+) -> bool:
+    """Return whether each row of `a` is the same row of `b` up to half precision, and not each row of `b`."""
+    if len(a) != len(b):
+        return False
+
+    def are_alike(other: Float[np.ndarray, "m D"], lengths: Float64[np.ndarray, " m"]) -> bool:
+        cosines = np.einsum("ij,ij->i", a, other, dtype=np.float64) / (lengths_a * lengths)
+        return bool((cosines > 1 - 1e-6).all())
+
+    return are_alike(b, lengths_b) and not are_alike(np.roll(b, 1, axis=0), np.roll(lengths_b, 1))
 
 
 def _differs(what: str, row: int | None) -> DataError:

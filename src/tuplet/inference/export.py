@@ -361,7 +361,9 @@ def largest_difference(
     return largest
 
 
-def pictures_of_folder(folder: Path, data: DataConfig) -> UInt8[Tensor, "N 3 S S"]:
+def pictures_of_folder(
+    folder: Path, data: DataConfig, left_out: LeftOut | None = None
+) -> UInt8[Tensor, "N 3 S S"]:
     """Read `NUM_PICTURES` images at any depth of a folder as squares, evenly spaced by path.
 
     Unreadable images are skipped. If there are too few, the first ones come again.
@@ -369,16 +371,20 @@ def pictures_of_folder(folder: Path, data: DataConfig) -> UInt8[Tensor, "N 3 S S
     Args:
         folder: of images, in class folders or not.
         data: how they become squares.
+        left_out: files and folders that were left out are added to it.
 
     Raises:
         DataError: no such folder, or no image in it that can be read.
     """
     if not folder.is_dir():
         raise DataError(f"--check {folder} is no folder; want one with images in it", subject=folder)
-    files = sorted(map(Path, images_below(folder, LeftOut())))
+    left_out = LeftOut() if left_out is None else left_out
+    files = sorted(map(Path, images_below(folder, left_out)))
     found = _evenly(files, lambda file: decode_image(file, min_side=short_side(data)), data)
     if found is None:
-        raise DataError(f"--check {folder} has no images that can be read; want one or more", subject=folder)
+        notes = "".join(f" ({note})" for note in left_out.notes(folder))
+        problem = f"--check {folder} has no images that can be read{notes}; want one or more"
+        raise DataError(problem, subject=folder)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -111,11 +112,16 @@ def require_batch(embeddings: Tensor, labels: Tensor, *, width: int, num_classes
     """Raise a `DataError` unless embeddings are [N, width], N >= 1, and labels [N] integers."""
     for name, value in (("embeddings", embeddings), ("labels", labels)):
         if not isinstance(value, Tensor):
-            wanted = f"a torch.Tensor, such as torch.as_tensor({name})"
+            is_named = name == "labels" and _holds_names(value)
+            convert = "numpy.unique(labels, return_inverse=True)[1]" if is_named else name
+            wanted = f"a torch.Tensor, such as torch.as_tensor({convert})"
             raise _batch_error(f"{name} are of type {type_name(value)}", wanted, name, type(value))
     if embeddings.ndim != 2 or embeddings.shape[1] != width:
         shape = list(embeddings.shape)
         raise _batch_error(f"embeddings have shape {shape}", f"[N, {width}]", "embeddings", shape)
+    if not embeddings.is_floating_point():
+        given, wanted = embeddings.dtype, "floats, as the network gives them"
+        raise _batch_error(f"embeddings are of type {given}", wanted, "embeddings", given)
     if labels.shape != embeddings.shape[:1]:
         shape = list(labels.shape)
         wanted = f"[{len(embeddings)}], one label an embedding"
@@ -125,6 +131,13 @@ def require_batch(embeddings: Tensor, labels: Tensor, *, width: int, num_classes
         raise _batch_error(f"labels are of type {labels.dtype}", wanted, "labels", labels.dtype)
     if len(labels) == 0:
         raise _batch_error("the batch is empty", "at least one embedding", "embeddings", 0)
+
+
+def _holds_names(labels: object) -> bool:
+    """Return whether labels are names of classes, or a list of some."""
+    if isinstance(labels, np.ndarray):
+        return labels.dtype.kind in "USO"
+    return isinstance(labels, list | tuple) and any(isinstance(label, str | bytes) for label in labels)
 
 
 def _batch_error(fault: str, wanted: str, subject: str, given: object) -> DataError:

@@ -30,11 +30,7 @@ def create_backbone(name: str, *, pretrained: bool, weights: str | os.PathLike[s
         weights: a .safetensors or .pth file, loaded strictly.
     Raises: ModelError: (a ValueError) an unknown name, weights that do not fit, or that cannot be fetched.
     """
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3]
-        hint = f", perhaps {', '.join(near)}" if near else ""
-        line = f"backbone is {name!r}; want the name of a timm model{hint}"
-        raise ModelError(line, subject="backbone", given=name, wanted=near)
+    require_backbone(name)
     if not pretrained or weights is not None:
         model = _create(name, pretrained=False)
         if pretrained:
@@ -43,6 +39,16 @@ def create_backbone(name: str, *, pretrained: bool, weights: str | os.PathLike[s
         model = _create_and_fetch(name)
     model.reset_classifier(0)
     return model
+
+
+def require_backbone(name: object) -> None:
+    """Raise a `ModelError` unless there is a backbone of this name."""
+    if isinstance(name, str) and timm.is_model(name):
+        return
+    near = timm.list_models(f"*{str(name).split('.')[0].split('_')[0]}*")[:3]
+    hint = f", perhaps {', '.join(near)}" if near else ""
+    line = f"backbone is {name!r}; want the name of a timm model{hint}"
+    raise ModelError(line, subject="backbone", given=name, wanted=near)
 
 
 def _create(name: str, *, pretrained: bool) -> Any:

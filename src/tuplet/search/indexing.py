@@ -24,7 +24,7 @@ from tuplet.inference.pictures import PictureEncoder, absolute
 from tuplet.progress import track
 from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
 from tuplet.search.index import ImageIndex, content_hash, picture_id
-from tuplet.search.storage import Uri, lance_errors, locked, open_table
+from tuplet.search.storage import Uri, lance_errors, locked, open_table, stored_text
 from tuplet.search.writing import RowWriter, begin_rebuild, drop_rebuilds, finish_rebuild, tidy
 
 LabelFolder = Literal["first", "last", "none"]
@@ -138,12 +138,7 @@ def _label(file: str, top: str, label_folder: LabelFolder) -> str | None:
     between = Path(os.path.relpath(file, top)).parts[:-1]
     if label_folder == "none" or not between:
         return None
-    return _as_text(between[0 if label_folder == "first" else -1])
-
-
-def _as_text(name: str) -> str:
-    """Return a path or name as text that can be stored: bytes that are not UTF-8 in hexadecimal."""
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    return stored_text(between[0 if label_folder == "first" else -1])
 
 
 @dataclass(frozen=True)
@@ -291,7 +286,7 @@ def index_pictures(
             kept=len(kept),
             others=total - num_pictures - len(kept),
             unreadable=(*found.broken, *problems),
-            notes=tuple(found.notes),
+            notes=(*found.notes, *_elsewhere(known, found, gone | kept)),
             total=total,
             approximate=index.is_approximate,
         )
@@ -339,7 +334,7 @@ def _missing(
         folders: pictures of others are neither; None: all are looked for.
     """
     ids = set(map(picture_id, found.pictures))
-    below = tuple(f"{_as_text(absolute(folder)).rstrip(os.sep)}{os.sep}" for folder in folders or ())
+    below = tuple(f"{stored_text(absolute(folder)).rstrip(os.sep)}{os.sep}" for folder in folders or ())
     missing = {
         name: entry.picture.path
         for name, entry in known.items()
@@ -347,11 +342,32 @@ def _missing(
     }
     if not found.unseen:
         return set(missing), set()
-    unseen = {Path(_as_text(path)) for path in found.unseen}
+    unseen = {Path(stored_text(path)) for path in found.unseen}
     kept = {
         name for name, path in missing.items() if not unseen.isdisjoint((Path(path), *Path(path).parents))
     }
     return missing.keys() - kept, kept
+
+
+def _elsewhere(known: dict[str, _Entry], found: FoundPictures, looked_for: set[str]) -> list[str]:
+    """Return a note of pictures of other folders that are no longer there: the folder may have moved."""
+    ids = looked_for | set(map(picture_id, found.pictures))
+    others = [entry.picture.path for name, entry in known.items() if name not in ids]
+    gone = {folder for folder in {Path(path).parent for path in others} if _is_gone(folder)}
+    paths = sorted(path for path in others if Path(path).parent in gone)
+    if not paths:
+        return []
+    are = "picture of another folder is" if len(paths) == 1 else "pictures of other folders are"
+    return [f"{len(paths):,} {are} no longer there, such as {paths[0]}; --only drops them"]
+
+
+def _is_gone(folder: Path) -> bool:
+    if "\\x" in str(folder):  # a name that is not UTF-8, as the index writes it
+        return False
+    try:
+        return not folder.is_dir()
+    except OSError:
+        return False
 
 
 def _compare(found: FoundPictures, known: dict[str, _Entry], writer: RowWriter) -> list[_Entry]:
@@ -416,7 +432,7 @@ class _Embedding:
         vectors = self._embedder.embed(np.stack([pixels for _, pixels in new]))
         for (read, _), vector in zip(new, vectors, strict=True):
             picture = read.entry.picture
-            row = {**picture.row, "path": _as_text(picture.path), "content": read.content}
+            row = {**picture.row, "path": stored_text(picture.path), "content": read.content}
             self._writer.add({**row, "vector": vector, "thumbnail": read.thumbnail})
             self.num_added += not read.entry.content
         self.num_embedded += len(new)

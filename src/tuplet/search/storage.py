@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -206,6 +207,11 @@ def all_of(*conditions: str | None) -> str | None:
     """Join conditions with AND, each in brackets; return None where all are None."""
     given = [f"({condition})" for condition in conditions if condition is not None]
     return " AND ".join(given) or None
+
+
+def stored_text(name: str) -> str:
+    """Return a path or name as text that can be stored: bytes that are not UTF-8 in hexadecimal."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def quoted(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -213,6 +214,17 @@ def test_images_that_a_model_was_trained_on_are_called_so(runs, pictures: Path, 
     printed = says(a.folder, b.folder, "--data.root", tmp_path, *ON_CPU)
     for run in runs:  # glyph-0 to glyph-5 trained it
         assert f"{run.folder} was trained on 3 classes with names of these 3, such as glyph-0" in printed
+
+
+def test_what_was_left_out_is_noted_once(runs, pictures: Path, tmp_path: Path, says) -> None:
+    a, b = runs
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    shutil.copytree(pictures / "query", tmp_path / "test")
+    (tmp_path / "test" / "glyph-8" / "a.svg").write_bytes(b"no image")
+    notes = json.loads(says(a.folder, b.folder, "--data.root", tmp_path, "--json", *ON_CPU))["notes"]
+    assert [note for note in notes if "left out" in note] == [
+        f"1 file below {tmp_path}/test, by name no images, left out: .svg (1)"
+    ]
 
 
 def test_help_without_arguments(says, capsys) -> None:

@@ -247,6 +247,7 @@ def test_searches_that_cannot_be(config: RunConfig, tmp_path: Path, change: Any,
         ({"data.batch_size": Range(8, 37)}, "data.batch_size", 37),
         ({"data.imbalance": Choice((1.0, 50.0))}, "data.imbalance", 50.0),
         ({"data.glyphs_per_class": Choice((6, 2))}, "data.glyphs_per_class", 2),
+        ({"model.backbone": Choice(("tuplet_convnet", "resnet9999"))}, "backbone", "resnet9999"),
     ],
 )
 def test_what_can_never_be_trained_is_refused_before_the_first_trial(
@@ -254,7 +255,7 @@ def test_what_can_never_be_trained_is_refused_before_the_first_trial(
 ) -> None:
     """8 classes of 6 images; 36 of them train where a fold of two classes is held out."""
     batches = override(config, {"data.batch_size": 20})
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(InputError) as error:
         require_trainable(Search(batches, space, tmp_path), images)
     assert (error.value.subject, error.value.given) == (path, value)
     assert list(tmp_path.iterdir()) == []

@@ -78,6 +78,7 @@ def test_what_cannot_be_meant(tiny: RunConfig, text: str, subject: str) -> None:
         ({}, "--space"),
         ({"loss.tau": Choice((8.0,))}, "--space"),
         ({"loss.tau": Choice((8.0, 8.0))}, "--space"),
+        ({"optimizer.lr_backbone": Range(1e-5, float("inf"), log=True)}, "--space"),
         ({"loss.tau": Range(64.0, 8.0)}, "--space"),
         ({"loss.lambda_s": Range(0.0, 1.0, log=True)}, "--space"),
         ({"loss.tau": Range(-1.0, 8.0)}, "loss.tau"),

@@ -15,6 +15,7 @@ from tuplet.cli.options import CompareArguments
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_split
+from tuplet.data.splits import notes_of
 from tuplet.errors import DataError, InputError
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, read_embeddings
 from tuplet.evaluation.evaluate import embed
@@ -41,6 +42,8 @@ class _Side:
     gallery: LabelledEmbeddings | None = None
     seen: str = ""
     """Why the items may not be a fair test of this model; may be empty."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the images, one line each."""
 
 
 def compare(a: str, b: str, chosen: CompareArguments) -> None:
@@ -185,7 +188,7 @@ def _embed(run: Run, config: RunConfig, fabric: Fabric) -> _Side:
     queries = embedded(split.test).labelled
     gallery = None if split.gallery is None else embedded(split.gallery).labelled
     seen = "" if config.data == run.config.data else _seen(run, queries.class_names or ())
-    return _Side(queries, gallery, seen)
+    return _Side(queries, gallery, seen, notes_of(split))
 
 
 def _seen(run: Run, class_names: Sequence[str]) -> str:
@@ -213,7 +216,9 @@ def _notes(a: _Side, b: _Side) -> tuple[str, ...]:
     unchecked = require_same_items(a.queries, b.queries)
     if a.gallery is not None and b.gallery is not None:
         require_same_items(a.gallery, b.gallery)
-    return (*unchecked, *filter(None, (a.seen, b.seen)))
+    # Both have the same images, but perhaps in two folders.
+    of_images = dict.fromkeys((*a.notes, *b.notes))
+    return (*unchecked, *of_images, *filter(None, (a.seen, b.seen)))
 
 
 def _scores(side: _Side, *, like: _Side, most_before: int, chosen: CompareArguments) -> QueryScores:

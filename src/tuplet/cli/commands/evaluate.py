@@ -20,7 +20,7 @@ from tuplet.data.class_folders import load_images
 from tuplet.data.image_tables import ImageTable, Subset
 from tuplet.data.load import load_split
 from tuplet.data.shared_images import queries_in
-from tuplet.data.splits import ReadSettings
+from tuplet.data.splits import ReadSettings, notes_of
 from tuplet.data.transforms import short_side
 from tuplet.errors import DataError, InputError, ModelError, SettingsError, counted
 from tuplet.evaluation.decisions import measure_decisions
@@ -78,6 +78,12 @@ def evaluate_file(file: Path, arguments: Sequence[str]) -> None:
         raise SettingsError(
             "--gallery-labels is missing its gallery; want --gallery FILE too", subject="--gallery-labels"
         )
+    if chosen.gallery is not None and chosen.gallery.suffix == ".npy" and chosen.gallery_labels is None:
+        raise SettingsError(
+            f"--gallery {chosen.gallery} has no labels; want them in a second file, --gallery-labels FILE"
+            " (.npy, .txt or .csv)",
+            subject="--gallery-labels",
+        )
     given = chosen.measuring
     options = replace(completed(given, EvaluationConfig()), kmeans_runs=given.kmeans_runs)
     files = saved_files(options.save, 1, with_gallery=chosen.gallery is not None)
@@ -132,7 +138,10 @@ def evaluate_model(folder: Path, arguments: Sequence[str]) -> None:
         lines = [f"note: {note}" for note in known]
         if chosen.images or changed:
             lines += seen_in_training(model.run, folder, table.class_names)
-        parts.append(Measured(name, embedded(table), searched, tuple(lines)))
+        queries = embedded(table)
+        if searched is not None:  # an image that was saved anew has other bytes and the same embedding
+            lines += [f"note: {note}" for note in require_other_items(queries, searched)]
+        parts.append(Measured(name, queries, searched, tuple(lines)))
     if fabric.is_global_zero:
         conclude(parts, options, files, _heading(model, config))
 
@@ -204,9 +213,7 @@ def conclude(
 def _own_images(config: RunConfig) -> Split:
     """Return the images that the config is measured on."""
     split = load_split(config)
-    notes = split.notes
-    if split.skipped:
-        notes += (f"{len(split.skipped):,} images cannot be read, left out; the first: {split.skipped[0]}",)
+    notes = notes_of(split)
     gallery = None if split.gallery is None else (split.gallery, ())
     return {config.evaluation.split: (split.test, notes)}, gallery
 

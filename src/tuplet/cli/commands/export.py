@@ -11,10 +11,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tuplet.cli.arguments import parse
+from tuplet.cli.console import printable
 from tuplet.cli.options import ExportArguments, ExportTarget
 from tuplet.config import RunConfig
 from tuplet.data.load import load_split
 from tuplet.data.splits import Split
+from tuplet.data.walk import LeftOut
 from tuplet.errors import InputError, SettingsError
 from tuplet.inference.export import (
     ENDINGS,
@@ -40,9 +42,9 @@ def export(what: Path, arguments: Sequence[str]) -> None:
     require_free(target, chosen.overwrite)
     config = replace(model.config, data=chosen.data)
     split, missing = _images(model, config, exactly=chosen.to == "hub")
-    pixels, compared = _pictures(chosen.check, split, missing, config)
+    pixels, compared, left_out = _pictures(chosen.check, split, missing, config)
     network, data, overwrite = model.network, config.data, chosen.overwrite
-    notes = []
+    notes = [f"note      {printable(note)}" for note in left_out]
     if chosen.to == "hub":
         training = None if model.run is None else training_of(model.run, split)
         if training is not None and training.num_images is None:
@@ -105,17 +107,19 @@ def _images(model: TrainedModel, config: RunConfig, *, exactly: bool) -> tuple[S
 
 def _pictures(
     folder: Path | None, split: Split | None, missing: str, config: RunConfig
-) -> tuple[UInt8[Tensor, "N 3 S S"], str]:
-    """Return pictures to compare the export on, and a description of them."""
+) -> tuple[UInt8[Tensor, "N 3 S S"], str, list[str]]:
+    """Return pictures to compare the export on, a description of them, and notes on what was left out."""
     if folder is not None:
-        return pictures_of_folder(folder, config.data), f"{NUM_PICTURES} pictures of {folder}"
+        left_out = LeftOut()
+        pixels = pictures_of_folder(folder, config.data, left_out)
+        return pixels, f"{NUM_PICTURES} pictures of {folder}", left_out.notes(folder)
     if split is not None:
         pixels = pictures_of_table(split.test, config.data)
         if pixels is not None:
             of = "the generated characters" if config.data.root is None else config.data.root
-            return pixels, f"{NUM_PICTURES} {config.evaluation.split} images of {of}"
+            return pixels, f"{NUM_PICTURES} {config.evaluation.split} images of {of}", []
         missing = "none of the run's test images can be read"
-    return noise(config.data), f"{NUM_PICTURES} squares of seeded noise, because {missing}"
+    return noise(config.data), f"{NUM_PICTURES} squares of seeded noise, because {missing}", []
 
 
 def _size(target: Path) -> str:

@@ -57,10 +57,15 @@ def _embedder(chosen: IndexArguments) -> PictureEncoder:
         )
 
     if chosen.model is not None:
+        image_size, resize = chosen.image_size, chosen.resize
+        if image_size is None and resize is None and not chosen.rebuild and open_table(uri) is not None:
+            # The index may have been made at another size than the model's own, and the model have moved.
+            made_by = ImageIndex(uri).model
+            image_size, resize = made_by.image_size, made_by.resize
         return open_encoder(
             chosen.model,
-            image_size=chosen.image_size,
-            resize=chosen.resize,
+            image_size=image_size,
+            resize=resize,
             accelerator=chosen.accelerator,
             engine=chosen.engine,
         )

@@ -18,13 +18,14 @@ from tuplet.inference.engines import encoder_of_index
 from tuplet.inference.pictures import mean_direction
 from tuplet.search.index import ImageIndex, IndexedPicture, Neighbour, content_hash
 from tuplet.search.indexing import jpeg_thumbnail
-from tuplet.search.storage import picture_condition
+from tuplet.search.storage import picture_condition, stored_text
 
 
 def search(chosen: SearchArguments) -> None:
     """Print the pictures of an index that look most like some images."""
     index = ImageIndex(chosen.index)
-    where = picture_condition(where=chosen.where, label=chosen.label, path=chosen.path)
+    label, path = (None if text is None else stored_text(text) for text in (chosen.label, chosen.path))
+    where = picture_condition(where=chosen.where, label=label, path=path)
     if chosen.where is not None:
         index.count(chosen.where)  # raises if it cannot be used, before the model is loaded
     vector = _looked_up(chosen, index)

@@ -28,6 +28,7 @@ from tuplet.data.load import split_of
 from tuplet.data.splits import Split
 from tuplet.errors import DeviceError, InputError, MissingExtraError, RunFolderError, SettingsError
 from tuplet.metrics.names import retrieval_names
+from tuplet.models.backbones import require_backbone
 from tuplet.research.queue import FAULTS_OF_A_RUN, Queue, failure_reason, first_number, sqlite_url
 from tuplet.research.tuning.space import Choice, Space, Value, require_space, settings_in, suggest
 from tuplet.training.experiment import ImageCache, epochs_of_runs, fold_folder, fold_of
@@ -188,12 +189,16 @@ def require_trainable(search: Search, images: Split) -> None:
     """Raise an `InputError` if some value of the space can never be trained on these images.
 
     Each value of a list and both ends of a range must fill a batch in every fold that is used, together with
-    some values of the other fields of `data`. Otherwise the search would find out after hours.
+    some values of the other fields of `data`, and each backbone must exist. Otherwise the search would find
+    out after hours.
 
     Args:
         search: nothing of it is run. Only fields of `data` decide which batches there are.
         images: all images of its config.
     """
+    backbones = search.space.get("model.backbone")
+    for backbone in backbones.ends if backbones is not None else ():
+        require_backbone(backbone)
     ends = {path: values.ends for path, values in search.space.items() if path.startswith("data.")}
     error = None if ends else _batch_error(search, {}, images)
     if error is not None:

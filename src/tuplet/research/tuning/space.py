@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -118,8 +119,8 @@ def require_space(space: Space, config: RunConfig) -> None:
                 raise _space_error(
                     f"--space is '{path}={values}'; want two values or more, all different", path
                 )
-        elif not values.low < values.high or (values.log and values.low <= 0):
-            wanted = "0 < LOW < HIGH" if values.log else "LOW < HIGH"
+        elif not values.low < values.high < inf or (values.log and values.low <= 0):
+            wanted = "0 < LOW < HIGH, finite" if values.log else "LOW < HIGH, finite"
             raise _space_error(f"--space is '{path}={values}'; want {wanted}", path)
         for value in values.ends:
             _as_field(config, path, value)
