@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from tuplet.cli.arguments import parse
 from tuplet.config import DataConfig, LossConfig, RunConfig
 from tuplet.config.overrides import fields_by_path, from_dict, override, to_dict
-from tuplet.errors import InputError, SettingsError
+from tuplet.errors import InputError, RunFolderError, SettingsError
 from tuplet.recipes.catalogue import RECIPES, recipe
 from tuplet.research.claims.plan import run_key
 from tuplet.training.run_folder import read_config, write_config
@@ -107,6 +108,44 @@ def test_yes_is_no_number(path: str, file: Path) -> None:
         assert (error.value.subject, error.value.given) == (path, True)
     with pytest.raises(SettingsError):
         DataConfig(batch_size=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "value"),
+    [
+        ("data: {batch_size: 010}", "data.batch_size", 10),
+        ("data: {batch_size: 1_000}", "data.batch_size", 1000),
+        ("loss: {tau: 1e-1}", "loss.tau", 0.1),
+        ("loss: {tau: 1.5e+3}", "loss.tau", 1500.0),
+        ("loss: {tau: .5}", "loss.tau", 0.5),
+        ("loss: {tau: +3}", "loss.tau", 3.0),
+    ],
+)
+def test_numbers_in_files_are_to_base_ten(content: str, path: str, value: float, file: Path) -> None:
+    file.write_text(content)
+    assert attrgetter(path)(read_config(file)) == value
+
+
+@pytest.mark.parametrize(
+    ("content", "subject"),
+    [
+        ("seed: 1:30", "seed"),
+        ("data: {batch_size: 0x10}", "data.batch_size"),
+        ("loss.tau: 3", "loss.tau"),
+    ],
+)
+def test_what_a_file_cannot_mean_is_refused(content: str, subject: str, file: Path) -> None:
+    file.write_text(content)
+    with pytest.raises(SettingsError) as error:
+        read_config(file)
+    assert error.value.subject == subject
+
+
+def test_a_key_that_is_given_twice_is_refused(file: Path) -> None:
+    file.write_text("loss:\n  tau: 3\n  alpha: 1\n  tau: 4\n")
+    with pytest.raises(RunFolderError) as error:
+        read_config(file)
+    assert "'tau' is given twice" in str(error.value)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -288,3 +288,14 @@ def test_a_label_that_is_bytes_is_searched_as_it_is_stored(
     for condition in (("--label", name), ("--path", f"{name}/*")):
         status, out, _ = say(capsys, "search", photos / "c1" / "0.png", *index, *condition)
         assert (status, [one["label"] for one in json.loads(out)["found"]]) == (0, ["a\\xe9"] * 2)
+
+
+def test_embeddings_of_zeros_are_noted(vectors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embeddings = np.load(vectors)
+    embeddings[[3, 9]] = 0
+    np.save(vectors, embeddings)
+    status, out, _ = say(capsys, "evaluate", vectors, "--labels", vectors.with_name("y.npy"), "--json")
+    assert status == 0
+    assert json.loads(out)["notes"] == [
+        "note: 2 embeddings are zero and have no direction: equally near to everything"
+    ]

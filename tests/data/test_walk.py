@@ -24,15 +24,8 @@ from tuplet.training.environment import hash_images
 
 SYSTEM_FILES = ("Thumbs.db", "thumbs.db", "ehthumbs.db", "Desktop.ini", "Icon\r", "Picasa.ini", ".DS_Store")
 SYSTEM = (
-    "@__thumb",
-    "FOUND.000",
-    "~snapshot",
-    "@eaDir",
-    "#recycle",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-    "__MACOSX",
-    "lost+found",
+    *("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found"),
+    *("@__thumb", "FOUND.000", "~snapshot"),
 )
 
 

@@ -80,6 +80,13 @@ def _checked(tree: Mapping[str, Any]) -> RunConfig:
 
     sections = {path.split(".")[0] for path in fields_by_path()}
     _require_known(path for path, _ in _leaves(tree) if path not in sections)
+    dotted = next((key for key in tree if "." in str(key)), None)
+    if dotted is not None:
+        section, _, field = dotted.partition(".")
+        wanted = f"{field} below {section}"
+        raise SettingsError(
+            f"the config has the key {dotted!r}; want {wanted}", subject=dotted, wanted=wanted
+        )
     _refuse_truth_for_numbers(tree)
     try:
         config: RunConfig = _adapter().validate_python(tree)

@@ -91,15 +91,17 @@ def require_other_items(queries: LabelledEmbeddings, gallery: LabelledEmbeddings
 
 
 def _lengths(rows: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, " n"]:
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    return np.where(lengths == 0, 1.0, lengths)
+    lengths: Float64[np.ndarray, " n"] = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    lengths[lengths == 0] = 1.0
+    return lengths
 
 
 def _directions(
     rows: Float[np.ndarray, "n D"], lengths: Float64[np.ndarray, " n"]
 ) -> Float64[np.ndarray, "n D"]:
-    # Rounded beyond what single precision tells apart, and no -0.0 beside 0.0.
-    return np.round(rows.astype(np.float64) / lengths[:, None], 6) + 0.0
+    # Rounded to what single precision tells apart, and no -0.0 beside 0.0.
+    unit: Float64[np.ndarray, "n D"] = np.round(rows.astype(np.float64) / lengths[:, None], 6) + 0.0
+    return unit
 
 
 def _pairs(

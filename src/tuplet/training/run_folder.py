@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import from_dict, to_dict
+from tuplet.config.strict_yaml import load_yaml
 from tuplet.data.files import write_atomically
 from tuplet.errors import InputError, RunFolderError, SettingsError, one_line
 from tuplet.evaluation.measure import EvalReport
@@ -260,7 +261,7 @@ def read_config(file: Path) -> RunConfig:
         SettingsError: the file holds no fields, or settings that cannot be used.
     """
     try:
-        tree = yaml.safe_load(file.read_text())
+        tree = load_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         cause = getattr(error, "strerror", None) or error
         raise RunFolderError(

@@ -91,7 +91,17 @@ def evaluate_file(file: Path, arguments: Sequence[str]) -> None:
     if chosen.gallery is not None:
         gallery = read_embeddings(chosen.gallery, chosen.gallery_labels)
         notes = [f"note: {note}" for note in require_other_items(queries, gallery)]
+    notes += _without_direction(queries, gallery)
     conclude([Measured(str(file), queries, gallery, tuple(notes))], options, files)
+
+
+def _without_direction(*parts: LabelledEmbeddings | None) -> list[str]:
+    """Return a note if embeddings are zero, as some programs write them for images that they cannot read."""
+    num_zero = sum(np.count_nonzero(~part.embeddings.any(axis=1)) for part in parts if part is not None)
+    if not num_zero:
+        return []
+    are = "embedding is zero and has" if num_zero == 1 else "embeddings are zero and have"
+    return [f"note: {num_zero:,} {are} no direction: equally near to everything"]
 
 
 def _is_model(folder: Path) -> bool:
