@@ -21,7 +21,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,6 +52,12 @@ class Arguments:
     """Neighbours that are asked for."""
     queue: int = 32
     """Places before the model; fewer than clients makes the server refuse some."""
+    engine: Literal["auto", "torch", "onnx"] = "auto"
+    """What computes the vectors."""
+    backbone: str = "tuplet_convnet"
+    """Of the model, any timm name; it starts at random."""
+    image_size: int = 48
+    """Side of the square that it sees, pixels."""
     to: Path = Path("docs/results/serve")
     """Folder of the results."""
 
@@ -89,7 +95,7 @@ class Client:
 def main(arguments: Arguments) -> None:
     """Start the server, load it, write what happened."""
     with TemporaryDirectory(prefix="serve-load-") as scratch:
-        uri = _index(Path(scratch), arguments.pictures)
+        uri = _index(Path(scratch), arguments)
         command = [
             sys.executable,
             "-m",
@@ -101,7 +107,7 @@ def main(arguments: Arguments) -> None:
             "--accelerator",
             "cpu",
         ]
-        command += ["--queue", str(arguments.queue)]
+        command += ["--queue", str(arguments.queue), "--engine", arguments.engine]
         environment = {name: text for name, text in os.environ.items() if name != "TUPLET_TOKEN"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
             assert server.stdout is not None
@@ -124,14 +130,14 @@ def main(arguments: Arguments) -> None:
     print(page(report))
 
 
-def _index(scratch: Path, pictures: int) -> str:
-    for number in range(pictures):
+def _index(scratch: Path, arguments: Arguments) -> str:
+    for number in range(arguments.pictures):
         folder = scratch / "photos" / str(number % CLASSES)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.png").write_bytes(_drawing(number % CLASSES, number))
     torch.manual_seed(0)
-    Embedder("tuplet_convnet", 128, pretrained=False).save_pretrained(scratch / "model")
-    embedder = PictureEmbedder.open(scratch / "model", image_size=48, accelerator="cpu")
+    Embedder(arguments.backbone, 128, pretrained=False).save_pretrained(scratch / "model")
+    embedder = PictureEmbedder.open(scratch / "model", image_size=arguments.image_size, accelerator="cpu")
     index_pictures(str(scratch / "index"), [scratch / "photos"], embedder)
     return str(scratch / "index")
 

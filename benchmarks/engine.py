@@ -1,0 +1,181 @@
+"""What PyTorch and onnxruntime cost: a search, an index, and a plain timm loop over the same pictures.
+
+    python -m benchmarks.engine --photos PHOTOS --weights LITE0.safetensors --to docs/results/engine
+
+writes engine.json and engine.md. Every cell is a process of its own, its start included, and the engines take
+turns, so that a busy machine slows all of them alike. `--base FOLDER` adds another checkout of tuplet.
+`python -m benchmarks.serve_load --engine onnx` loads the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tyro
+
+from benchmarks.cells import describe_machine
+from tuplet.models.embedder import Embedder
+
+PLAIN_LOOP = """
+import sys, timm, torch
+from pathlib import Path
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+folder, backbone, weights, size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+network = timm.create_model(backbone, pretrained=False, num_classes=0).eval()
+steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.ToImage()]
+prepare = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
+class Pictures(Dataset):
+    files = sorted(Path(folder).rglob("*.jpg"))
+    def __len__(self): return len(self.files)
+    def __getitem__(self, row): return prepare(Image.open(self.files[row]).convert("RGB"))
+with torch.inference_mode():
+    for pixels in DataLoader(Pictures(), 64, num_workers=2):
+        network(pixels)
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time searches and indexes."""
+
+    photos: Path
+    """Folder of JPEGs, at any depth."""
+    weights: Path | None = None
+    """Of tf_efficientnet_lite0; without, both networks start at random, which takes the same time."""
+    base: Path | None = None
+    """Another checkout of tuplet, whose search is timed too."""
+    pictures: int = 1500
+    """Pictures to index, >= 1."""
+    repeats: int = 3
+    """Processes of each kind; the median counts."""
+    to: Path = Path("docs/results/engine")
+    """Folder of the results."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one process."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def main(arguments: Arguments) -> None:
+    """Time everything, and write it."""
+    cells: list[dict[str, object]] = []
+    with TemporaryDirectory(prefix="engine-") as scratch:
+        photos, root = Path(scratch, "photos"), Path(scratch)
+        for number, file in enumerate(sorted(arguments.photos.rglob("*.jpg"))[: arguments.pictures]):
+            folder = photos / file.parent.name
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / f"{number}.jpg")
+        for backbone, size in (("tf_efficientnet_lite0", 96), ("resnet50", 224)):
+            cells += _indexing(arguments, root, photos, backbone, size)
+        cells += _searching(arguments, root, photos)
+    report = {"environment": describe_machine("cpu"), "settings": {**asdict(arguments)}, "cells": cells}
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    (arguments.to / "engine.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    (arguments.to / "engine.md").write_text(page(report["environment"], cells))
+    print(page(report["environment"], cells))
+
+
+def _indexing(
+    arguments: Arguments, root: Path, photos: Path, backbone: str, size: int
+) -> list[dict[str, object]]:
+    model, weights = root / backbone, arguments.weights if "lite0" in backbone else None
+    Embedder(backbone, 128, pretrained=weights is not None, weights=weights).save_pretrained(model)
+    pictures = sum(1 for _ in photos.rglob("*.jpg"))
+    costs: dict[str, list[Cost]] = {}
+    for _ in range(arguments.repeats):
+        plain = [sys.executable, "-c", PLAIN_LOOP, str(photos), backbone, str(weights), str(size)]
+        costs.setdefault("plain timm loop", []).append(run(plain))
+        for engine in ("torch", "onnx"):
+            uri = root / f"{backbone}-{engine}"
+            shutil.rmtree(uri, ignore_errors=True)
+            name = f"tuplet index --engine {engine}"
+            if engine == "onnx" and not model.with_suffix(".onnx").exists():
+                one = root / "one"
+                one.mkdir(exist_ok=True)
+                shutil.copy(next(photos.rglob("*.jpg")), one / "a.jpg")
+                command = _index(one, model, root / f"{backbone}-export", size, engine)
+                costs["export, once"] = [run(command)]
+            costs.setdefault(name, []).append(run(_index(photos, model, uri, size, engine)))
+    return [
+        {"what": f"{backbone}, {size} px", "how": how, "pictures": pictures, **_median(found)}
+        for how, found in costs.items()
+    ]
+
+
+def _index(photos: Path, model: Path, uri: Path, size: int, engine: str) -> list[str]:
+    command = [sys.executable, "-m", "tuplet", "index", str(photos), "--model", str(model)]
+    return [*command, "--index", str(uri), "--image-size", str(size), "--engine", engine]
+
+
+def _searching(arguments: Arguments, root: Path, photos: Path) -> list[dict[str, object]]:
+    image, model = next(photos.rglob("*.jpg")), root / "tf_efficientnet_lite0"
+    index = [str(root / "tf_efficientnet_lite0-onnx")]
+    command = [sys.executable, "-m", "tuplet", "search", str(image), "--index"]
+    kinds = {
+        "torch": ([*command, *index, "--engine", "torch"], None),
+        "onnx": ([*command, *index, "--engine", "onnx"], None),
+    }
+    if arguments.base is not None:
+        few = root / "few"
+        few.mkdir()
+        for number, file in enumerate(list(photos.rglob("*.jpg"))[:20]):
+            shutil.copy(file, few / f"{number}.jpg")
+        source = arguments.base / "src"
+        run(_index(few, model, root / "base", 96, "torch")[:-2], source)
+        kinds[f"torch, {arguments.base.name}"] = ([*command, str(root / "base")], source)
+    costs: dict[str, list[Cost]] = {}
+    for _ in range(arguments.repeats):
+        for name, (words, source) in kinds.items():
+            costs.setdefault(name, []).append(run(words, source))
+    return [{"what": "tuplet search", "how": how, **_median(found)} for how, found in costs.items()]
+
+
+def run(command: list[str], source: Path | None = None) -> Cost:
+    """Run a process and return what it cost; with `source`, of another checkout."""
+    environment = os.environ | ({} if source is None else {"PYTHONPATH": str(source)})
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(time.monotonic() - began, cpu)
+
+
+def _median(costs: list[Cost]) -> dict[str, float]:
+    return {
+        "seconds": statistics.median(one.seconds for one in costs),
+        "cpu_seconds": statistics.median(one.cpu_seconds for one in costs),
+    }
+
+
+def page(machine: dict[str, object], cells: list[dict[str, object]]) -> str:
+    """The results as Markdown."""
+    lines = ["# What each engine costs", "", f"On {machine}.", ""]
+    lines += ["| what | how | seconds | CPU seconds | pictures/s |", "| --- | --- | --: | --: | --: |"]
+    for cell in cells:
+        seconds, speed = float(str(cell["seconds"])), ""
+        if "pictures" in cell and cell["how"] != "export, once":
+            speed = f"{float(str(cell['pictures'])) / seconds:.1f}"
+        head = f"| {cell['what']} | {cell['how']} | {seconds:.1f} | {float(str(cell['cpu_seconds'])):.1f} |"
+        lines.append(f"{head} {speed} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
