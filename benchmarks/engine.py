@@ -137,8 +137,10 @@ def _searching(arguments: Arguments, root: Path, photos: Path) -> list[dict[str,
         for number, file in enumerate(list(photos.rglob("*.jpg"))[:20]):
             shutil.copy(file, few / f"{number}.jpg")
         source = arguments.base / "src"
-        run(_index(few, model, root / "base", 96, "torch")[:-2], source)
-        kinds[f"torch, {arguments.base.name}"] = ([*command, str(root / "base")], source)
+        enter = ["-c", "import sys; from tuplet.cli import main; sys.exit(main())"]
+        run([sys.executable, *enter, *_index(few, model, root / "base", 96, "torch")[3:-2]], source)
+        old = [sys.executable, *enter, *command[3:], str(root / "base")]
+        kinds[f"torch, {arguments.base.name}"] = (old, source)
     costs: dict[str, list[Cost]] = {}
     for _ in range(arguments.repeats):
         for name, (words, source) in kinds.items():

@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -18,6 +19,7 @@ from PIL import Image
 from tuplet.config import Augmentation
 from tuplet.data.pixels import decode_pixels
 from tuplet.errors import DataError, ModelError, RequestError, SettingsError
+from tuplet.metrics.small_vectors import SmallCode
 from tuplet.progress import track
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "H W 3"]
@@ -36,6 +38,7 @@ class IndexedModel:
         image_size: side of the square that it sees, pixels.
         resize: short side before the centre crop, pixels; photographs only.
         augmentation: crop-flip for photographs, whose centre is cut out; otherwise images are seen whole.
+        code: how an index keeps the vectors in few bytes, of `SmallCode.to_json`; empty: as float32.
     """
 
     path: str
@@ -44,10 +47,19 @@ class IndexedModel:
     image_size: int
     resize: int
     augmentation: Augmentation
+    code: str = ""
 
     def to_json(self) -> str:
         """Return the model as an index stores it."""
-        return json.dumps(asdict(self))
+        tree = asdict(self)
+        if not self.code:
+            del tree["code"]
+        return json.dumps(tree)
+
+    @property
+    def small(self) -> SmallCode | None:
+        """Return how an index keeps the vectors in few bytes; None: as float32."""
+        return _small_code(self.code) if self.code else None
 
     @classmethod
     def from_json(cls, text: str | bytes) -> IndexedModel:
@@ -60,6 +72,11 @@ class IndexedModel:
             return f"other weights ({self.weights[:12]}, not {other.weights[:12]})"
         seen, others = _seen(self), _seen(other)
         return "" if seen == others else f"images seen {seen}, not {others}"
+
+
+@lru_cache(maxsize=8)
+def _small_code(text: str) -> SmallCode:
+    return SmallCode.from_json(text)
 
 
 def _seen(model: IndexedModel) -> str:

@@ -43,8 +43,10 @@ def keep_approximate_index(index: ImageIndex, approximate_from: int = APPROXIMAT
     """Build the approximate index once there are `approximate_from` pictures; rebuild one in too many pieces.
 
     An existing one stays even if the pictures become fewer; `tidy` adds new rows to it. The caller holds the
-    lock of the index.
+    lock of the index. Vectors in few bytes have none: every one of them is compared.
     """
+    if index.model.small is not None:
+        return
     if not index.is_approximate:
         due = index.count() >= approximate_from
     else:

@@ -19,6 +19,14 @@ from jaxtyping import Float32, UInt64
 
 from tuplet.errors import RequestError, SearchIndexError
 from tuplet.inference.pictures import IndexedModel
+from tuplet.metrics.small_vectors import SmallCode
+from tuplet.search.small_storage import (
+    VECTOR_COLUMNS,
+    candidates_of,
+    rank_candidates,
+    stored_vectors,
+    vector_fields,
+)
 from tuplet.search.storage import (
     TABLE,
     Uri,
@@ -54,7 +62,7 @@ def schema_of(model: IndexedModel) -> pyarrow.Schema:
         pyarrow.field("size", pyarrow.int64(), nullable=False),
         pyarrow.field("modified", pyarrow.timestamp("us", "UTC"), nullable=False),
         pyarrow.field("content", text, nullable=False),
-        pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), model.dim), nullable=False),
+        *vector_fields(model),
         pyarrow.field("thumbnail", pyarrow.binary(), nullable=False),
     ]
     return pyarrow.schema(columns, metadata={_MODEL_KEY: model.to_json().encode()})
@@ -230,6 +238,8 @@ class ImageIndex:
         if top > _MANY_PICTURES:  # LanceDB allocates for all that are asked for, and aborts where it cannot
             top = min(top, max(self.count(), 1))
         condition = all_of(where, f"NOT {any_of('id', exclude)}" if exclude else None)
+        if model.small is not None:
+            return self._nearest_small(table, vector, model.small, top, where, condition, exact=exact)
         with self._reading(where):
             search = table.search(vector).distance_type("cosine").limit(top)
             search = search.minimum_nprobes(LEAST_PROBES).maximum_nprobes(0).refine_factor(REFINE_FACTOR)
@@ -242,6 +252,30 @@ class ImageIndex:
         neighbours = [Neighbour(_picture(row), max(0.0, row["_distance"])) for row in rows]
         return sorted(neighbours, key=lambda one: (one.distance, one.picture.path))
 
+    def _nearest_small(
+        self,
+        table: Any,
+        vector: Float32[np.ndarray, " D"],
+        small: SmallCode,
+        top: int,
+        where: str | None,
+        condition: str | None,
+        *,
+        exact: bool,
+    ) -> list[Neighbour]:
+        """Return what `nearest` does where vectors are kept in few bytes."""
+        with self._reading(where):
+            num_rows = max(int(table.count_rows()), 1)
+            search = candidates_of(table, vector, small, num_rows if exact else top, num_rows)
+            if condition is not None:
+                search = search.where(condition)
+            rows = search.select([*_COLUMNS, *VECTOR_COLUMNS[small.kind], "_distance"]).to_arrow()
+        # Rounding takes the distance of a vector to itself below zero.
+        distances = rank_candidates(rows, vector, small).clip(min=0.0).tolist()
+        pictures = map(_picture, rows.select(_COLUMNS).to_pylist())
+        neighbours = [Neighbour(*pair) for pair in zip(pictures, distances, strict=True)]
+        return sorted(neighbours, key=lambda one: (one.distance, one.picture.path))[:top]
+
     def row(self, picture: str) -> IndexedPicture:
         """Return what is known of a picture, by its id; raise RequestError where there is no such picture."""
         return _picture(self._row(picture, _COLUMNS))
@@ -252,7 +286,18 @@ class ImageIndex:
 
     def vector(self, picture: str) -> Float32[np.ndarray, " D"]:
         """Return the unit vector of a picture, by its id; raise RequestError where there is no such one."""
-        return np.asarray(self._row(picture, ["vector"])["vector"], dtype=np.float32)
+        with self._reading():
+            search = self.table.search().where(f"id = {quoted(picture)}")
+            rows = search.select(self._vector_columns).limit(1).to_arrow()
+        if rows.num_rows == 0:
+            raise self._no_picture(picture)
+        vector: Float32[np.ndarray, " D"] = stored_vectors(rows, self.model)[0]
+        return vector
+
+    @property
+    def _vector_columns(self) -> list[str]:
+        small = self.model.small
+        return list(VECTOR_COLUMNS["float32" if small is None else small.kind])
 
     def thumbnails(self, pictures: Collection[str]) -> dict[str, bytes]:
         """Return the small JPEGs of those of some ids that exist, by id."""
@@ -291,8 +336,8 @@ class ImageIndex:
 
     def vectors(self, *, batch_size: int = 8192, where: str | None = None) -> Iterator[VectorBatch]:
         """Yield every picture with its vector, in no order, in batches; `where` as in `count`."""
-        for batch in self._batches([*_COLUMNS, "vector"], where, batch_size):
-            yield _vectors(batch)
+        for batch in self._batches([*_COLUMNS, *self._vector_columns], where, batch_size):
+            yield _vectors(batch, self.model)
 
     def sample(self, count: int, seed: int, *, labels: Collection[str] | None = None) -> VectorBatch:
         """Draw pictures at random without repetition, and return them by id; fewer where there are fewer.
@@ -311,19 +356,23 @@ class ImageIndex:
                 numbers = _row_numbers(table, labels)
                 places = random.choice(numbers, min(count, len(numbers)), replace=False)
                 drawn = table.take_row_ids(places.tolist())
-            return _vectors(drawn.select([*_COLUMNS, "vector"]).to_arrow().sort_by("id"))
+            columns = [*_COLUMNS, *self._vector_columns]
+            return _vectors(drawn.select(columns).to_arrow().sort_by("id"), self.model)
 
     def _row(self, picture: str, columns: list[str]) -> dict[str, Any]:
         with self._reading():
             rows = self.table.search().where(f"id = {quoted(picture)}").select(columns).limit(1).to_arrow()
         if rows.num_rows == 0:
-            raise RequestError(
-                f"there is no picture {picture!r} in {self.uri}; want the id of one that is",
-                subject="id",
-                given=picture,
-            )
+            raise self._no_picture(picture)
         row: dict[str, Any] = rows.to_pylist()[0]
         return row
+
+    def _no_picture(self, picture: str) -> RequestError:
+        return RequestError(
+            f"there is no picture {picture!r} in {self.uri}; want the id of one that is",
+            subject="id",
+            given=picture,
+        )
 
     def _batches(
         self, columns: list[str], where: str | None = None, size: int | None = None, own: str | None = None
@@ -353,11 +402,9 @@ def _picture(row: dict[str, Any]) -> IndexedPicture:
     return IndexedPicture(row["id"], row["path"], row["label"], row["size"], modified, row["content"])
 
 
-def _vectors(rows: pyarrow.RecordBatch | pyarrow.Table) -> VectorBatch:
+def _vectors(rows: pyarrow.RecordBatch | pyarrow.Table, model: IndexedModel) -> VectorBatch:
     pictures = tuple(map(_picture, rows.select(_COLUMNS).to_pylist()))
-    dim = rows.schema.field("vector").type.list_size
-    flat = pyarrow.compute.list_flatten(rows["vector"]).to_numpy(zero_copy_only=False)
-    return VectorBatch(pictures, flat.reshape(-1, dim))
+    return VectorBatch(pictures, stored_vectors(rows, model))
 
 
 def _row_numbers(table: Any, labels: Collection[str]) -> UInt64[np.ndarray, " n"]:

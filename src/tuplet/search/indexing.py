@@ -8,22 +8,25 @@ import os
 import stat
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
 import pyarrow
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from tuplet.data.pixels import UnreadableImageError, decode_pixels
 from tuplet.data.walk import LeftOut, images_below
 from tuplet.errors import DataError, SearchIndexError
-from tuplet.inference.pictures import PictureEncoder, absolute
+from tuplet.evaluation.sizes import choose_code
+from tuplet.inference.pictures import IndexedModel, PictureEncoder, absolute
 from tuplet.progress import track
 from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
 from tuplet.search.index import ImageIndex, content_hash, picture_id
+from tuplet.search.small_storage import vector_cells
 from tuplet.search.storage import Uri, lance_errors, locked, open_table, stored_text
 from tuplet.search.writing import RowWriter, begin_rebuild, drop_rebuilds, finish_rebuild, tidy
 
@@ -32,6 +35,8 @@ LabelFolder = Literal["first", "last", "none"]
 
 THUMBNAIL_SIDE = 256
 """Longest side of a thumbnail, pixels."""
+CHOICE_PICTURES = 2000
+"""Pictures that are embedded beforehand to choose how to keep vectors in few bytes."""
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The errors for a path that leads nowhere, such as a link to itself."""
 _LATEST = 253_402_214_400_000_000
@@ -233,6 +238,7 @@ def index_pictures(
     batch_size: int = 64,
     num_workers: int = 0,
     approximate_from: int = APPROXIMATE_FROM,
+    num_bytes: int | None = None,
 ) -> IndexingReport:
     """Make an index hold the pictures below some folders, and return what was done.
 
@@ -251,6 +257,8 @@ def index_pictures(
         batch_size: pictures that are embedded at a time, >= 1.
         num_workers: threads that decode, >= 0; 0 and 1 are the same.
         approximate_from: pictures from which on there is an approximate index, >= 1.
+        num_bytes: the most that the vector of a picture takes, >= 1, see `choose_code`; for a new index, or
+            with `rebuild`. None: float32, all dimensions.
 
     Raises:
         DataError: no folder, or one without pictures.
@@ -258,7 +266,9 @@ def index_pictures(
     """
     found = find_pictures(folders, label_folder=label_folder)
     with locked(uri):
-        index = begin_rebuild(uri, embedder.model) if rebuild else _open_or_create(uri, embedder)
+        new = rebuild or open_table(uri) is None
+        model = _model_in_bytes(embedder, found, num_bytes) if new else embedder.model
+        index = begin_rebuild(uri, model) if rebuild else _open_or_create(uri, model, num_bytes)
         dropped_rebuilds = not rebuild and drop_rebuilds(uri)
         known, twice = _known(index)
         gone, kept = _missing(known, found, None if only or rebuild else folders)
@@ -271,7 +281,7 @@ def index_pictures(
         # Last: the pictures of a renamed folder can be searched as they were until they are embedded again.
         writer.delete(gone | lost)
         if rebuild:
-            index = finish_rebuild(index, embedder.model)
+            index = finish_rebuild(index, model)
         if rebuild or dropped_rebuilds or writer.commits or misses_rows(index):
             tidy(index)
         keep_approximate_index(index, approximate_from)
@@ -292,11 +302,36 @@ def index_pictures(
         )
 
 
-def _open_or_create(uri: Uri, embedder: PictureEncoder) -> ImageIndex:
+def _model_in_bytes(embedder: PictureEncoder, found: FoundPictures, num_bytes: int | None) -> IndexedModel:
+    """Return the model with the code that keeps its vectors in some bytes, chosen on some of the pictures."""
+    if num_bytes is None or num_bytes >= 4 * embedder.model.dim:
+        return embedder.model
+    pictures = list(found.pictures.values())
+    places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), CHOICE_PICTURES)).astype(int))
+    labels, vectors = list[str | None](), list[Float32[np.ndarray, "1 D"]]()
+    for place in track(places.tolist(), "choosing how to store"):
+        with suppress(UnreadableImageError):
+            vectors.append(embedder.embed_files([Path(pictures[place].path)]))
+            labels.append(pictures[place].label)
+    if len(labels) < 2:
+        raise DataError("fewer than two pictures can be read; want two or more to choose by", subject="bytes")
+    code = choose_code(np.concatenate(vectors), labels, num_bytes)
+    return replace(embedder.model, code=code.to_json())
+
+
+def _open_or_create(uri: Uri, model: IndexedModel, num_bytes: int | None) -> ImageIndex:
     if open_table(uri) is None:
-        return ImageIndex.create(uri, embedder.model)
+        return ImageIndex.create(uri, model)
     index = ImageIndex(uri)
-    difference = embedder.model.difference(index.model)
+    small = index.model.small
+    if num_bytes is not None and num_bytes < (4 * index.model.dim if small is None else small.num_bytes):
+        raise SearchIndexError(
+            f"{uri} exists with larger vectors than {num_bytes} bytes; want --rebuild with --bytes, or"
+            " another --index",
+            subject=uri,
+            given=num_bytes,
+        )
+    difference = model.difference(index.model)
     if difference:
         raise SearchIndexError(
             f"{uri} was made with another model, {index.model.path}: the one given has {difference}; want the"
@@ -430,9 +465,9 @@ class _Embedding:
         if not new:
             return
         vectors = self._embedder.embed(np.stack([pixels for _, pixels in new]))
-        for (read, _), vector in zip(new, vectors, strict=True):
+        for (read, _), cells in zip(new, vector_cells(vectors, self._writer.model), strict=True):
             picture = read.entry.picture
             row = {**picture.row, "path": stored_text(picture.path), "content": read.content}
-            self._writer.add({**row, "vector": vector, "thumbnail": read.thumbnail})
+            self._writer.add({**row, **cells, "thumbnail": read.thumbnail})
             self.num_added += not read.entry.content
         self.num_embedded += len(new)

@@ -54,6 +54,11 @@ class RowWriter:
         self._began = time.monotonic()
         self.commits = self.updated = 0
 
+    @property
+    def model(self) -> IndexedModel:
+        """Return the model of the index, with how it keeps vectors."""
+        return self._index.model
+
     def add(self, row: dict[str, Any]) -> None:
         """Replace or add a picture's row with the next commit."""
         self._rows.append(row)

@@ -15,6 +15,7 @@ from tuplet.cli.arguments import parse
 from tuplet.cli.console import metric_table, print_compute_notes, print_json
 from tuplet.cli.decision_tables import decision_table
 from tuplet.cli.options import FileArguments, IndexMeasureArguments, MeasureArguments, ModelArguments
+from tuplet.cli.size_tables import plot_sizes, require_plot, size_table
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.data.class_folders import load_images
 from tuplet.data.image_tables import ImageTable, Subset
@@ -32,6 +33,7 @@ from tuplet.evaluation.embedding_files import (
 )
 from tuplet.evaluation.items import require_other_items
 from tuplet.evaluation.measure import MeasureSettings, measure
+from tuplet.evaluation.sizes import SizePoint, size_curve
 from tuplet.inference.trained_model import TrainedModel, open_model
 from tuplet.metrics.names import metric_title
 from tuplet.progress import track
@@ -204,8 +206,11 @@ def conclude(
         if options.verification
     ]
     both = list(zip(reports, parts, strict=True))
+    sizes = _sizes(parts, options)
     if options.json:
         more = [decision.tree() for decision in decisions] or [{} for _ in parts]
+        for tree, points in zip(more, sizes, strict=bool(sizes)):
+            tree["sizes"] = [asdict(point) for point in points]
         trees = [
             {**asdict(report), **tree, "model": after, "notes": list(part.notes)}
             for (report, part), tree in zip(both, more, strict=True)
@@ -215,9 +220,26 @@ def conclude(
     tables = ["\n".join([*part.notes, metric_table(report, after)]) for report, part in both]
     for place, decision in enumerate(decisions):
         tables[place] += f"\n{decision_table(decision)}"
+    for place, points in enumerate(sizes):
+        tables[place] += f"\nin few bytes, by leading directions:\n{size_table(points)}"
     print("\n\n".join(tables))
     for file, title in zip(files, [*(part.split for part in parts), "the gallery"], strict=False):
         print(f"embeddings of {title}: {file}")
+
+
+def _sizes(parts: Sequence[Measured], options: MeasureArguments) -> list[list[SizePoint]]:
+    """Measure each part in few bytes where that is asked for, and draw the first."""
+    if not options.sizes and options.sizes_plot is None:
+        return []
+    require_plot(options.sizes_plot)
+    if any(part.gallery is not None for part in parts):
+        raise SettingsError(
+            "--sizes has embeddings search each other; want it without a gallery", subject="--sizes"
+        )
+    curves = [size_curve(part.queries.embeddings, part.queries.labels) for part in parts]
+    if options.sizes_plot is not None:
+        plot_sizes(curves[0], options.sizes_plot)
+    return curves
 
 
 def _own_images(config: RunConfig) -> Split:

@@ -35,12 +35,18 @@ def index(chosen: IndexArguments) -> None:
             batch_size=chosen.batch_size,
             num_workers=chosen.num_workers,
             approximate_from=chosen.approximate_from,
+            num_bytes=chosen.bytes,
         )
     opened = ImageIndex(chosen.index)
     recall = measure_recall(opened) if chosen.recall and report.approximate else None
     if chosen.json:
         tree: dict[str, Any] = asdict(report)
-        tree |= {"model": asdict(opened.model), "labels": opened.labels()}
+        small = opened.model.small
+        model = asdict(opened.model)
+        del model["code"]
+        if small is not None:
+            model["code"] = {"kind": small.kind, "width": small.width, "bytes": small.num_bytes}
+        tree |= {"model": model, "labels": opened.labels()}
         tree["recall"] = None if recall is None else asdict(recall)
         print_json(tree)
         return
@@ -99,7 +105,12 @@ def _summary(
     )
     if labels and labels.keys() <= {"train", "test", "query", "gallery"}:
         lines.append("note: these labels look like parts of a data set; use --labels last for the classes")
-    if recall is not None:
+    small = index.model.small
+    if small is not None:
+        lines.append(
+            f"vectors in {small.num_bytes:,} bytes: {small.kind}, {small.width:,} leading directions"
+        )
+    elif recall is not None:
         lines.append(
             f"approximate search finds {100 * recall.recall:.1f} % of the {recall.top} nearest, over"
             f" {recall.num_queries:,} pictures; {1000 * recall.seconds:.1f} ms a search, exact"

@@ -1,0 +1,146 @@
+"""How good embeddings are in few bytes: Recall@1 and MAP@R against the bytes of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from tuplet.errors import SettingsError
+from tuplet.metrics.intervals import Interval
+from tuplet.metrics.ranked import RankedScores, nearest_rows, num_relevant, ranked_scores
+from tuplet.metrics.small_vectors import CodeKind, Directions, SmallCode, code_bytes, widest
+
+_NUM_NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class SizePoint:
+    """One way to store a vector, and what searches find with it.
+
+    Attributes:
+        kind: float32, int8 or bits.
+        width: leading directions that are kept.
+        num_bytes: of a picture.
+        recall_at_1: in [0, 1].
+        map_at_r: in [0, 1].
+        recall_interval: of Recall@1 by classes; None with one class.
+        map_interval: likewise of MAP@R.
+    """
+
+    kind: CodeKind
+    width: int
+    num_bytes: int
+    recall_at_1: float
+    map_at_r: float
+    recall_interval: Interval | None
+    map_interval: Interval | None
+
+
+def size_curve(
+    embeddings: Float[np.ndarray, "N D"],
+    labels: Int64[np.ndarray, " N"],
+    *,
+    widths: Sequence[int] | None = None,
+) -> list[SizePoint]:
+    """Measure embeddings that search each other, stored in every kind and some widths.
+
+    The directions are those of these embeddings, found without labels, as an index finds them of its
+    pictures. A query stays float32. Every stored vector is ranked, by its bytes for int8 and by its bits for
+    bits; an index does so for the candidates that the bits find.
+
+    Args:
+        embeddings: any length but zero.
+        labels: at least one class with two items.
+        widths: multiples of 8, each in 8..D; None: D halved again and again.
+
+    Returns: by kind, then from few bytes to many.
+
+    Raises:
+        DataError: no class has two items.
+        SettingsError: a width out of range, or fewer than 8 dimensions.
+    """
+    unit = _unit(embeddings)
+    directions, points = Directions(unit), list[SizePoint]()
+    if unit.shape[1] < 8:
+        raise SettingsError(
+            f"the embeddings have {unit.shape[1]} dimensions; want 8 or more", subject="sizes"
+        )
+    for kind in get_args(CodeKind):
+        for width in sorted(set(_halved(unit.shape[1]) if widths is None else widths)):
+            scores = stored_scores(unit, labels, directions.code(kind, width))
+            recall, mean = scores.intervals()
+            size = code_bytes(kind, width)
+            points.append(SizePoint(kind, width, size, scores.recall_at_1, scores.map_at_r, recall, mean))
+    return points
+
+
+def stored_scores(
+    unit: Float32[np.ndarray, "N D"], labels: Int64[np.ndarray, " N"], code: SmallCode
+) -> RankedScores:
+    """Compute Recall@1 and MAP@R of unit vectors that search each other as a code stores them."""
+    queries = code.project(unit)
+    count = min(max(int(num_relevant(labels).max()), 1), len(unit) - 1)
+    return ranked_scores(nearest_rows(queries, code.stored(queries), count), labels)
+
+
+def choose_code(
+    embeddings: Float[np.ndarray, "N D"], labels: Sequence[str | None], num_bytes: int
+) -> SmallCode:
+    """Return the code within some bytes that finds most.
+
+    The widest code of each kind is compared: by MAP@R where some label has two of the embeddings, otherwise
+    by how many of the ten nearest it finds that all directions as float32 find.
+
+    Args:
+        embeddings: of some pictures, at least 2.
+        labels: of each; None: without one.
+        num_bytes: the most a picture may take.
+
+    Raises:
+        SettingsError: no code is that small.
+    """
+    unit = _unit(embeddings)
+    dim, directions = unit.shape[1], Directions(unit)
+    codes = [
+        directions.code(kind, width)
+        for kind in get_args(CodeKind)
+        if (width := widest(kind, num_bytes, dim)) > 0
+    ]
+    if not codes:
+        raise SettingsError(
+            f"no vector of {dim} dimensions fits into {num_bytes} bytes; want 1 or more, and 8 dimensions",
+            subject="num_bytes",
+            given=num_bytes,
+        )
+    labelled = np.array([row for row, label in enumerate(labels) if label is not None], dtype=np.int64)
+    names = [label for label in labels if label is not None]
+    if len(set(names)) < len(names):
+        numbers = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        return max(codes, key=lambda code: stored_scores(unit[labelled], numbers, code).map_at_r)
+    count = min(_NUM_NEIGHBOURS, len(unit) - 1)
+    wanted = nearest_rows(unit, unit, count)
+
+    def share(code: SmallCode) -> float:
+        queries = code.project(unit)
+        found = nearest_rows(queries, code.stored(queries), count)
+        return float((found[:, :, None] == wanted[:, None, :]).any(axis=2).mean())
+
+    return max(codes, key=share)
+
+
+def _unit(embeddings: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
+    values = embeddings.astype(np.float32)
+    unit: Float32[np.ndarray, "N D"] = values / np.linalg.norm(values, axis=1, keepdims=True)
+    return unit
+
+
+def _halved(dim: int) -> list[int]:
+    """Return D rounded down to a multiple of 8, its half and so on, down to 8."""
+    widths = [dim // 8 * 8]
+    while widths[-1] > 8:
+        widths.append(max(8, widths[-1] // 16 * 8))
+    return [width for width in widths if width > 0]
