@@ -351,3 +351,17 @@ def test_a_training_class_of_one_image_is_noted(tmp_path: Path) -> None:
     put(tmp_path, "train/a/1.png", *(f"{folder}/{n}.png" for folder in ("train/b", "test/c") for n in "12"))
     split = load_folder(tmp_path)
     assert split.notes[0] == "1 training class with one image: nothing shows what varies within it"
+
+
+@pytest.mark.parametrize(
+    "names", [("train_set", "test_set"), ("tr", "te"), ("images", "masks"), ("split1", "split2")]
+)
+def test_two_folders_that_hold_only_folders_are_questioned(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        for label in ("a", "b", "c"):
+            (tmp_path / name / f"{name}-{label}").mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{name}-{label}" / "0.png")
+    with pytest.raises(DataError) as error:
+        load_folder(tmp_path)
+    assert error.value.subject == str(tmp_path)
+    assert "which hold only folders" in str(error.value)

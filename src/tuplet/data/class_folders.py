@@ -48,7 +48,7 @@ def load_folder(root: Path, settings: ReadSettings | None = None) -> Split:
     sides = _layout(root, notes)
     parts = [class_images(side, notes) for side in sides]
     for side, classes in zip(sides, parts, strict=True):
-        _require_level(side, classes, notes, is_root=len(sides) == 1)
+        _require_level(side, classes, notes, is_root=len(sides) == 1, is_split=True)
     parts, skipped = readable(parts, settings)
     if not any(parts):
         raise unusable(root, _NO_IMAGES, _WANTED)
@@ -149,11 +149,16 @@ def _sides(root: Path) -> dict[str, Path]:
     return {part: found[part] for part in _PARTS if part in found} if is_split else {}
 
 
-def _require_level(side: Path, classes: ClassPaths, notes: list[str], *, is_root: bool) -> None:
+def _require_level(
+    side: Path, classes: ClassPaths, notes: list[str], *, is_root: bool, is_split: bool = False
+) -> None:
     """Question class folders that hold only folders: these may be the classes."""
     folders = {name: {os.path.dirname(path) for path in paths} for name, paths in classes.items()}  # noqa: PTH120
     if not classes or any(str(side / name) in inner for name, inner in folders.items()):
         return
+    if is_root and is_split and len(classes) == 2:  # too few to be split by class: they are something else
+        names = " and ".join(classes)
+        raise unusable(side, f"has two folders with images, {names}, which hold only folders", _WANTED)
     if len(classes) > 1:
         notes.append(
             f"the class folders of {side} hold only folders: each is one class, with all images at any depth"
