@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import tuplet
 from tuplet.cli.main import main
 from tuplet.data.class_folders import load_folder
 from tuplet.data.csv_tables import load_table
-from tuplet.errors import DataError
+from tuplet.errors import DataError, ModelError, SettingsError
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, write_embeddings
 from tuplet.models.embedder import Embedder
 from tuplet.search.index import ImageIndex
@@ -299,3 +301,45 @@ def test_embeddings_of_zeros_are_noted(vectors: Path, capsys: pytest.CaptureFixt
     assert json.loads(out)["notes"] == [
         "note: 2 embeddings are zero and have no direction: equally near to everything"
     ]
+
+
+# The first mistake gets a sentence.
+
+
+@pytest.mark.parametrize("pictures", [None, 3, "a.png", Image.new("RGB", (8, 8))], ids=type)
+def test_what_is_no_list_of_pictures(tmp_path: Path, pictures: Any) -> None:
+    Embedder("tuplet_convnet", 8, pretrained=False).save_pretrained(tmp_path)
+    encoder = tuplet.load(tmp_path, image_size=16, accelerator="cpu")
+    with pytest.raises(DataError) as error:
+        encoder.encode(pictures)
+    assert error.value.subject == "pictures"
+    for size in (2.5, "2", 0, True):
+        with pytest.raises(SettingsError):
+            encoder.encode([Image.new("RGB", (8, 8))], batch_size=size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("config", [None, ["folder"], b"folder", np.zeros(3)], ids=type)
+def test_what_is_no_config(config: Any) -> None:
+    with pytest.raises(SettingsError) as error:
+        tuplet.fit(config)
+    assert (error.value.subject, error.value.given) == ("config", type(config))
+
+
+@pytest.mark.parametrize("labels", [["oak", "elm"], [b"oak", b"elm"], np.array(["oak", "elm"])])
+def test_names_are_told_how_to_become_numbers(labels: Any) -> None:
+    with pytest.raises(DataError) as error:
+        tuplet.retrieval_metrics(np.ones((2, 4), dtype=np.float32), labels)
+    assert "numpy.unique(labels, return_inverse=True)[1]" in str(error.value)
+
+
+def test_rows_of_several_lengths_are_no_embeddings() -> None:
+    with pytest.raises(DataError) as error:
+        tuplet.retrieval_metrics([[1.0, 2.0], [3.0]], [0, 0])  # type: ignore[arg-type]
+    assert error.value.subject == "embeddings"
+
+
+@pytest.mark.parametrize("backbone", [None, Path("resnet50"), 50], ids=type)
+def test_a_backbone_is_a_name(backbone: Any) -> None:
+    with pytest.raises(ModelError) as error:
+        Embedder(backbone, 8, pretrained=False)
+    assert (error.value.subject, error.value.given) == ("backbone", backbone)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tuplet.config import RunConfig
+from tuplet.config.checks import type_name
 from tuplet.config.overrides import override, with_absolute_paths
+from tuplet.errors import SettingsError
 from tuplet.inference.encoder import PictureEmbedder, load
 from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.progress import without_bars
@@ -74,6 +76,12 @@ def fit(
     """
     changes = dict(overrides or {}) | ({} if data is None else {"data.root": data})
     chosen = recipe(config) if isinstance(config, str) else config
+    if not isinstance(chosen, RunConfig):
+        raise SettingsError(
+            f"config is of type {type_name(config)}; want a recipe's name, such as 'folder', or a RunConfig",
+            subject="config",
+            given=type(config),
+        )
     chosen = with_absolute_paths(override(chosen, changes))
     fabric = launch(chosen)
     default = Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -17,8 +17,9 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from tuplet.config import Augmentation
+from tuplet.config.checks import type_name, whole_number
 from tuplet.data.pixels import decode_pixels
-from tuplet.errors import DataError, ModelError, RequestError, SettingsError
+from tuplet.errors import DataError, ModelError, RequestError
 from tuplet.metrics.small_vectors import SmallCode
 from tuplet.progress import track
 
@@ -139,8 +140,10 @@ class PictureEncoder(ABC):
         """
         if isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 4) != 4:
             raise DataError("encode was given one picture; want a list of pictures", subject="pictures")
-        if batch_size < 1:
-            raise SettingsError(f"batch_size is {batch_size}; want 1 or more", subject="batch_size")
+        if not any(hasattr(pictures, name) for name in ("__iter__", "__getitem__")):
+            given = type_name(pictures)
+            raise DataError(f"encode was given {given}; want a list of pictures", subject="pictures")
+        batch_size = whole_number("batch_size", batch_size)
         numbered = enumerate(track(pictures, "encoding") if progress else pictures)
         vectors = [np.empty((0, self.model.dim), dtype=np.float32)]
         while batch := list(islice(numbered, batch_size)):

@@ -95,9 +95,14 @@ def one_for_zero(sizes: Float[Tensor, "N 1"]) -> Float[Tensor, "N 1"]:
 def _as_tensor(values: Array, name: str) -> Tensor:
     if isinstance(values, Tensor):
         return values
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # lists of several lengths
+        raise unusable(name, "has rows of several lengths", "an array") from error
     if array.dtype.kind not in "biufc":
-        raise unusable(name, f"holds {array.dtype}", "numbers", fact=array.dtype)
+        of_names = name.endswith("labels") and array.dtype.kind in "US"
+        wanted = "numbers" + ", such as numpy.unique(labels, return_inverse=True)[1]" * of_names
+        raise unusable(name, f"holds {array.dtype}", wanted, fact=array.dtype)
     # torch takes neither foreign byte orders nor negative strides, and warns about read-only memory maps.
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(array if array.flags.writeable else array.copy())

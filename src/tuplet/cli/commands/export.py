@@ -111,8 +111,8 @@ def _pictures(
     """Return pictures to compare the export on, a description of them, and notes on what was left out."""
     if folder is not None:
         left_out = LeftOut()
-        pixels = pictures_of_folder(folder, config.data, left_out)
-        return pixels, f"{NUM_PICTURES} pictures of {folder}", left_out.notes(folder)
+        checked = pictures_of_folder(folder, config.data, left_out)
+        return checked, f"{NUM_PICTURES} pictures of {folder}", left_out.notes(folder)
     if split is not None:
         pixels = pictures_of_table(split.test, config.data)
         if pixels is not None:
