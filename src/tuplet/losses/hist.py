@@ -32,6 +32,7 @@ from tuplet.losses.many_classes.scores import (
     MahalanobisScores,
     PlainScores,
     clipped,
+    without_autocast,
 )
 from tuplet.losses.many_classes.shards import ClassShard, initialise_rows, sharded_class_head
 
@@ -62,7 +63,7 @@ def class_distances(
     width = _wide_dtype(embeddings, means)
     # A batch is told apart by small differences of distances, which tau = 32 then multiplies: bfloat16, with
     # its 8 bits, would lose them.
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with without_autocast(embeddings.device):
         return _distances_of_unit_rows(unit_rows(embeddings.to(width)), means, log_variances, distance)
 
 
@@ -348,7 +349,8 @@ class HISTLoss(MetricLoss):
         features = mixing @ self.hgnn.hidden(embeddings.to(dtype), mixing)
         # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes.
         device, narrow = features.device.type, features.dtype
-        if torch.is_autocast_enabled(device) and narrow != torch.float64:
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if autocast and narrow != torch.float64:
             narrow = torch.get_autocast_dtype(device)
         inputs = Inputs((features, mixing.sum(dim=1)), self.hgnn.output_parameters())
         logits, log_partition = self._class_head(LinearScores(narrow), inputs, labels, summed)

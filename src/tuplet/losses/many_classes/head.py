@@ -28,7 +28,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from tuplet.losses.many_classes.memory import ReusedMemory, may_keep
-from tuplet.losses.many_classes.scores import ClassScores, Inputs, Tensors
+from tuplet.losses.many_classes.scores import ClassScores, Inputs, Tensors, without_autocast
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -84,7 +84,7 @@ class _ClassHead(torch.autograd.Function):
         like = inputs.samples[0]
         places = labels if summed is None else _places_in(summed, labels)
         # Autocast would round the distances, whose differences decide, to 8 bits.
-        with torch.autocast(like.device.type, enabled=False):
+        with without_autocast(like.device):
             chunks = _Chunks(call, inputs, summed, call.kind.prepare(inputs.samples))
             keep = may_keep(len(like) * chunks.total, inputs.rows) and any(ctx.needs_input_grad)
             kept = None
@@ -92,10 +92,10 @@ class _ClassHead(torch.autograd.Function):
             # logsumexp takes the largest score out first, so that no exponential overflows, and sums of sums
             # may be taken the same way: log(e^a + e^b) = logsumexp(a, b). It starts from the empty sum.
             parts = [columns.new_full((len(like),), -math.inf)]
-            for block in chunks.blocks(whole=keep):
+            blocks = chunks.blocks(whole=keep)
+            for block, rows, inside in zip(blocks, *chunks.rows_in(blocks, places), strict=True):
                 scores = chunks.scores(block)
                 parts.append(torch.logsumexp(scores, dim=0))
-                rows, inside = _rows_of(places, chunks.start(block), len(scores))
                 columns = torch.where(inside, scores.index_select(0, rows), columns)
                 kept = scores if keep else None
                 del scores  # memory that is held is not used again
@@ -109,7 +109,7 @@ class _ClassHead(torch.autograd.Function):
     def backward(ctx: Any, by_columns: Tensor, by_log_partition: Tensor) -> tuple[Tensor | None, ...]:
         places, summed, kept, log_partition, *tensors = ctx.saved_tensors
         call, inputs = ctx.call, ctx.call.inputs(tensors)
-        with torch.autocast(log_partition.device.type, enabled=False):
+        with without_autocast(log_partition.device):
             prepared = call.kind.prepare(inputs.samples) if kept is None else ()
             chunks = _Chunks(call, inputs, summed, prepared, step=ctx.step, notes=ctx.notes)
             samples = call.kind.prepare_backward(inputs.samples)
@@ -121,14 +121,17 @@ class _ClassHead(torch.autograd.Function):
                 ],
             )
             by_rows = [_split(rows, chunks.step) for rows in gradients.rows]
-            for block in chunks.blocks(whole=kept is not None):
-                scores = chunks.scores(block) if kept is None else kept
-                by_scores = call.memory.empty(f"{chunks.name} by scores", len(scores), scores)
+            by_places = by_columns.T
+            blocks = chunks.blocks(whole=kept is not None)
+            for block, rows, inside in zip(blocks, *chunks.rows_in(blocks, places), strict=True):
+                # What waited for the backward may be asked for again; what is computed here is overwritten.
+                scores = by_scores = chunks.scores(block) if kept is None else kept
+                if kept is not None:
+                    by_scores = call.memory.empty(f"{chunks.name} by scores", len(scores), scores)
                 # The softmax, then what reaches the columns of the labels by themselves; those of samples of
                 # one class add up.
                 torch.sub(scores, log_partition, out=by_scores).exp_().mul_(by_log_partition)
-                rows, inside = _rows_of(places, chunks.start(block), len(scores))
-                by_scores.index_add_(0, rows, by_columns.T * inside)
+                by_scores.index_add_(0, rows, by_places * inside)
                 # Last chunk first, since its classes are still in the cache.
                 for chunk, part in reversed(list(zip(block, _split(by_scores, chunks.step), strict=True))):
                     chunks.backward(
@@ -187,13 +190,21 @@ class _Chunks:
             return [range(num_chunks)] if num_chunks else []
         return [range(number, number + 1) for number in range(num_chunks)]
 
-    def start(self, block: range) -> int:
-        """Return the first class of a block."""
-        return block.start * self.step
+    def rows_in(self, blocks: list[range], places: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the rows of places in each block, and in a column which it has; others get any row."""
+        if not blocks:
+            return (), ()
+        if len(blocks) == 1:
+            rows = places.clamp(0, self.total - 1)
+            return (rows,), ((rows == places)[:, None],)
+        starts = torch.arange(0, self.total, self.step, device=places.device)[:, None]
+        offsets = places - starts
+        rows = torch.minimum(offsets.clamp_min(0), (self.total - 1 - starts).clamp_max_(self.step - 1))
+        return rows.unbind(), (rows == offsets)[:, :, None].unbind()
 
     def scores(self, block: range) -> Tensor:
         """Compute the scores of all samples against the classes of a block, a row a class."""
-        size = min(block.stop * self.step, self.total) - self.start(block)
+        size = min(block.stop * self.step, self.total) - block.start * self.step
         like = self._like.new_empty(0, len(self._like), dtype=self.dtype)
         scores = self.memory.empty(f"{self.name} scores", size, like)
         for chunk, part in zip(block, _split(scores, self.step), strict=True):
@@ -221,13 +232,6 @@ class _Chunks:
 
 def _split(tensor: Tensor, step: int) -> tuple[Tensor, ...]:
     return (tensor,) if len(tensor) <= step else torch.split(tensor, step)
-
-
-def _rows_of(places: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of some places in a block, and in a column which of them it has; others get any row."""
-    offsets = places - start if start else places
-    rows = offsets.clamp(0, size - 1)
-    return rows, (rows == offsets)[:, None]
 
 
 def _places_in(summed: Tensor, labels: Tensor) -> Tensor:
@@ -266,6 +270,6 @@ def draw_classes(num_classes: int, always: Int64[Tensor, " M"], *, fraction: flo
     priority = torch.rand(num_classes, device=always.device)
     count = min(max(len(always), round(fraction * num_classes)), num_classes)
     if num_classes > 0:
-        rows, inside = _rows_of(always, 0, num_classes)
-        priority.scatter_reduce_(0, rows, torch.where(inside[:, 0], -1.0, 1.0), "amin")
+        rows = always.clamp(0, num_classes - 1)
+        priority.scatter_reduce_(0, rows, torch.where(rows == always, -1.0, 1.0), "amin")
     return priority.topk(count, largest=False, sorted=False).indices.sort().values

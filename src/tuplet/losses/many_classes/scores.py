@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, final
 
@@ -267,6 +268,12 @@ SAFE = (1e-15, 1e15)
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, compiled for each shape it meets."""
     return torch.compile(function, dynamic=False)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which operations on a device compute in the types that they are given."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def clipped(log_variances: Float[Tensor, "c D"]) -> Float[Tensor, "c D"]:
