@@ -168,7 +168,12 @@ def _median(costs: list[Cost]) -> dict[str, float]:
 
 def page(machine: dict[str, object], cells: list[dict[str, object]]) -> str:
     """The results as Markdown."""
-    lines = ["# What each engine costs", "", f"On {machine}.", ""]
+    lines = [
+        "# What each engine costs",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores; commit {machine['commit']}.",
+        "",
+    ]
     lines += ["| what | how | seconds | CPU seconds | pictures/s |", "| --- | --- | --: | --: | --: |"]
     for cell in cells:
         seconds, speed = float(str(cell["seconds"])), ""

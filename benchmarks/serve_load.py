@@ -204,7 +204,8 @@ def page(report: dict[str, Any]) -> str:
         "",
         f"{settings['clients']} clients for {settings['seconds']:g} s, each with the next picture as soon as"
         " it has its answer;",
-        f"{settings['pictures']:,} generated characters in the index, `tuplet_convnet`, top"
+        f"{settings['pictures']:,} generated characters in the index, `{settings['backbone']}` at"
+        f" {settings['image_size']} px, engine {settings['engine']}, top"
         f" {settings['top']}, {settings['queue']} places.",
         f"{machine['processor']}, {os.cpu_count()} cores, which the clients share; commit"
         f" {machine['commit'][:12]}{' with changes' if machine['dirty'] else ''}, {machine['started'][:10]}.",
