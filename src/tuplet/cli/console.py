@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tuplet.config import RunConfig
     from tuplet.evaluation.measure import EvalReport
     from tuplet.training.run_folder import EpochReport, Run
+    from tuplet.training.tracking import Tracking
 
 
 _TERM_TITLES = {"distribution": "distribution", "cross_entropy": "hypergraph"}
@@ -133,13 +134,20 @@ def with_resume_hint(how: str) -> Iterator[None]:
         raise
 
 
-def print_epochs(epochs: Iterable[tuple[Run, EpochReport]], *, first_rank: bool, how_to_resume: str) -> int:
+def print_epochs(
+    epochs: Iterable[tuple[Run, EpochReport]],
+    *,
+    first_rank: bool,
+    how_to_resume: str,
+    tracking: Tracking | None = None,
+) -> int:
     """Print each epoch below the folder of its run, and return how many there were.
 
     Args:
         epochs: of one run after the other.
         first_rank: whether this rank prints.
         how_to_resume: after Ctrl-C, or if a file cannot be written.
+        tracking: gets each epoch too.
     """
     folder: Path | None = None
     number = 0
@@ -151,6 +159,8 @@ def print_epochs(epochs: Iterable[tuple[Run, EpochReport]], *, first_rank: bool,
                 print(f"\nrun       {run.folder}", flush=True)
             if first_rank:
                 print(epoch_line(epoch, run.config.schedule.last_epoch), flush=True)
+            if tracking is not None:
+                tracking.epoch(run, epoch)
     return number
 
 

@@ -19,6 +19,7 @@ from tuplet.config import (
     EvaluationConfig,
     LossName,
     RunConfig,
+    TrackerName,
 )
 from tuplet.config.checks import require
 from tuplet.errors import SettingsError
@@ -52,6 +53,9 @@ class TrainArguments:
     seeds: int = 1
     """Number of runs, with seeds `seed`, `seed` + 1, ..., >= 1. Several runs go into folders below TO, with a
     summary of mean, standard deviation and interval; the same command with the same --to resumes them."""
+    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
+    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
+    tensorboard and csv write to the folder of each run."""
 
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
@@ -71,6 +75,9 @@ class ResumeArguments:
 
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     data: MovedImages = field(default_factory=MovedImages)
+    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
+    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
+    tensorboard and csv write to the folder of each run."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,9 @@ class TuneArguments:
     """A worker that is silent for three times as long counts as lost, and its trial is run again, >= 1."""
     to: Path | None = None
     """Folder of the trials and of the results; the default is runs/tune-NAME."""
+    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
+    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
+    tensorboard and csv write to the folder of each run."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,9 @@ class BenchArguments:
     """What the settings are chosen by: recall_at_K, map_at_r or r_precision, on the validation classes."""
     to: Path | None = None
     """Folder of all runs and of the table; the default is runs/bench-NAME."""
+    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
+    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
+    tensorboard and csv write to the folder of each run."""
 
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
@@ -185,6 +198,9 @@ class ClaimsArguments:
     share TO; the default is an SQLite file, TO/queue.db."""
     to: Path | None = None
     """Folder of the plan, the runs and the report; the default is runs/claims-NAME."""
+    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
+    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
+    tensorboard and csv write to the folder of each run."""
 
     def __post_init__(self) -> None:
         config = self.config

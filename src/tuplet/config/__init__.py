@@ -17,6 +17,7 @@ from tuplet.config.run import (
     Pooling,
     RunConfig,
     Selection,
+    TrackerName,
 )
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "ScheduleConfig",
     "Selection",
     "Source",
+    "TrackerName",
     "Variance",
 ]

@@ -14,6 +14,7 @@ from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
 Pooling = Literal["avg", "max", "avg+max", "gem", "token"]
 BatchNormFreeze = Literal["none", "statistics", "full"]
 Selection = Literal["last", "validation", "oracle"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "csv"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "torch", "onnx"]
 CompileMode = Literal["default", "reduce-overhead"]

@@ -11,7 +11,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 import matplotlib
@@ -38,6 +38,9 @@ DASHES = ("-", "--", "-.", ":")
 WIDTH, HEIGHT = 380, 235  # points, 72 an inch
 
 
+_Line = Sequence[tuple[int, float]]
+
+
 @dataclass(frozen=True)
 class EmbeddingMap:
     """A t-SNE map and what it shows.
@@ -45,22 +48,34 @@ class EmbeddingMap:
     Attributes:
         svg: the figure, to inline in HTML.
         num_points, num_classes: how many are drawn.
+        places: of the points, in a square of side 400 with y downwards, M x 2.
+        labels: of the points.
     """
 
     svg: str
     num_points: int
     num_classes: int
+    places: Float64[np.ndarray, "M 2"] = field(compare=False, repr=False)
+    labels: Int64[np.ndarray, " M"] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """Lines over the epochs, by their names; no lines where there is nothing to draw."""
+
+    y_label: str
+    lines: Mapping[str, _Line]
+    log: bool = False
 
 
 def loss_curves(epochs: Sequence[EpochReport]) -> str:
     """Draw each loss term over the epochs as SVG; empty if nothing was trained."""
-    return _line_chart("Mean loss over the epoch", _lines([(e.epoch, e.losses) for e in epochs]))
+    return _chart_svg(_loss_chart(epochs))
 
 
 def learning_rate_curve(epochs: Sequence[EpochReport]) -> str:
     """Draw each group's learning rate over the epochs as SVG, log scale; empty if nothing was trained."""
-    rates = [(e.epoch, e.learning_rates) for e in epochs if e.epoch > 0]
-    return _line_chart("Learning rate", _lines(rates), log=True)
+    return _chart_svg(_rate_chart(epochs))
 
 
 def recall_curve(epochs: Sequence[EpochReport]) -> str:
@@ -68,15 +83,56 @@ def recall_curve(epochs: Sequence[EpochReport]) -> str:
 
     Empty if fewer than two epochs were evaluated.
     """
+    return _chart_svg(_recall_chart(epochs))
+
+
+def chart_images(epochs: Sequence[EpochReport]) -> dict[str, Image.Image]:
+    """Draw the curves of a report as pictures, by name; those that would be empty are left out."""
+    charts = {
+        "losses": _loss_chart(epochs),
+        "recall": _recall_chart(epochs),
+        "learning_rates": _rate_chart(epochs),
+    }
+    return {name: _image(_chart_figure(chart)) for name, chart in charts.items() if chart.lines}
+
+
+def map_image(drawn: EmbeddingMap) -> Image.Image:
+    """Draw a map as a picture, a colour and a shape for each class as the SVG has them."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        axes = figure.subplots()
+        for i, label in enumerate(np.unique(drawn.labels)):
+            x, y = drawn.places[drawn.labels == label].T
+            mark = ".x^s+"[i // len(SERIES) % len(_MARKS)]
+            axes.plot(x, y, mark, color=SERIES[i % len(SERIES)], markersize=4)
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+        return _image(figure)
+
+
+def _image(figure: Figure) -> Image.Image:
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=144, facecolor="white")
+    return Image.open(buffer).convert("RGB")
+
+
+def _loss_chart(epochs: Sequence[EpochReport]) -> _Chart:
+    return _Chart("Mean loss over the epoch", _lines([(e.epoch, e.losses) for e in epochs]))
+
+
+def _rate_chart(epochs: Sequence[EpochReport]) -> _Chart:
+    rates = [(e.epoch, e.learning_rates) for e in epochs if e.epoch > 0]
+    return _Chart("Learning rate", _lines(rates), log=True)
+
+
+def _recall_chart(epochs: Sequence[EpochReport]) -> _Chart:
     evaluated = [(e.epoch, e.evaluation.retrieval) for e in epochs if e.evaluation is not None]
     name = headline_metric(evaluated[-1][1]) if len(evaluated) > 1 else None
     if name is None:
-        return ""
+        return _Chart("", {})
     title = metric_title(name)
-    return _line_chart(f"{title}, %", {title: [(epoch, 100 * found[name]) for epoch, found in evaluated]})
-
-
-_Line = Sequence[tuple[int, float]]
+    return _Chart(f"{title}, %", {title: [(epoch, 100 * found[name]) for epoch, found in evaluated]})
 
 
 def _lines(rows: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, _Line]:
@@ -84,12 +140,20 @@ def _lines(rows: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, _Line]:
     return {key.replace("_", " "): [(epoch, row[key]) for epoch, row in rows if key in row] for key in keys}
 
 
-def _line_chart(y_label: str, lines: Mapping[str, _Line], *, log: bool = False) -> str:
-    if not lines:
+def _chart_svg(chart: _Chart) -> str:
+    if not chart.lines:
         return ""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": y_label, "font.size": 11.5})
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": chart.y_label})
+        return inline_svg(_chart_figure(chart), f"Line chart: {chart.y_label} by epoch")
+
+
+def _chart_figure(chart: _Chart) -> Figure:
+    y_label, lines, log = chart.y_label, chart.lines, chart.log
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["font.size"] = 11.5
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.subplots()
         for i, (label, points) in enumerate(lines.items()):
@@ -113,7 +177,7 @@ def _line_chart(y_label: str, lines: Mapping[str, _Line], *, log: bool = False) 
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color(GRID)
-        return inline_svg(figure, f"Line chart: {y_label} by epoch")
+        return figure
 
 
 def _line(axes: Axes, label: str, points: _Line, color: str, dashes: str, log: bool) -> None:
@@ -190,7 +254,7 @@ def embedding_map(
     parts.append("</g>")
     if classes.size <= _MOST_NAMES:
         parts += _names(pixels, drawn, class_names)
-    return EmbeddingMap("".join([*parts, "</svg>"]), rows.size, classes.size)
+    return EmbeddingMap("".join([*parts, "</svg>"]), rows.size, classes.size, pixels, drawn)
 
 
 _SIDE, _MARGIN, _MOST_NAMES = 400, 12, 24

@@ -48,7 +48,7 @@ class ReportContent:
     notes: Sequence[str]
 
 
-def write_report(content: ReportContent, path: Path) -> None:
+def write_report(content: ReportContent, path: Path) -> dict[str, plots.EmbeddingMap]:
     """Write the report as one HTML file that needs no other file and no network.
 
     Equal content gives equal bytes. The file appears whole or not at all.
@@ -56,6 +56,8 @@ def write_report(content: ReportContent, path: Path) -> None:
     Args:
         content: to show.
         path: of the file; its folder is taken for the run folder, and is made if need be.
+
+    Returns: the maps of the page, by the name of their split.
 
     Raises:
         DataError: embeddings that are not finite.
@@ -70,7 +72,9 @@ def write_report(content: ReportContent, path: Path) -> None:
                 given=bad,
             )
     template = page_template("report.html", {"shortened": _shortened, "title_of": metric_title})
-    write_page(path, template.render(_page(content, path.parent / "config.yaml")))
+    page = _page(content, path.parent / "config.yaml")
+    write_page(path, template.render(page))
+    return {name: one["drawn"] for name, one in page["maps"].items()}
 
 
 def _page(content: ReportContent, config_path: Path) -> dict[str, Any]:

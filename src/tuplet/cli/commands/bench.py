@@ -16,6 +16,7 @@ from tuplet.data.splits import describe
 from tuplet.recipes.catalogue import with_loss
 from tuplet.research.bench import Protocol, compare_losses, comparison_page, train_loss
 from tuplet.training.devices import launch
+from tuplet.training.tracking import Tracking
 
 
 def bench(chosen: BenchArguments, command: str) -> None:
@@ -32,14 +33,18 @@ def bench(chosen: BenchArguments, command: str) -> None:
         print(describe(split_of(images, configs[names[0]])), flush=True)
     print_compute_notes(config, fabric, images.train.num_classes)
     how = f"the same command with --to {folder} resumes"
-    for name in names:
-        if chosen.trials > 1:
-            print_trials(protocol.search(name), fabric=fabric, images=images, how_to_resume=how)
-        epochs = train_loss(protocol, name, fabric=fabric, images=images)
-        print_epochs(epochs, first_rank=first_rank, how_to_resume=how)
+    tracking = Tracking(chosen.track if first_rank else ())
+    with tracking:
+        for name in names:
+            if chosen.trials > 1:
+                search = protocol.search(name)
+                print_trials(search, fabric=fabric, images=images, how_to_resume=how, tracking=tracking)
+            epochs = train_loss(protocol, name, fabric=fabric, images=images)
+            print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)
     found = compare_losses(protocol, fabric=fabric, images=images)
     if first_rank:
         page = comparison_page(protocol, found, command=command)
         write_atomically(folder / "comparison.md", page.encode())
         write_atomically(folder / "comparison.json", (json.dumps(asdict(found), indent=1) + "\n").encode())
+        tracking.files(folder, [folder / "comparison.md", folder / "comparison.json"])
         print(f"\n{page}\nwritten to {folder}")

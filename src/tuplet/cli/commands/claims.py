@@ -50,6 +50,7 @@ from tuplet.research.claims.running import (
 from tuplet.training.devices import launch
 from tuplet.training.experiment import ImageCache
 from tuplet.training.run_folder import EpochReport, Run, read_config
+from tuplet.training.tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,18 @@ def run(arguments: Sequence[str]) -> None:
     command = shlex.join(["tuplet", "claims", "run", *without_storage(arguments)])
     fabric = launch(base, alone=True)
     print_compute_notes(base, fabric)
-    worker = _worker(folder, fabric, ImageCache(), chosen.storage)
+    tracking = Tracking(chosen.track)
+    worker = _worker(folder, fabric, ImageCache(), chosen.storage, tracking)
     asked = _ClaimsRun(claims, base, chosen.seeds, budget, command, worker)
-    with with_resume_hint("the same command resumes"):
+    with with_resume_hint("the same command resumes"), tracking:
         _load_images(asked)
         plan, jobs = _planned(asked)
         worker.run(jobs, plan.run_id)
         for what in measure(plan, worker):
             _print(f"measuring {what}")
-    print(_write_report(read_plan(folder) or plan, folder))  # other commands may have planned more meanwhile
+    said = _write_report(read_plan(folder) or plan, folder)  # other commands may have planned more meanwhile
+    tracking.files(folder, [folder / f"report.{kind}" for kind in ("html", "md", "json")])
+    print(said)
     _require_all_finished(jobs, folder)
 
 
@@ -129,8 +133,15 @@ def _plan_lock(folder: Path) -> AbstractContextManager[object]:
         return lock.acquire()
 
 
-def _worker(folder: Path, fabric: Fabric, images: ImageCache, storage: str | None) -> Worker:
-    """Return a worker that prints a line for each run, epoch and failure."""
+def _worker(
+    folder: Path, fabric: Fabric, images: ImageCache, storage: str | None, tracking: Tracking
+) -> Worker:
+    """Return a worker that prints a line for each run, epoch and failure, and tracks each epoch."""
+
+    def on_epoch(run: Run, epoch: EpochReport) -> None:
+        _print_epoch(run, epoch)
+        tracking.epoch(run, epoch)
+
     return Worker(
         folder,
         fabric,
@@ -139,7 +150,7 @@ def _worker(folder: Path, fabric: Fabric, images: ImageCache, storage: str | Non
         on_job=lambda job, left: _print(
             f"\nrun       {run_folder(folder, job.key)}\n{job.title} ({left} to go)"
         ),
-        on_epoch=_print_epoch,
+        on_epoch=on_epoch,
         on_failure=lambda job, error: _print(f"failed    {job.title}: {error}"),
         waiting=lambda running: _print(
             f"\nwaiting   for {counted(running, 'run')} of other workers; the run of one that is silent for a"

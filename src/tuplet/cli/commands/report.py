@@ -8,10 +8,12 @@ from tuplet.cli.console import metric_table
 from tuplet.config.overrides import override
 from tuplet.data.splits import Split
 from tuplet.evaluation.evaluate import embed
+from tuplet.report.plots import chart_images, map_image
 from tuplet.report.run_report import ReportContent, write_report
 from tuplet.training.devices import launch
 from tuplet.training.experiment import images_of, select
 from tuplet.training.run_folder import Run
+from tuplet.training.tracking import Tracking
 
 
 def report(folder: str) -> None:
@@ -21,13 +23,14 @@ def report(folder: str) -> None:
     write_run_report(run, launch(one_machine), images_of(run))
 
 
-def write_run_report(run: Run, fabric: Fabric, split: Split) -> None:
+def write_run_report(run: Run, fabric: Fabric, split: Split, tracking: Tracking | None = None) -> None:
     """Write the report of a run; on the first rank print its metrics and where the report is.
 
     Args:
         run: with at least one epoch.
         fabric: launched.
         split: of the run.
+        tracking: gets the report and its figures.
     """
     network = fabric.setup_module(run.embedder())
     data, workers = run.config.data, run.config.compute.num_workers
@@ -44,7 +47,10 @@ def write_run_report(run: Run, fabric: Fabric, split: Split) -> None:
             "metrics are of queries in the gallery, maps and mistakes of the queries among themselves"
         )
     content = ReportContent(run.config, epochs, environment, train_part, test_part, notes)
-    write_report(content, run.report_file)
+    maps = write_report(content, run.report_file)
+    if tracking:
+        drawn = {f"map_{name.lower()}": map_image(one) for name, one in maps.items()}
+        tracking.finished(run, chart_images(epochs) | drawn)
     chosen = select(run.config, epochs)
     print(f"\n{metric_table(chosen.evaluation, chosen.label)}")
     print(f"\nreport    {run.report_file}")

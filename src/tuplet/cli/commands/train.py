@@ -26,6 +26,7 @@ from tuplet.training.devices import launch
 from tuplet.training.experiment import epochs_of_runs, images_of, open_on_every_rank, seed_folder
 from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run, removed_on_input_error
+from tuplet.training.tracking import Tracking
 
 
 def demo(chosen: TrainArguments, command: str) -> None:
@@ -45,9 +46,10 @@ def train(chosen: TrainArguments, command: str) -> Run | None:
     fabric = launch(config)
     default = Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(fabric.broadcast(chosen.to or default))
-    if chosen.seeds > 1 or config.evaluation.selection == "validation":
-        return _several(config, folder, chosen.seeds, fabric, command)
-    return _one(config, folder, fabric)
+    with Tracking(chosen.track if fabric.is_global_zero else ()) as tracking:
+        if chosen.seeds > 1 or config.evaluation.selection == "validation":
+            return _several(replace(chosen, config=config, to=folder), fabric, command, tracking)
+        return _one(config, folder, fabric, tracking)
 
 
 def resume(folder: str, arguments: Iterable[str]) -> None:
@@ -58,18 +60,22 @@ def resume(folder: str, arguments: Iterable[str]) -> None:
     run.config = replace(run.config, compute=chosen.compute)
     if chosen.data.root is not None and chosen.data.root != run.config.data.root:
         run.config = override(run.config, {"data.root": chosen.data.root.absolute()})
-    _finish(run, launch(run.config), images_of(run))
+    fabric = launch(run.config)
+    with Tracking(chosen.track if fabric.is_global_zero else ()) as tracking:
+        _finish(run, fabric, images_of(run), tracking)
 
 
-def _one(config: RunConfig, folder: Path, fabric: Fabric) -> Run | None:
+def _one(config: RunConfig, folder: Path, fabric: Fabric, tracking: Tracking) -> Run | None:
     split = load_split(config)
     with removed_on_input_error(folder) if fabric.is_global_zero else nullcontext():
-        return _finish(open_on_every_rank(config, folder, fabric), fabric, split)
+        return _finish(open_on_every_rank(config, folder, fabric), fabric, split, tracking)
 
 
-def _several(config: RunConfig, folder: Path, seeds: int, fabric: Fabric, command: str) -> Run | None:
+def _several(chosen: TrainArguments, fabric: Fabric, command: str, tracking: Tracking) -> Run | None:
     """Train the folds, if the selection needs them, and each seed; then summarise the seeds."""
     first_rank = fabric.is_global_zero
+    config, folder, seeds = chosen.config, chosen.to, chosen.seeds
+    assert folder is not None
     images = load_data(config)
     split = split_of(images, config)
     if first_rank:
@@ -82,27 +88,29 @@ def _several(config: RunConfig, folder: Path, seeds: int, fabric: Fabric, comman
     how = f"the same command with --to {folder} resumes"
     for seed, where in folders.items():
         epochs = epochs_of_runs(replace(config, seed=seed), where, fabric=fabric, images=images)
-        print_epochs(epochs, first_rank=first_rank, how_to_resume=how)
+        print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)
     runs = [Run(where) for where in folders.values()]
     for run in runs:
-        write_run_report(run, fabric, split_of(images, run.config))
+        write_run_report(run, fabric, split_of(images, run.config), tracking)
     if first_rank and seeds > 1:
         page = summary_page(config.name, runs, command=command)
         write_atomically(folder / "summary.md", page.encode())
+        tracking.files(folder, [folder / "summary.md"])
         print(f"\n{page}\nsummary   {folder / 'summary.md'}")
     return runs[0] if first_rank and seeds == 1 else None
 
 
-def _finish(run: Run, fabric: Fabric, split: Split) -> Run | None:
+def _finish(run: Run, fabric: Fabric, split: Split, tracking: Tracking) -> Run | None:
     first_rank = fabric.is_global_zero
     if first_rank:
         print(describe(split, measured=run.config.evaluation.split), flush=True)
     print_compute_notes(run.config, fabric, split.train.num_classes)
     epochs = ((run, epoch) for epoch in train_epochs(run, fabric=fabric, split=split))
     how = f"resume with: tuplet train --resume {run.folder}"
-    if print_epochs(epochs, first_rank=first_rank, how_to_resume=how) == 0 and first_rank:
+    num_epochs = print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)
+    if num_epochs == 0 and first_rank:
         print(f"\nrun       {run.folder}")
         last = run.config.schedule.last_epoch
         print(f"finished  already, at epoch {last}; only its report was written again", flush=True)
-    write_run_report(run, fabric, split)
+    write_run_report(run, fabric, split, tracking)
     return run if first_rank else None

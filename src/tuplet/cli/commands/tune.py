@@ -37,6 +37,7 @@ from tuplet.research.tuning.search import Search, finished_trials, open_search, 
 from tuplet.research.tuning.space import Dimension, Space, dimension, paper_space, wide_space
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import EpochReport, Run
+from tuplet.training.tracking import Tracking
 
 _NUM_SHOWN = 8
 """Best trials in the live table."""
@@ -50,10 +51,12 @@ def tune(chosen: TuneArguments, command: str) -> None:
     print_compute_notes(search.config, fabric, images.train.num_classes)
     how = f"the same command with --to {search.folder} resumes"
     require_trainable(search, images)
-    queue = print_trials(search, fabric=fabric, images=images, how_to_resume=how)
+    with Tracking(chosen.track) as tracking:
+        queue = print_trials(search, fabric=fabric, images=images, how_to_resume=how, tracking=tracking)
     found = result_of(search, queue.study, fabric=fabric, images=images)
     file = write_result(search, found)
     write_search_report(search, queue.study, found, storage=queue.address, command=command)
+    tracking.files(search.folder, [search.folder / "report.html", file])
     print_result(search, found)
     print(f"\nrecipe    {file}")
     print(f"report    {search.folder / 'report.html'}")
@@ -92,7 +95,9 @@ def _space(asked: Sequence[str], config: RunConfig) -> Space:
     return space
 
 
-def print_trials(search: Search, *, fabric: Fabric, images: Split, how_to_resume: str) -> Queue:
+def print_trials(
+    search: Search, *, fabric: Fabric, images: Split, how_to_resume: str, tracking: Tracking
+) -> Queue:
     """Run the trials of a search and print each as it ends.
 
     Args:
@@ -100,6 +105,7 @@ def print_trials(search: Search, *, fabric: Fabric, images: Split, how_to_resume
         fabric: launched; one rank.
         images: all of the config's.
         how_to_resume: after Ctrl-C.
+        tracking: gets the epochs of every trial.
 
     Returns: the search's queue.
     """
@@ -109,7 +115,12 @@ def print_trials(search: Search, *, fabric: Fabric, images: Split, how_to_resume
         print(f"          {path} = {values}")
     again = with_resume_hint(f"the trial that was running is run again: {how_to_resume}")
     with again, without_bars(), LiveTable(search, queue.study) as table:
-        trials = run_trials(search, fabric=fabric, images=images, on_epoch=table.epoch, waiting=table.waiting)
+
+        def on_epoch(trial: optuna.Trial, run: Run, report: EpochReport) -> None:
+            table.epoch(trial, run, report)
+            tracking.epoch(run, report)
+
+        trials = run_trials(search, fabric=fabric, images=images, on_epoch=on_epoch, waiting=table.waiting)
         for trial in trials:
             table.ended(trial)
     return queue
