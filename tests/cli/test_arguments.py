@@ -10,12 +10,10 @@ import tyro
 
 from tuplet.cli.arguments import options, parse, with_option_names
 from tuplet.cli.main import COMMANDS
+from tuplet.cli.measure_options import FileArguments, IndexMeasureArguments, ModelArguments
 from tuplet.cli.options import (
     FetchArguments,
-    FileArguments,
     IndexArguments,
-    IndexMeasureArguments,
-    ModelArguments,
     TrainArguments,
 )
 from tuplet.config import DataConfig

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from tuplet.errors import DataError, SettingsError
-from tuplet.metrics.open_set import NO_LABEL, Answers, vote
+from tuplet.metrics.answers import NO_LABEL, vote
+from tuplet.metrics.open_set import Answers
 
 
 def by_hand(
@@ -85,11 +86,12 @@ def test_risk_and_coverage() -> None:
 
 def test_votes() -> None:
     cosines = np.array([[0.9, 0.5, 0.45, 0.2]])
-    assert vote(np.array([[1, 2, 2, 1]]), cosines)[0].tolist() == [1]
-    assert vote(np.array([[1, 2, 2, 2]]), cosines)[0].tolist() == [2]
+    assert vote(np.array([[1, 2, 2, 1]]), cosines).tolist() == [0]
+    assert vote(np.array([[1, 2, 2, 2]]), cosines).tolist() == [1]
     # Items without a label do not stand together, and negative cosines do not count.
-    assert vote(np.array([[1, NO_LABEL, NO_LABEL, NO_LABEL]]), cosines)[0].tolist() == [1]
-    assert vote(np.array([[5, 6, 6]]), np.array([[-0.1, -0.2, -0.3]]))[0].tolist() == [5]
+    assert vote(np.array([[1, NO_LABEL, NO_LABEL, NO_LABEL]]), cosines).tolist() == [0]
+    assert vote(np.array([[5, 6, 6]]), np.array([[-0.1, -0.2, -0.3]])).tolist() == [0]
+    assert vote(np.array([[1, 2]]), np.array([[0.5, 0.5]])).tolist() == [0]
 
 
 def test_bad_input() -> None:

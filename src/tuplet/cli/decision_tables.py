@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+from tuplet.errors import ModelError
+
 if TYPE_CHECKING:
+    from tuplet.evaluation.calibration import Calibration
     from tuplet.evaluation.decisions import DecisionReport
+    from tuplet.inference.pictures import IndexedModel
     from tuplet.metrics.intervals import Interval
     from tuplet.metrics.open_set import OpenSetReport
+    from tuplet.search.classify import IndexAnswer
 
 
 def decision_table(report: DecisionReport) -> str:
@@ -48,3 +54,43 @@ def _answer_rows(found: OpenSetReport) -> list[str]:
         for fpir, value in found.detection.items()
     ]
     return [*rows, "  FPIR: share of queries without their class that are answered all the same"]
+
+
+def calibration_table(found: Calibration) -> str:
+    """Return what a calibration promises, and what it does on test classes."""
+    columns = [
+        ("promised", found.validation),
+        *([] if found.test is None else [("test classes", found.test)]),
+    ]
+    lines = [
+        f'"same" from cosine {found.same_from:.4f}, chosen for {found.goal_words}; "unsure" from'
+        f" {found.unsure_from:.4f}, for at most {100 * found.miss:g} % missed",
+    ]
+    for title, check in columns:
+        lines.append(f"{title}: {check.source}, {check.num_images:,} images of {check.num_classes:,} classes")
+        for name, value, interval in check.rows():
+            lines.append(share_row(name, value, interval))
+    if found.test is not None and found.test.num_classes > found.validation.num_classes:
+        lines.append("  the more classes an index holds, the more often something else in it looks alike")
+    return "\n".join(lines)
+
+
+def usable_calibration(model: IndexedModel) -> Calibration | None:
+    """Return the calibration of an index's model; print a note and return None if it cannot be used."""
+    from tuplet.inference.pictures import calibration_of
+
+    try:
+        return calibration_of(model)
+    except ModelError as error:
+        print(f"note: answers without a calibration: {error}", file=sys.stderr)
+        return None
+
+
+def answer_line(found: IndexAnswer) -> str:
+    """Return an answer as a line."""
+    of = "" if found.label is None else f" as {found.label}"
+    if found.probability is None or found.cosine is None:
+        return f"answer: {found.answer}{of}"
+    return (
+        f"answer: {found.answer}{of} (probability {100 * found.probability:.0f} %, cosine {found.cosine:.4f})"
+    )

@@ -28,16 +28,20 @@ from tuplet.cli.arguments import (
     with_option_names,
 )
 from tuplet.cli.console import recipe_lines, usage
+from tuplet.cli.measure_options import (
+    CalibrateArguments,
+    CompareArguments,
+    IndexMeasureArguments,
+    ModelArguments,
+)
 from tuplet.cli.options import (
     BenchArguments,
     ClaimsArguments,
-    CompareArguments,
+    ClassifyArguments,
     DuplicatesArguments,
     ExportArguments,
     FetchArguments,
     IndexArguments,
-    IndexMeasureArguments,
-    ModelArguments,
     ResumeArguments,
     SearchArguments,
     ServeArguments,
@@ -395,22 +399,49 @@ def _on_index(name: str, kind: type[Any], *modules: str) -> Callable[[list[str]]
 
     def run(arguments: list[str]) -> None:
         chosen = parse(kind, arguments or ["--help"], f"tuplet {name}")
-        require_extra("search", "lancedb", *modules)
+        require_extra("search", *modules)
         getattr(import_module(f"tuplet.cli.commands.{name}"), name)(chosen)
 
     return run
 
 
 for _name, _summary, _kind, _modules in (
-    ("index", "add pictures to an index:  tuplet index PHOTOS --model RUN --index DIR", IndexArguments, ()),
-    ("search", "find the pictures most like an image:  tuplet search IMAGE --index DIR", SearchArguments, ()),
+    (
+        "calibrate",
+        "choose from which cosine two pictures are the same:  tuplet calibrate RUN --fmr 1e-3",
+        CalibrateArguments,
+        (),
+    ),
+    (
+        "index",
+        "add pictures to an index:  tuplet index PHOTOS --model RUN --index DIR",
+        IndexArguments,
+        ("lancedb",),
+    ),
+    (
+        "search",
+        "find the pictures most like an image:  tuplet search IMAGE --index DIR",
+        SearchArguments,
+        ("lancedb",),
+    ),
+    (
+        "classify",
+        "name pictures by their neighbours:  tuplet classify PICTURES --index DIR",
+        ClassifyArguments,
+        ("lancedb",),
+    ),
     (
         "serve",
         "serve an index: a search page and an API:  tuplet serve DIR",
         ServeArguments,
-        ("fastapi", "uvicorn", "prometheus_client"),
+        ("lancedb", "fastapi", "uvicorn", "prometheus_client"),
     ),
-    ("duplicates", "find near-duplicates in an index:  tuplet duplicates DIR", DuplicatesArguments, ()),
+    (
+        "duplicates",
+        "find near-duplicates in an index:  tuplet duplicates DIR",
+        DuplicatesArguments,
+        ("lancedb",),
+    ),
 ):
     _command(_name, _summary, kind=_kind)(_on_index(_name, _kind, *_modules))
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, with_shared_classes
-from tuplet.metrics.open_set import NUM_VOTES, Answers, OpenSetReport
+from tuplet.metrics.answers import NUM_VOTES
+from tuplet.metrics.open_set import Answers, OpenSetReport
 from tuplet.metrics.verification import VerificationReport, verification_metrics
 
 

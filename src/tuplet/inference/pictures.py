@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -20,6 +20,7 @@ from tuplet.config import Augmentation
 from tuplet.config.checks import type_name, whole_number
 from tuplet.data.pixels import decode_pixels
 from tuplet.errors import DataError, ModelError, RequestError
+from tuplet.evaluation.calibration import CALIBRATION_FILE, Calibration, Decision, read_calibration
 from tuplet.metrics.small_vectors import SmallCode
 from tuplet.progress import track
 
@@ -66,6 +67,11 @@ class IndexedModel:
     def from_json(cls, text: str | bytes) -> IndexedModel:
         """Return the model that `to_json` wrote."""
         return cls(**json.loads(text))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what makes the vectors, wherever the model is and however an index keeps them."""
+        return {name: value for name, value in asdict(self).items() if name not in ("path", "code")}
 
     def difference(self, other: IndexedModel) -> str:
         """Return why vectors of two models cannot be compared; empty if they can."""
@@ -151,6 +157,30 @@ class PictureEncoder(ABC):
             vectors.append(self.embed(np.stack(squares)))
         return np.concatenate(vectors)
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The calibration beside the model; see `calibration_of`."""
+        return calibration_of(self.model)
+
+    def compare(self, first: Any, second: Any) -> Decision:
+        """Decide whether two pictures are of one class: "same", "unsure" or "different", with a probability.
+
+        Args:
+            first: a picture, as for `encode`.
+            second: another one.
+
+        Raises:
+            ModelError: there is no calibration (tuplet calibrate makes one), or it is of another model.
+            UnreadableImageError: as `encode` does, and so does DataError.
+        """
+        if self.calibration is None:
+            raise ModelError(
+                f"{self.model.path} has no {CALIBRATION_FILE}; want one: tuplet calibrate {self.model.path}",
+                subject=self.model.path,
+            )
+        a, b = self.encode([first, second]).astype(np.float64)
+        return self.calibration.compare(float(a @ b))
+
     def _pixels(self, picture: Any, number: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return the pixels of the picture of this number in the list."""
         if isinstance(picture, str | os.PathLike):
@@ -166,6 +196,39 @@ class PictureEncoder(ABC):
                 # rounding.
                 return np.array(picture, order="C")
         raise no_picture(number, given)
+
+
+def calibration_of(model: IndexedModel) -> Calibration | None:
+    """Read the calibration beside a model; return None where there is none.
+
+    Raises:
+        ModelError: it is damaged, or was made for other weights or squares, or the index keeps its vectors in
+            few bytes, whose cosines are others.
+    """
+    folder = Path(model.path)
+    # The network of a run is also in RUN/model.
+    places = [folder] if (folder / "config.yaml").is_file() else [folder, folder.parent]
+    files = [place / CALIBRATION_FILE for place in places]
+    file = next((one for one in files if one.is_file()), None)
+    if file is None:
+        return None
+    if model.code:
+        raise ModelError(
+            f"{file} is about whole vectors, and the index keeps them in few bytes, with other cosines; want"
+            " an index made without --bytes",
+            subject=file,
+        )
+    found, identity = read_calibration(file), model.identity
+    if found.model != identity:
+        names = ", ".join(name for name, value in identity.items() if found.model.get(name) != value)
+        raise ModelError(
+            f"{file} was made for another model than {folder}, with other {names}; want tuplet calibrate run"
+            " again, or the file removed",
+            subject=file,
+            given=found.model,
+            wanted=identity,
+        )
+    return found
 
 
 def no_picture(number: int, given: str) -> DataError:

@@ -17,59 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from tuplet.errors import DataError, SettingsError
+from tuplet.metrics.answers import NUM_VOTES, AnswersAt, vote
 from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.exact.sorting import blocks, exact_similarities, first_results
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels
 from tuplet.metrics.intervals import Interval, draws, expanded_tail
 from tuplet.progress import track
 
-NUM_VOTES = 5
-"""Neighbours that vote."""
 FPIRS = (1e-1, 1e-2)
 """Shares of unknown queries that are answered, at which the detection rate is reported."""
-NO_LABEL = -1
-
-
-def vote(
-    labels: Int64[np.ndarray, "n k"], similarities: Float[np.ndarray, "n k"]
-) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """Let the k nearest items of each query vote for its class, each with its cosine.
-
-    >>> vote(np.array([[3, 7, 7]]), np.array([[0.9, 0.8, 0.7]]))
-    (array([7]), array([0.8]))
-
-    Args:
-        labels: of the neighbours, nearest first, k >= 1; `NO_LABEL` is a class of its own, each time.
-        similarities: their cosines, falling; -inf where there are fewer than k. Below 0 they do not count.
-    Returns: the class with the largest sum, the nearest of equals, and the cosine of its nearest item.
-    """
-    weights = np.maximum(similarities, 0.0)
-    alike = (labels[:, :, None] == labels[:, None, :]) & (labels[:, :, None] != NO_LABEL)
-    alike |= np.eye(labels.shape[1], dtype=bool)
-    winner = (alike * weights[:, None, :]).sum(axis=2).argmax(axis=1)
-    rows = np.arange(len(labels))
-    return labels[rows, winner], similarities[rows, winner].astype(np.float64)
-
-
-@dataclass(frozen=True)
-class AnswersAt:
-    """What answers are worth at a threshold.
-
-    Attributes:
-        threshold: of the score; only answers at or above it are given.
-        precision: share of right answers among those given, to known and unknown queries.
-        answered: share of known queries that are answered.
-        right: share of known queries that are answered rightly.
-        detected: share of unknown queries that are not answered.
-        intervals: of the four, by name, over classes; None where nothing varies.
-    """
-
-    threshold: float
-    precision: float
-    answered: float
-    right: float
-    detected: float
-    intervals: Mapping[str, Interval | None]
 
 
 @dataclass(frozen=True)
@@ -172,12 +128,13 @@ class Answers:
             others = table.masked_fill(asked, -torch.inf)
             for kept, cosines in ((exists, table), ((~asked).any(1), others)):
                 items = first_results(cosines, k)
-                voted = vote(found[items].numpy(force=True), cosines.gather(1, items).numpy(force=True))
-                truth = own[block].numpy(force=True)
-                chosen = kept.numpy(force=True)
+                classes = found[items].numpy(force=True)
+                scores = cosines.gather(1, items).numpy(force=True)
+                winner = np.arange(len(scores)), vote(classes, scores)
+                truth, chosen = own[block].numpy(force=True), kept.numpy(force=True)
                 known = np.full(len(truth), cosines is table)
-                right = known & (voted[0] == truth)
-                parts.append(tuple(one[chosen] for one in (voted[1], right, known, truth)))
+                right = known & (classes[winner] == truth)
+                parts.append(tuple(one[chosen] for one in (scores[winner], right, known, truth)))
         scores, right, known, classes = (np.concatenate(one) for one in zip(*parts, strict=True))
         return cls(scores, right, known, classes, num_votes)
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from tuplet.errors import SettingsError
+from tuplet.metrics.answers import OperatingPoint
 from tuplet.metrics.exact.pairs import NUM_POINTS, PairCounts, UnitCounts, cosine_of, count_pairs, point_of
 from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels
@@ -28,24 +29,6 @@ from tuplet.metrics.intervals import Interval, check_settings, draws, expanded_t
 FMRS = (1e-1, 1e-2, 1e-3, 1e-4)
 """At which FMR the FNMR is reported."""
 _CHUNK = 2**20
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What a threshold does to pairs.
-
-    Attributes:
-        threshold: a cosine; a pair at or above it is taken for one class. Above 1 where nothing passes.
-        fmr, fnmr: its error rates, in [0, 1].
-        fmr_interval, fnmr_interval: over classes; None where it was not computed or nothing varies. Of a
-            threshold that was chosen for its FMR, the FNMR's is at that FMR, not at that threshold.
-    """
-
-    threshold: float
-    fmr: float
-    fnmr: float
-    fmr_interval: Interval | None = None
-    fnmr_interval: Interval | None = None
 
 
 @dataclass(frozen=True)

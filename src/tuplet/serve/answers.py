@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from tuplet.errors import RequestError
+from tuplet.search.classify import IndexAnswer
 from tuplet.search.index import IndexedPicture, Neighbour
 from tuplet.search.map import CollectionMap
 from tuplet.search.storage import path_like, picture_condition
@@ -79,14 +80,36 @@ class Found(Picture):
     exact_copy: bool = Field(description="its file has the very bytes of what was looked up")
 
 
+class Verdict(BaseModel):
+    """What the nearest pictures say, by the calibration of the model."""
+
+    answer: str = Field(description="same, unsure, or nothing like it here")
+    label: str | None = Field(description="that won the vote of the nearest; null for nothing like it here")
+    probability: float | None = Field(
+        description="that the label is right, if the class of every second picture is in the index"
+    )
+
+    @classmethod
+    def of(cls, found: IndexAnswer) -> Verdict:
+        """Describe an answer."""
+        return cls(answer=str(found.answer), label=found.label, probability=found.probability)
+
+
 class SearchAnswer(BaseModel):
     """What was found, nearest first."""
 
     query: Picture | None = Field(description="what was looked up; null where it was sent")
     found: list[Found]
+    verdict: Verdict | None = Field(default=None, description="null where the model is not calibrated")
 
     @classmethod
-    def of(cls, query: IndexedPicture | None, neighbours: Sequence[Neighbour], content: str) -> SearchAnswer:
+    def of(
+        cls,
+        query: IndexedPicture | None,
+        neighbours: Sequence[Neighbour],
+        content: str,
+        said: IndexAnswer | None = None,
+    ) -> SearchAnswer:
         """Describe what was found, with the exact copies of the content with this hash marked."""
         found = [
             Found(
@@ -96,7 +119,8 @@ class SearchAnswer(BaseModel):
             )
             for neighbour in neighbours
         ]
-        return cls(query=None if query is None else Picture.of(query), found=found)
+        verdict = None if said is None else Verdict.of(said)
+        return cls(query=None if query is None else Picture.of(query), found=found, verdict=verdict)
 
 
 class PicturesAnswer(BaseModel):

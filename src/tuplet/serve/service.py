@@ -19,7 +19,9 @@ from fastapi import HTTPException, Request
 from jaxtyping import Float32
 
 from tuplet.errors import InputError, RequestError, one_line
+from tuplet.evaluation.calibration import Calibration
 from tuplet.inference.pictures import PictureEncoder
+from tuplet.search.classify import IndexAnswer, answer_of
 from tuplet.search.index import ImageIndex, Neighbour
 from tuplet.search.map import MOST_POINTS, BackgroundMap
 from tuplet.serve.answers import (
@@ -93,8 +95,15 @@ class SearchService:
         stale_since: since when looking at the index fails; None: it does not.
     """
 
-    def __init__(self, index: ImageIndex, embedder: PictureEncoder, settings: ServiceSettings) -> None:
+    def __init__(
+        self,
+        index: ImageIndex,
+        embedder: PictureEncoder,
+        settings: ServiceSettings,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.index, self.settings, self._embedder = index, settings, embedder
+        self._calibration = calibration
         self.metrics = ServiceMetrics()
         self.map = BackgroundMap(index, settings.map_points)
         self._queue = EmbeddingQueue(
@@ -164,8 +173,8 @@ class SearchService:
         """Find what is similar to a picture of the index, without itself."""
         picture = await self.of_picture(name, self.index.row)
         vector = await self.of_picture(name, self.index.vector)
-        neighbours = await self._nearest(vector, query, {picture.id})
-        return SearchAnswer.of(picture, neighbours, picture.content)
+        neighbours, said = await self._nearest(vector, query, {picture.id})
+        return SearchAnswer.of(picture, neighbours, picture.content, said)
 
     async def similar_to_upload(self, request: Request, query: SearchQuery) -> SearchAnswer:
         """Find what is similar to the picture in a request's body."""
@@ -195,18 +204,22 @@ class SearchService:
             vector = await self._queue.vector(square)
         except InputError as error:
             raise HTTPException(422, str(error)) from None
-        neighbours = await self._nearest(vector, query, set())
-        return SearchAnswer.of(None, neighbours, hashlib.sha256(content).hexdigest()[:32])
+        neighbours, said = await self._nearest(vector, query, set())
+        return SearchAnswer.of(None, neighbours, hashlib.sha256(content).hexdigest()[:32], said)
 
     async def _nearest(
         self, vector: Float32[np.ndarray, " D"], query: SearchQuery, exclude: set[str]
-    ) -> list[Neighbour]:
+    ) -> tuple[list[Neighbour], IndexAnswer | None]:
+        """Return the nearest pictures, and what they say where the model is calibrated."""
         threads = self._readers if query.path is None else self._scanners
-        look = partial(self.index.nearest, vector, query.top, where=query.condition, exclude=exclude)
+        calibration = self._calibration
+        most = query.top if calibration is None else max(query.top, calibration.num_votes)
+        look = partial(self.index.nearest, vector, most, where=query.condition, exclude=exclude)
         try:
-            return await self.read(look, threads)
+            found = await self.read(look, threads)
         except RequestError as error:
             raise HTTPException(400, f"label or path cannot be used: {error}") from None
+        return found[: query.top], None if calibration is None else answer_of(found, calibration)
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from tuplet.cli.commands.evaluate import trained_classes
 from tuplet.cli.console import print_compute_notes, print_json
-from tuplet.cli.options import CompareArguments
+from tuplet.cli.measure_options import CompareArguments
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.load import load_split

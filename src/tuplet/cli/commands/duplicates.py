@@ -8,8 +8,10 @@ from typing import Any
 
 from tuplet.cli.commands.search import picture_tree
 from tuplet.cli.console import print_json, print_table
+from tuplet.cli.decision_tables import usable_calibration
 from tuplet.cli.options import DuplicatesArguments
 from tuplet.errors import counted
+from tuplet.evaluation.calibration import Calibration
 from tuplet.search.duplicates import DuplicateGroup, find_duplicates
 from tuplet.search.index import ImageIndex
 from tuplet.training.accelerators import choose_device
@@ -23,13 +25,14 @@ def duplicates(chosen: DuplicatesArguments) -> None:
     index = ImageIndex(chosen.index)
     device = choose_device(chosen.accelerator)
     groups = find_duplicates(index, threshold=chosen.threshold, where=chosen.where, device=device)
+    calibration = usable_calibration(index.model)
     if chosen.html is not None:
         _write_page(chosen.html, chosen, index, groups)
     if chosen.json:
-        print_json([_tree(group) for group in groups])
+        print_json([_tree(group, calibration) for group in groups])
         return
     print(_summary(groups, index.count(chosen.where), chosen.threshold))
-    _print_table(groups)
+    _print_table(groups, calibration)
     if chosen.html is not None:
         print(f"page: {chosen.html}")
 
@@ -46,24 +49,29 @@ def _summary(groups: Sequence[DuplicateGroup], total: int, threshold: float) -> 
     )
 
 
-def _print_table(groups: Sequence[DuplicateGroup]) -> None:
+def _print_table(groups: Sequence[DuplicateGroup], calibration: Calibration | None) -> None:
     rows = []
     for number, group in enumerate(groups, 1):
         for place, one in enumerate(group.pictures):
             head = f"{number}" if place == 0 else ""
             cosine = f"{one.cosine:.4f}" if place else ""
-            copy = "exact copy" if one.exact else ""
-            rows.append((head, cosine, copy, one.picture.label or "", one.picture.path))
+            marks = ["exact copy"] if one.exact else []
+            if place and calibration is not None:
+                said = calibration.compare(one.cosine)
+                marks.append(f"{said.answer} class, {100 * said.probability:.0f} %")
+            rows.append((head, cosine, "; ".join(marks), one.picture.label or "", one.picture.path))
     print_table(("group", "cosine to its first", "", "label", "path"), rows, right=2)
 
 
-def _tree(group: DuplicateGroup) -> dict[str, Any]:
-    return {
-        "exact": group.exact,
-        "pictures": [
-            {"cosine": one.cosine, "exact": one.exact, **picture_tree(one.picture)} for one in group.pictures
-        ],
-    }
+def _tree(group: DuplicateGroup, calibration: Calibration | None) -> dict[str, Any]:
+    pictures = [
+        {"cosine": one.cosine, "exact": one.exact, **picture_tree(one.picture)} for one in group.pictures
+    ]
+    if calibration is not None:
+        for one in pictures:
+            said = calibration.compare(one["cosine"])
+            one |= {"answer": said.answer, "probability": said.probability}
+    return {"exact": group.exact, "pictures": pictures}
 
 
 def _write_page(

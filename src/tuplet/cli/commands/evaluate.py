@@ -14,7 +14,7 @@ import numpy as np
 from tuplet.cli.arguments import parse
 from tuplet.cli.console import metric_table, print_compute_notes, print_json
 from tuplet.cli.decision_tables import decision_table
-from tuplet.cli.options import FileArguments, IndexMeasureArguments, MeasureArguments, ModelArguments
+from tuplet.cli.measure_options import FileArguments, IndexMeasureArguments, MeasureArguments, ModelArguments
 from tuplet.cli.size_tables import plot_sizes, require_plot, size_table
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.data.class_folders import load_images

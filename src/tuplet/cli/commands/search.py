@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from tuplet.cli.console import print_json, print_table, printable
+from tuplet.cli.decision_tables import answer_line, usable_calibration
 from tuplet.cli.options import SearchArguments
 from tuplet.data.pixels import UnreadableImageError, decode_pixels
 from tuplet.errors import DataError, counted
 from tuplet.inference.engines import encoder_of_index
-from tuplet.inference.pictures import mean_direction
+from tuplet.inference.pictures import IndexedModel, mean_direction
+from tuplet.search.classify import IndexAnswer, answer_of, votes_of
 from tuplet.search.index import ImageIndex, IndexedPicture, Neighbour, content_hash
 from tuplet.search.indexing import jpeg_thumbnail
 from tuplet.search.storage import picture_condition, stored_text
@@ -32,12 +34,19 @@ def search(chosen: SearchArguments) -> None:
     copies = [copy for image in chosen.images for copy in index.copies(content_hash(image))]
     left_out = [] if chosen.include_itself else copies
     exclude = {one.id for one in left_out}
-    found = index.nearest(vector, chosen.top, where=where, exclude=exclude, exact=chosen.exact)
+    calibration = usable_calibration(_model_of(chosen, index))
+    most = max(chosen.top, 0 if calibration is None else votes_of(calibration))
+    found = index.nearest(vector, most, where=where, exclude=exclude, exact=chosen.exact)
+    answer = None if calibration is None else answer_of(found, calibration)
+    found = found[: chosen.top]
     if chosen.html is not None:
         _write_page(chosen.html, chosen, index, found, {one.id for one in copies})
     if chosen.json:
-        print_json(_tree(chosen, found, left_out))
+        tree = _tree(chosen, found, left_out)
+        print_json(tree if answer is None else {"answer": answer_tree(answer), **tree})
         return
+    if answer is not None:
+        print(printable(answer_line(answer)))
     if left_out:
         paths = ", ".join(printable(one.path) for one in left_out[:3])
         more = f" and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
@@ -49,6 +58,20 @@ def search(chosen: SearchArguments) -> None:
     _print_table(found)
     if chosen.html is not None:
         print(f"page: {chosen.html}")
+
+
+def _model_of(chosen: SearchArguments, index: ImageIndex) -> IndexedModel:
+    """Return the index's model, where it is now."""
+    return index.model if chosen.model is None else replace(index.model, path=str(chosen.model))
+
+
+def answer_tree(found: IndexAnswer) -> dict[str, Any]:
+    """Return an answer, for JSON."""
+    nearest = None if found.nearest is None else found.nearest.picture.id
+    return {
+        **{name: getattr(found, name) for name in ("answer", "label", "probability", "cosine")},
+        "nearest": nearest,
+    }
 
 
 def _looked_up(chosen: SearchArguments, index: ImageIndex) -> Float32[np.ndarray, " D"]:

@@ -6,11 +6,13 @@ import os
 import socket
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from starlette.types import ASGIApp
 
 from tuplet.cli.console import printable
+from tuplet.cli.decision_tables import usable_calibration
 from tuplet.cli.options import ServeArguments
 from tuplet.errors import SettingsError, counted
 from tuplet.inference.engines import encoder_of_index
@@ -76,7 +78,8 @@ def _prepared(chosen: ServeArguments, access: Access) -> tuple[ASGIApp, str]:
         queue=chosen.queue,
         batch_size=chosen.batch_size,
     )
-    service = SearchService(index, embedder, settings)
+    calibration = usable_calibration(replace(index.model, path=embedder.model.path))
+    service = SearchService(index, embedder, settings, calibration)
     held = service.collection
     pictures, labels = counted(held.rows, "picture"), counted(len(held.labels), "label")
     line = f"tuplet serves {printable(chosen.index)}: {pictures}, {labels}"
