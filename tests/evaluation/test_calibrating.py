@@ -138,6 +138,17 @@ def test_answers(found: Calibration) -> None:
     assert fixed.compare(0.2).answer == "different"
 
 
+def test_a_goal_that_is_missed_on_test_classes_is_said_so(
+    validation: MeasuredSet, test_set: MeasuredSet
+) -> None:
+    kept = calibrate(validation, test_set, MODEL, CalibrationSettings("fmr", 0.5))
+    missed = calibrate(
+        measured(1, noise=0.3), measured(2, noise=3.0), MODEL, CalibrationSettings("precision", 0.95)
+    )
+    assert kept.broken_promise == ""
+    assert "precision 0.95" in missed.broken_promise
+
+
 def test_what_was_written_is_read_back(found: Calibration, tmp_path: Path) -> None:
     found.write(tmp_path / "calibration.json")
     assert read_calibration(tmp_path / "calibration.json") == found

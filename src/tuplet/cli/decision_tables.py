@@ -36,8 +36,13 @@ def decision_table(report: DecisionReport) -> str:
 
 def share_row(title: str, value: float, interval: Interval | None) -> str:
     """Return a line with a share in percent and its interval."""
-    row = f"  {title:<24} {100 * value:6.2f} %"
-    return row if interval is None else f"{row}  {100 * interval.low:6.2f} .. {100 * interval.high:.2f} %"
+    row = f"  {title:<24} {_percent(value):>6} %"
+    return row if interval is None else f"{row}  {_percent(interval.low):>6} .. {_percent(interval.high)} %"
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, with the digits that a small one needs: an FMR of 1e-5 is not 0."""
+    return f"{100 * share:.2g}" if 0 < share < 1e-3 else f"{100 * share:.2f}"
 
 
 def _answer_rows(found: OpenSetReport) -> list[str]:
@@ -70,8 +75,8 @@ def calibration_table(found: Calibration) -> str:
         lines.append(f"{title}: {check.source}, {check.num_images:,} images of {check.num_classes:,} classes")
         for name, value, interval in check.rows():
             lines.append(share_row(name, value, interval))
-    if found.test is not None and found.test.num_classes > found.validation.num_classes:
-        lines.append("  the more classes an index holds, the more often something else in it looks alike")
+    if found.broken_promise:
+        lines.append(f"warning: {found.broken_promise}")
     return "\n".join(lines)
 
 
@@ -88,7 +93,7 @@ def usable_calibration(model: IndexedModel) -> Calibration | None:
 
 def answer_line(found: IndexAnswer) -> str:
     """Return an answer as a line."""
-    of = "" if found.label is None else f" as {found.label}"
+    of = "" if found.label is None else f", {found.label}"
     if found.probability is None or found.cosine is None:
         return f"answer: {found.answer}{of}"
     return (

@@ -167,6 +167,27 @@ class Calibration:
             return "the best F1"
         return f"{'FMR' if self.goal == 'fmr' else self.goal} {self.wanted:g}"
 
+    @property
+    def broken_promise(self) -> str:
+        """Return a sentence if the goal is missed on the test classes beyond chance; empty if it is not."""
+        if self.test is None or self.wanted is None or self.goal == "f1":
+            return ""
+        by_goal = {
+            "fmr": (self.test.pairs.fmr, self.test.pairs.fmr_interval),
+            "precision": (self.test.answers.precision, self.test.answers.intervals["precision"]),
+        }
+        value, interval = by_goal[self.goal]
+        if interval is None:
+            return ""
+        missed = interval.low > self.wanted if self.goal == "fmr" else interval.high < self.wanted
+        if not missed:
+            return ""
+        return (
+            f"the goal, {self.goal_words}, is missed on the test classes ({value:.3g}):"
+            f" {self.test.num_classes:,} of them, and it was chosen on {self.validation.num_classes:,}; want"
+            " it chosen on as many classes and images as the index will hold (--images)"
+        )
+
     def write(self, file: Path) -> None:
         """Write the calibration as JSON, whole or not at all."""
         tree = {"format": FORMAT, **asdict(self)}

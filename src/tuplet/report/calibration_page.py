@@ -33,7 +33,9 @@ def write_calibration_page(file: Path, found: Calibration, sets: Sequence[Measur
             {name: _reliability(one, found) for name, (one, _) in measured.items()}
         ),
     }
-    page = page_template("calibration.html").render(
+    page = page_template(
+        "calibration.html", {"capitalize_first": lambda text: text[:1].upper() + text[1:]}
+    ).render(
         found=found,
         checks=dict(zip(_TITLES, checks, strict=False)),
         rows=list(zip(*(check.rows() for check in checks), strict=True)),

@@ -24,18 +24,15 @@ class Line:
 
 
 def error_rates(lines: Mapping[str, Line]) -> str:
-    """Draw FNMR against FMR as SVG, both logarithmic, in percent: further down and left is better."""
+    """Draw FNMR against the logarithm of FMR as SVG, in percent: further down and left is better."""
     with _axes("FMR of pairs, %", "FNMR of pairs, %", lines) as (figure, axes):
         axes.set_xscale("log")
-        axes.set_yscale("log")
         smallest = min((x for line in lines.values() for x in line.x if x > 0), default=1e-6)
-        lowest = min((y for line in lines.values() for y in line.y if y > 0), default=1e-3)
         _draw(axes, lines)
         axes.set_xlim(100 * smallest, 100)
-        axes.set_ylim(100 * max(lowest, 1e-3) / 1.2, 115)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(0, 100)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         return inline_svg(figure, "Line chart: false non-match rate by false match rate")
 
 

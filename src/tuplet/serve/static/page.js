@@ -125,6 +125,10 @@ function tell(problem, calm = false) {
 
 // Showing it.
 const element = (name, className, text = "") => Object.assign(document.createElement(name), { className, textContent: text });
+function said({ answer, label, probability }) {
+  const as = label ? `: ${apart(short(label, 40))}` : "";
+  return `${answer[0].toUpperCase()}${answer.slice(1)}${as}${probability === null ? "" : `, probability ${Math.round(100 * probability)} %`}`;
+}
 function render(to, answer) {
   const looked = Boolean(to.id || to.upload), found = answer?.found ?? answer?.pictures ?? [];
   const query = answer?.query, sent = uploads.get(to.upload), name = query?.name ?? sent?.name ?? "this picture";
@@ -138,6 +142,7 @@ function render(to, answer) {
   const only = to.label ? ` with the label “${apart(short(to.label, 60))}”` : "";
   $("about").className = looked ? "soft" : "lead";
   $("about").textContent = looked ? (query ? plain(query.path) : answer ? "A picture that was sent; the server does not keep it." : "") : `Drop, paste or pick a picture to find what looks like it${found.length ? `, or begin with one of these${only}` : ""}.`;
+  if (answer?.verdict) $("about").prepend(element("b", "", said(answer.verdict)), element("br", ""));
   $("acts").hidden = !query;
   if (query) $("open").href = `/images/${query.id}`;
   document.title = `${looked ? `Like ${plain(name)}` : "Search"} · tuplet`;
