@@ -26,7 +26,8 @@ from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.training.devices import launch
 from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import LockedRunError, Run, write_config
-from tuplet.training.session import DivergedError, Session, learning_rate_factor
+from tuplet.training.schedule import learning_rate_factor
+from tuplet.training.session import DivergedError, Session
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Any, final, get_args
+from typing import Any, assert_never, final, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -93,8 +93,10 @@ def _distances_of_unit_rows(
         distances = (x * x).sum(dim=1, keepdim=True) - 2.0 * (x @ mu.T) + (mu * mu).sum(dim=1)
     elif distance == "cosine":
         distances = 1.0 - x @ mu.T
-    else:
+    elif distance == "manhattan":
         distances = torch.cdist(x, mu, p=1.0)
+    else:
+        assert_never(distance)
     # Rounding may leave a distance of zero slightly below it, and Eq. 3 slightly above one.
     return distances.clamp_min(0.0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from tuplet.config import RunConfig, ScheduleConfig
+from tuplet.config import RunConfig
 from tuplet.data.batches import Draw, TransformedImages, batches, prepare_worker, rank_slice
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.splits import Split
@@ -37,6 +36,7 @@ from tuplet.training.environment import describe_environment, hash_images, hash_
 from tuplet.training.gradient_cache import backward_in_parts
 from tuplet.training.optimizers import build_optimizers
 from tuplet.training.run_folder import EpochReport, Run
+from tuplet.training.schedule import learning_rate_factor
 
 
 class DivergedError(InputError):
@@ -356,18 +356,3 @@ def _try_one_image(network: Embedder, config: RunConfig) -> None:
             given=size,
             wanted=own,
         ) from error
-
-
-def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
-    """Compute the factor of all learning rates in an epoch; 1 during and right after the warm-up.
-
-    Args:
-        schedule: `decay` and its numbers.
-        epoch: 1..epochs.
-    """
-    past = max(0, epoch - 1 - schedule.warmup_epochs)
-    if schedule.decay == "step":
-        return float(schedule.step_gamma ** (past // schedule.step_epochs))
-    if schedule.decay == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * past / max(1, schedule.epochs - schedule.warmup_epochs)))
-    return 1.0
