@@ -100,7 +100,9 @@ class SearchAnswer(BaseModel):
 
     query: Picture | None = Field(description="what was looked up; null where it was sent")
     found: list[Found]
-    verdict: Verdict | None = Field(default=None, description="null where the model is not calibrated")
+    verdict: Verdict | None = Field(
+        default=None, exclude_if=lambda verdict: verdict is None, description="absent without a calibration"
+    )
 
     @classmethod
     def of(

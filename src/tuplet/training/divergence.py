@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -63,7 +64,7 @@ class DivergenceWatch:
         """Return the first step of the epoch so far that cannot be used; waits for the device."""
         return self._first(self._loss.faults.tolist(), [] if self._notes is None else self._notes.tolist())
 
-    def _first(self, faults: list[float], notes: list[float]) -> Divergence | None:
+    def _first(self, faults: Sequence[int | float], notes: list[float]) -> Divergence | None:
         fault = Fault(*(int(number) for number in faults[1:]))
         step = int(notes[-1]) if notes else 0
         if fault.call > 0 and (step == 0 or fault.call <= step):

@@ -65,7 +65,8 @@ def measure(plan: Plan, worker: Worker) -> Iterator[str]:
         parts = _embedded(worker, config)
         names = ("training", config.evaluation.split)
         maps = (plots.embedding_map(part.embeddings, part.labels, part.table.class_names) for part in parts)
-        _write(file, dict(zip(names, map(asdict, maps), strict=True)))
+        drawn = ({"svg": m.svg, "num_points": m.num_points, "num_classes": m.num_classes} for m in maps)
+        _write(file, dict(zip(names, drawn, strict=True)))
 
 
 def shared_neighbours(
