@@ -194,7 +194,7 @@ def test_serve_answers(root: Path, found: Calibration, says: Callable[..., str])
             answer = client.post("/search?top=2", content=picture.read_bytes()).json()
         assert len(answer["found"]) == 2
         expected = {name: row[name] for name in ("answer", "label", "probability")}
-        assert answer["verdict"] == (None if calibration is None else pytest.approx(expected))
+        assert answer.get("verdict") == (None if calibration is None else pytest.approx(expected))
 
 
 def test_load_compares_two_pictures(root: Path, found: Calibration, tmp_path: Path) -> None:
