@@ -58,7 +58,7 @@ def run_cell(run: Callable[[Request, Connection], None], request: Request, *, pr
 def send_outcome(
     measure: Callable[[Request], Cell], request: Request, connection: Connection, *, device: str
 ) -> None:
-    """Nothing; sends what was measured, or that it does not fit into memory."""
+    """Measure, and send the outcome or that it does not fit into memory."""
     if device == "cpu":
         # A refused allocation ends this process alone; and if the system has to kill one, then this one.
         limit = _status("VmData") + available_bytes("cpu")
@@ -67,6 +67,7 @@ def send_outcome(
     try:
         outcome = measure(request)
     except (RuntimeError, MemoryError) as error:
+        # torch's allocator for the CPU raises a plain RuntimeError: only its text tells that memory ran out.
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
         outcome = {"status": "out of memory"}

@@ -70,7 +70,7 @@ class Client:
     statuses: Counter[str] = field(default_factory=Counter)
 
     def run(self, port: int, bodies: list[bytes], top: int, end: float) -> None:
-        """Nothing; pictures were sent one after the other until the end, on the monotonic clock."""
+        """Send pictures one after the other until the end, on the monotonic clock."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         while time.monotonic() < end:
             body = bodies[len(self.seconds) % len(bodies)]

@@ -49,7 +49,7 @@ def command_started(ranks, *arguments):
 
 
 def run_command(ranks, *arguments):
-    """Nothing, when `tuplet` with these arguments has ended well on every rank."""
+    """Run `tuplet` with these arguments on every rank, and assert that each ends well."""
     codes = exit_codes(command_started(ranks, *arguments), seconds=480)
     assert codes == [0] * ranks, codes
 
