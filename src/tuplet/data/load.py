@@ -57,9 +57,13 @@ def load(config: DataConfig, *, num_workers: int = 0, progress: Progress | None 
     return replace(split, train=keep(split.train), test=keep(split.test), gallery=gallery)
 
 
-def _load_files(config: DataConfig, root: Path, num_workers: int, progress: Progress | None) -> Split:
-    """Read the split of a source that lies on disk."""
-    settings = ReadSettings(
+def folder_settings(config: RunConfig) -> ReadSettings:
+    """Return how a folder of images is read for a config, with a progress bar: as its own images are read."""
+    return _read_settings(config.data, config.compute.num_workers, lambda rows: track(rows, "reading"))
+
+
+def _read_settings(config: DataConfig, num_workers: int, progress: Progress | None) -> ReadSettings:
+    return ReadSettings(
         train_fraction=config.train_fraction,
         split_seed=config.split_seed,
         on_bad_image=config.on_bad_image,
@@ -67,6 +71,11 @@ def _load_files(config: DataConfig, root: Path, num_workers: int, progress: Prog
         num_workers=num_workers,
         progress=progress,
     )
+
+
+def _load_files(config: DataConfig, root: Path, num_workers: int, progress: Progress | None) -> Split:
+    """Read the split of a source that lies on disk."""
+    settings = _read_settings(config, num_workers, progress)
     if config.source == "folder":
         return load_folder(root, settings)
     if config.source == "table":

@@ -15,9 +15,7 @@ from tuplet.cli.measure_options import CalibrateArguments
 from tuplet.config import RunConfig
 from tuplet.data.class_folders import load_images
 from tuplet.data.image_tables import ImageTable
-from tuplet.data.load import load_data, split_of
-from tuplet.data.splits import ReadSettings
-from tuplet.data.transforms import short_side
+from tuplet.data.load import folder_settings, load_data, split_of
 from tuplet.errors import SettingsError
 from tuplet.evaluation.calibrating import CalibrationSettings, MeasuredSet
 from tuplet.evaluation.calibrating import calibrate as calibrate_on
@@ -26,7 +24,6 @@ from tuplet.evaluation.evaluate import embed
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.inference.pictures import absolute
 from tuplet.inference.trained_model import TrainedModel, open_model
-from tuplet.progress import track
 from tuplet.report.calibration_page import write_calibration_page
 from tuplet.training.devices import launch
 
@@ -121,10 +118,4 @@ def _images(
 
 
 def _folder(folder: Path, config: RunConfig) -> ImageTable:
-    settings = ReadSettings(
-        on_bad_image=config.data.on_bad_image,
-        min_side=short_side(config.data),
-        num_workers=config.compute.num_workers,
-        progress=lambda rows: track(rows, "reading"),
-    )
-    return load_images(folder, settings=settings)[0]
+    return load_images(folder, settings=folder_settings(config))[0]

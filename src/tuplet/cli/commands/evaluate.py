@@ -19,10 +19,9 @@ from tuplet.cli.size_tables import plot_sizes, require_plot, size_table
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.data.class_folders import load_images
 from tuplet.data.image_tables import ImageTable, Subset
-from tuplet.data.load import load_split
+from tuplet.data.load import folder_settings, load_split
 from tuplet.data.shared_images import queries_in
-from tuplet.data.splits import ReadSettings, notes_of
-from tuplet.data.transforms import short_side
+from tuplet.data.splits import notes_of
 from tuplet.errors import DataError, InputError, ModelError, SettingsError, counted
 from tuplet.evaluation.decisions import measure_decisions
 from tuplet.evaluation.embedding_files import (
@@ -36,7 +35,6 @@ from tuplet.evaluation.measure import MeasureSettings, measure
 from tuplet.evaluation.sizes import SizePoint, size_curve
 from tuplet.inference.trained_model import TrainedModel, open_model
 from tuplet.metrics.names import metric_title
-from tuplet.progress import track
 from tuplet.training.run_folder import Run
 
 if TYPE_CHECKING:
@@ -252,13 +250,7 @@ def _own_images(config: RunConfig) -> Split:
 
 def _chosen_images(chosen: ModelArguments, config: RunConfig) -> Split:
     """Return all images of the folders that were given; at least one must be of a class in the gallery."""
-    settings = ReadSettings(
-        on_bad_image=config.data.on_bad_image,
-        min_side=short_side(config.data),
-        num_workers=config.compute.num_workers,
-        progress=lambda rows: track(rows, "reading"),
-    )
-    load = partial(load_images, settings=settings)
+    load = partial(load_images, settings=folder_settings(config))
     gallery = None if chosen.gallery_images is None else load(chosen.gallery_images)
     loaded = {str(folder): load(folder) for folder in chosen.images}
     searched, left_out = None, list[str]()
