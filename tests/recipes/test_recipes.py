@@ -68,7 +68,11 @@ def test_original_settings_are_those_of_table_2(data: str, backbone: str, tables
     assert override(original, same) == tuned
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("demo", "omniglot", "folder")])
+SMALL_PHOTOGRAPHS = ("cars-half-lite0", "cub-2010-lite0")
+OTHERS = ("demo", "omniglot", "folder", *SMALL_PHOTOGRAPHS)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in OTHERS])
 def test_the_protocol_of_the_study(name: str) -> None:
     run = recipe(name)
     data, backbone = name.split("-", 1)
@@ -97,10 +101,23 @@ def test_in_shop_has_the_settings_of_sop_and_says_so() -> None:
         assert "tuned for sop" in (RECIPES[f"inshop-{backbone}"].__doc__ or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "study"), [*zip(SMALL_PHOTOGRAPHS, ("cars-resnet50", "cub-resnet50"), strict=True)]
+)
+def test_small_photographs_keep_what_the_study_tuned(name: str, study: str) -> None:
+    run, there = recipe(name), recipe(study)
+    assert run.loss == there.loss
+    rates = {"optimizer.lr_backbone": 1e-4, "optimizer.lr_embedding": 1e-4}
+    assert override(run, rates).optimizer == override(there, rates).optimizer
+    assert (run.data.source, run.data.image_size) == ("folder", 64)
+    assert run.schedule.warmup_epochs == there.schedule.warmup_epochs
+    assert "not comparable with published numbers" in (RECIPES[name].__doc__ or "")
+
+
 def test_every_data_set_and_backbone_has_its_recipe() -> None:
     wanted = {f"{data}-{backbone}" for data in DATA_SETS for backbone in ("resnet50", "bn-inception")}
     wanted |= {f"{name}-original" for name in wanted}
-    wanted |= {"inshop-resnet50", "inshop-bn-inception", "demo", "omniglot", "folder"}
+    wanted |= {"inshop-resnet50", "inshop-bn-inception", *OTHERS}
     wanted |= {f"{data}-{vit}" for data in (*DATA_SETS, "inshop") for vit in ("dino", "dinov2")}
     assert set(RECIPES) == wanted
 

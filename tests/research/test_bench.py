@@ -16,7 +16,7 @@ from tuplet.data.load import load_data
 from tuplet.errors import SettingsError
 from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.recipes.catalogue import with_loss
-from tuplet.research.bench import Protocol, best_trial, trials
+from tuplet.research.bench import Protocol, _settings_line, best_trial, trials
 from tuplet.research.tuning.search import run_trials
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
@@ -147,12 +147,22 @@ def test_a_trial_that_diverges_has_lost(tiny: RunConfig, tmp_path: Path) -> None
     assert error.value.subject == "proxy-nca"
 
 
+def test_short_trials_choose_for_long_trainings(tiny: RunConfig, tmp_path: Path) -> None:
+    config = override(tiny, {"schedule.epochs": 4, "schedule.step_epochs": 2, "schedule.warmup_epochs": 0})
+    protocol = Protocol({"hist": config}, 2, 1, "recall_at_1", tmp_path, trial_epochs=2)
+    schedule = protocol.search("hist").config.schedule
+    assert (schedule.epochs, schedule.step_epochs) == (2, 1)
+    assert protocol.losses["hist"].schedule.epochs == 4
+    assert "the best of 2 trials a loss of 2 epochs each by" in _settings_line(protocol)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["demo", "--losses", "hist,contrastive"], "--losses is 'hist,contrastive'; want some of hist,"),
         (["demo", "--losses", "hist,hist"], "supcon, each once"),
         (["demo", "--seeds", "0"], "--seeds is 0; want 1 or more"),
+        (["demo", "--trial-epochs", "99"], "--trial-epochs is 99; want 1..15"),
         (["demo", "--metric", "map"], "--metric is 'map'; want one of recall_at_1"),
         (["demo", "--evaluation.split", "validation"], "want test: the trials use validation classes"),
         (["--seeds", "2"], "want a recipe first"),

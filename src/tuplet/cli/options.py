@@ -143,6 +143,9 @@ class BenchArguments:
     """Final trainings of each loss, with seeds 0, 1, ..., >= 1."""
     trials: int = 8
     """Settings tried for each loss, >= 1; the first are the published ones, and the only ones with 1."""
+    trial_epochs: int | None = None
+    """Length of a trial's training, 1..schedule.epochs, the schedule shortened in proportion; None: as
+    long as the final trainings."""
     sampler: Literal["gp", "tpe", "random"] = "gp"
     """How the other settings are chosen, from the ranges of tuplet tune --space wide."""
     metric: str = "recall_at_1"
@@ -156,6 +159,9 @@ class BenchArguments:
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
         require(self.trials >= 1, "--trials", self.trials, "1 or more")
+        if self.trial_epochs is not None:
+            epochs = self.config.schedule.epochs
+            require(1 <= self.trial_epochs <= epochs, "--trial-epochs", self.trial_epochs, f"1..{epochs}")
         split = self.config.evaluation.split
         require(split == "test", "evaluation.split", split, "test: the trials use validation classes")
         metrics = retrieval_names(self.config.evaluation.recall_at)

@@ -18,6 +18,7 @@ from tuplet.config.run import (
     RunConfig,
     Selection,
     TrackerName,
+    shortened,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "Source",
     "TrackerName",
     "Variance",
+    "shortened",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -186,3 +186,17 @@ class RunConfig:
         ):
             wanted = f"{common!r}, for loss.name = {loss.name}: it is there for hist only"
             check(name, loss.name == "hist" or given == common, wanted)
+
+
+def shortened(config: RunConfig, epochs: int) -> RunConfig:
+    """Return the config of the same run in fewer epochs, its learning rates falling as fast in proportion.
+
+    Args:
+        config: of the run.
+        epochs: 1..config.schedule.epochs.
+    """
+    schedule = config.schedule
+    steps = max(1, round(schedule.step_epochs * epochs / schedule.epochs))
+    warmup = min(schedule.warmup_epochs, epochs - 1)
+    short = replace(schedule, epochs=epochs, step_epochs=steps, warmup_epochs=warmup, stop_after=None)
+    return replace(config, schedule=short)

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
-from tuplet.config import LossName, RunConfig
+from tuplet.config import LossName, RunConfig, shortened
 from tuplet.config.overrides import override
 from tuplet.data.splits import Split
 from tuplet.errors import SettingsError
@@ -52,6 +52,8 @@ class Protocol:
             `EvalReport.retrieval`.
         folder: of the runs.
         sampler: of the other settings, from `wide_space`.
+        trial_epochs: length of a trial's training, 1..schedule.epochs, with the schedule shortened in
+            proportion; None: as long as the final ones.
     """
 
     losses: Mapping[LossName, RunConfig]
@@ -60,10 +62,13 @@ class Protocol:
     metric: str
     folder: Path
     sampler: SamplerName = "gp"
+    trial_epochs: int | None = None
 
     def search(self, name: LossName) -> Search:
         """Return the search of one loss: its own settings first, then what the sampler draws."""
         config = self.losses[name]
+        if self.trial_epochs is not None:
+            config = shortened(config, self.trial_epochs)
         return Search(
             config,
             wide_space(config),
@@ -382,10 +387,13 @@ def commits(environments: Sequence[Mapping[str, Any]]) -> str:
 def _settings_line(protocol: Protocol) -> str:
     if protocol.num_trials == 1:
         return "Settings: as published, nothing tried."
-    folds = next(iter(protocol.losses.values())).evaluation.validation_folds
+    config = next(iter(protocol.losses.values()))
+    folds, epochs = config.evaluation.validation_folds, config.schedule.epochs
+    length = "" if protocol.trial_epochs in (None, epochs) else f" of {protocol.trial_epochs} epochs each"
     return (
-        f"Settings: the best of {protocol.num_trials} trials a loss by {metric_title(protocol.metric)} on"
-        f" validation classes, fold 0 of {folds} of the training classes; never on test classes."
+        f"Settings: the best of {protocol.num_trials} trials a loss{length} by"
+        f" {metric_title(protocol.metric)} on validation classes, fold 0 of {folds} of the"
+        " training classes; never on test classes."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fabricated import fabricate_entry
 
-from tuplet.config import ComputeConfig, RunConfig
+from tuplet.config import ComputeConfig, RunConfig, shortened
 from tuplet.config.overrides import override
 from tuplet.errors import RunFolderError, SettingsError
 from tuplet.recipes.catalogue import recipe
@@ -24,7 +24,6 @@ from tuplet.research.claims.plan import (
     plan_for,
     read_plan,
     run_key,
-    shortened,
     without_storage,
     write_plan,
 )

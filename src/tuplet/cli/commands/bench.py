@@ -25,7 +25,9 @@ def bench(chosen: BenchArguments, command: str) -> None:
     folder = chosen.to or Path("runs") / f"bench-{chosen.config.name}"
     config = with_absolute_paths(chosen.config)
     configs = {name: with_loss(config, name) for name in names}
-    protocol = Protocol(configs, chosen.trials, chosen.seeds, chosen.metric, folder, chosen.sampler)
+    protocol = Protocol(
+        configs, chosen.trials, chosen.seeds, chosen.metric, folder, chosen.sampler, chosen.trial_epochs
+    )
     fabric = launch(config)
     images = load_data(config)
     first_rank = fabric.is_global_zero

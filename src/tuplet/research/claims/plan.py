@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, final
 
-from tuplet.config import RunConfig
+from tuplet.config import RunConfig, shortened
 from tuplet.config.overrides import fields_by_path, from_dict, override, to_dict
 from tuplet.data.files import write_atomically
 from tuplet.errors import RunFolderError, SettingsError
@@ -237,20 +237,6 @@ def _leaves(config: RunConfig) -> dict[str, Any]:
     tree: Any = to_dict(config)
     paths = fields_by_path()
     return {path: functools.reduce(lambda node, part: node[part], path.split("."), tree) for path in paths}
-
-
-def shortened(base: RunConfig, epochs: int) -> RunConfig:
-    """Return the same run in fewer epochs, its learning rates falling as fast in proportion.
-
-    Args:
-        base: the run.
-        epochs: 1..base.schedule.epochs.
-    """
-    schedule = base.schedule
-    steps = max(1, round(schedule.step_epochs * epochs / schedule.epochs))
-    warmup = min(schedule.warmup_epochs, epochs - 1)
-    short = replace(schedule, epochs=epochs, step_epochs=steps, warmup_epochs=warmup, stop_after=None)
-    return replace(base, schedule=short)
 
 
 def plan_for(folder: Path, base: RunConfig) -> Plan:
