@@ -50,6 +50,7 @@ def _parameters_keep_their_identity():
         {"optimizer.name": "adam", "loss.implementation": "chunked"},
         {"optimizer.class_update": "rowwise", "loss.implementation": "chunked"},
         {"optimizer.name": "adam", "loss.class_fraction": 0.5},
+        {"optimizer.name": "adam", "schedule.ema": 0.9},
     ],
     ids=str,
 )

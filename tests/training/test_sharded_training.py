@@ -26,6 +26,7 @@ from tuplet.models.embedder import Embedder
 from tuplet.training.class_shards import load_rows
 from tuplet.training.run_folder import Run, write_config
 from tuplet.training.session import Session
+from tuplet.training.weight_average import WeightAverage
 
 
 def new_run(config: RunConfig, folder: Path) -> Run:
@@ -84,9 +85,13 @@ def copies(rank: int, ranks: int, port: int, queue, spread: bool) -> None:
     network = Embedder("tuplet_convnet", embedding_dim=4, pretrained=False)
     for tensor in [*loss.state_dict().values(), *network.buffers()]:
         tensor.fill_(rank + 1)
-    session = SimpleNamespace(loss=loss, _embedder=network, fabric=SimpleNamespace(world_size=ranks))
+    average = WeightAverage(network, 0.9)
+    session = SimpleNamespace(
+        loss=loss, _embedder=network, _average=average, fabric=SimpleNamespace(world_size=ranks)
+    )
     Session.share_copies(cast(Session, session))
-    names = {**loss.state_dict(), **dict(network.named_buffers())}
+    averaged = {f"average.{name}": value for name, value in average.weights().items()}
+    names = {**loss.state_dict(), **dict(network.named_buffers()), **averaged}
     queue.put((rank, sorted(name for name, value in names.items() if bool((value == 1.0).all()))))
     torch.distributed.destroy_process_group()
 
@@ -97,6 +102,7 @@ def test_ranks_go_on_with_the_same_copies(spread: bool) -> None:
     rows = {"means", "log_variances", "hgnn.layers.1.weight", "hgnn.layers.1.bias"}
     assert set(first) - set(second) == (rows if spread else set())
     assert any(name.endswith("running_mean") for name in second)
+    assert any(name.startswith("average.") for name in second)
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,10 @@ class ScheduleConfig:
     """Epochs after which training ends, though the learning rates fall as they would over `epochs`,
     warmup_epochs..epochs; None: all of them."""
 
+    ema: float = 0.0
+    """Decay a step of the running average of the network's weights, in [0, 1), such as 0.99 for a thousand
+    steps; the average is what is evaluated and saved. 0: the weights of the last step are."""
+
     @property
     def last_epoch(self) -> int:
         """The epoch after which training ends."""
@@ -70,5 +74,6 @@ class ScheduleConfig:
         check("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"0..{self.epochs}")
         check.at_least(1, "step_epochs")
         check("step_gamma", 0 < self.step_gamma <= 1, "a factor in (0, 1]")
+        check("ema", 0 <= self.ema < 1, "a decay in [0, 1)")
         first = max(1, self.warmup_epochs)
         check("stop_after", first <= self.last_epoch <= self.epochs, f"{first}..{self.epochs}")

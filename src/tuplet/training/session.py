@@ -6,6 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NoReturn, final
 
 import torch
@@ -37,6 +38,7 @@ from tuplet.training.gradient_cache import backward_in_parts
 from tuplet.training.optimizers import build_optimizers
 from tuplet.training.run_folder import EpochReport, Run
 from tuplet.training.schedule import learning_rate_factor
+from tuplet.training.weight_average import WeightAverage
 
 
 class DivergedError(InputError):
@@ -102,6 +104,8 @@ class Session:
         # The loss stays outside of DDP: every rank computes it on the whole batch, with equal gradients.
         wrapped: tuple[Any, ...] = fabric.setup(self._embedder, *optimizers)
         self.network, self.optimizers = wrapped[0], list(wrapped[1:])
+        decay = config.schedule.ema
+        self._average = WeightAverage(self._embedder, decay) if decay > 0 else None
         workers = config.compute.num_workers
         self.loader = DataLoader(
             TransformedImages(split.train, train_transform(config.data)),
@@ -130,7 +134,7 @@ class Session:
                 given=self.run.config.data.root,
             )
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self._embedder.load_state_dict(state["network"])
+        self._restore_network(state)
         restore_loss(state, self.loss, self.optimizers, self.run.classes_folder(state["epoch"]))
         if self.fabric.is_global_zero:
             self.run.save_root()
@@ -150,11 +154,25 @@ class Session:
                     "epoch": report.epoch,
                     "data": self._data,
                     "precision": self.fabric.strategy.precision.state_dict(),
-                    "network": self._embedder.state_dict(),
+                    **self._network_state(),
                     **state,
                 }
             )
         return report
+
+    def _network_state(self) -> dict[str, Any]:
+        """Return "network", the one that is evaluated, and, if that is an average, "trained" beside it."""
+        if self._average is None:
+            return {"network": self._embedder.state_dict()}
+        trained = {"network": self._embedder.state_dict(), "num_steps": self._average.num_steps}
+        return {"network": self._average.weights(), "trained": trained}
+
+    def _restore_network(self, state: dict[str, Any]) -> None:
+        trained = state["network"]
+        if self._average is not None:
+            trained = state["trained"]["network"]
+            self._average.load(state["network"], state["trained"]["num_steps"])
+        self._embedder.load_state_dict(trained)
 
     def finish(self) -> None:
         """Save the trained network as a model of its own."""
@@ -191,13 +209,15 @@ class Session:
                 parameter.grad.copy_(mean(self.fabric, parameter.grad))
 
     def step(self) -> None:
-        """Clip the gradients as the config says, step every optimizer, and clear the gradients."""
+        """Clip the gradients as the config says, step every optimizer, clear the gradients, and average."""
         limit = self.run.config.optimizer.clip_norm
         if limit > 0:
             self._clip(limit)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        if self._average is not None:
+            self._average.update()
 
     def _clip(self, limit: float) -> None:
         """Scale all gradients by one factor that brings their norm, over network and loss, to the limit."""
@@ -281,14 +301,15 @@ class Session:
         return backward_in_parts(self.fabric, self.network, pixels, num_parts, loss, synchronise=synchronise)
 
     def share_copies(self) -> None:
-        """Copy the first rank's running statistics and loss to every rank, before they measure and save.
+        """Copy the first rank's statistics, averaged weights and loss to every rank, before they are saved.
 
         DDP shares the statistics only before a forward that it synchronises. The loss is computed alike on
         all ranks, but not to the last bit where they differ in their device or its free memory.
         """
         rows = set(self.loss.class_parameters()) if self.loss.shard is not None else set()
         loss = (value for name, value in self.loss.state_dict().items() if name not in rows)
-        share(self.fabric, [*self._embedder.buffers(), *loss])
+        averaged = self._average.weights().values() if self._average is not None else ()
+        share(self.fabric, [*self._embedder.buffers(), *averaged, *loss])
 
     def require_finite_weights(self, epoch: int) -> None:
         """Raise a DivergedError before weights that are not finite reach the checkpoint."""
@@ -312,7 +333,8 @@ class Session:
             return None, 0.0
         began = time.perf_counter()
         self.network.eval()
-        report = evaluate_split(self.network, self.split, config, fabric=self.fabric, last=last)
+        with self._average.in_network() if self._average is not None else nullcontext():
+            report = evaluate_split(self.network, self.split, config, fabric=self.fabric, last=last)
         return report, time.perf_counter() - began
 
     def _describe(self) -> None:
