@@ -17,7 +17,8 @@ from queue import Empty
 from torch import multiprocessing
 
 LIBRARIES = [
-    *("torch", "torch.distributed.checkpoint", "torchvision.transforms.v2", "timm", "lightning_fabric"),
+    *("torch", "torch.distributed.checkpoint", "torch.distributed.run", "torchvision.transforms.v2"),
+    *("timm", "lightning_fabric"),
     *("faiss", "scipy.stats", "sklearn.cluster", "matplotlib.backends.backend_agg", "matplotlib.figure"),
     *("beartype", "filelock", "huggingface_hub", "jaxtyping", "jinja2", "pydantic", "pytest", "tyro", "yaml"),
 ]
