@@ -94,6 +94,11 @@ class CalibrationCheck:
     ece: float
     pair_ece: float
 
+    def without_path(self) -> CalibrationCheck:
+        """Return the check with the last part of the path in `source` alone."""
+        words, of, folder = self.source.rpartition(" classes of ")
+        return replace(self, source=f"{words}{of}{Path(folder).name}")
+
     def rows(self) -> list[tuple[str, float, Interval | None]]:
         """Return the title, value and interval of each measure, to print."""
         same, more = self.answers, self.not_nothing
@@ -187,6 +192,11 @@ class Calibration:
             f" {self.test.num_classes:,} of them, and it was chosen on {self.validation.num_classes:,}; want"
             " it chosen on as many classes and images as the index will hold (--images)"
         )
+
+    def without_paths(self) -> Calibration:
+        """Return the calibration with the names of image folders alone, to publish it."""
+        test = None if self.test is None else self.test.without_path()
+        return replace(self, validation=self.validation.without_path(), test=test)
 
     def write(self, file: Path) -> None:
         """Write the calibration as JSON, whole or not at all."""

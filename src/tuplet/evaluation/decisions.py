@@ -7,6 +7,7 @@ from typing import Any
 
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, with_shared_classes
 from tuplet.metrics.answers import NUM_VOTES
+from tuplet.metrics.exact.shares import ALONE, Shares
 from tuplet.metrics.open_set import Answers, OpenSetReport
 from tuplet.metrics.verification import VerificationReport, verification_metrics
 
@@ -34,6 +35,7 @@ def measure_decisions(
     *,
     balanced: bool = False,
     num_votes: int = NUM_VOTES,
+    shares: Shares = ALONE,
 ) -> DecisionReport:
     """Measure decisions.
 
@@ -42,13 +44,14 @@ def measure_decisions(
         gallery: what they are paired with and ask; None: each other.
         balanced: see `verification_metrics`.
         num_votes: neighbours that vote.
+        shares: ranks that hold the same embeddings and do a part of the work each; call it on all of them.
     Raises:
         DataError: as `verification_metrics` and `Answers.of` do.
     """
-    searched: dict[str, Any] = {}
+    searched: dict[str, Any] = {"shares": shares}
     if gallery is not None:
         queries, gallery = with_shared_classes(queries, gallery)
-        searched = {"gallery": gallery.embeddings, "gallery_labels": gallery.labels}
+        searched |= {"gallery": gallery.embeddings, "gallery_labels": gallery.labels}
     embeddings, labels = queries.embeddings, queries.labels
     return DecisionReport(
         verification_metrics(embeddings, labels, balanced=balanced, **searched),

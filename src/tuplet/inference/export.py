@@ -28,7 +28,10 @@ from tuplet.data.image_tables import ImageTable
 from tuplet.data.transforms import eval_transform, short_side
 from tuplet.data.walk import LeftOut, images_below
 from tuplet.errors import DataError, MissingExtraError, ModelError, SettingsError, one_line
+from tuplet.evaluation.calibration import CALIBRATION_FILE, Calibration
+from tuplet.inference.encoder import PictureEmbedder
 from tuplet.inference.model_card import model_card, training_of
+from tuplet.inference.pictures import absolute, calibration_of
 from tuplet.inference.trained_model import PREPARATION_FILE, open_model, preparation
 from tuplet.models.embedder import Embedder
 from tuplet.training.environment import hash_weights
@@ -59,7 +62,9 @@ NUM_PICTURES = 10
 T = TypeVar("T")
 
 _MOST_BYTES = 2**31 - 2**24  # of a protobuf, with room for the graph
-_HUB_FILES = frozenset({CONFIG_NAME, SAFETENSORS_SINGLE_FILE, PREPARATION_FILE, "README.md"})
+_HUB_FILES = frozenset(
+    {CONFIG_NAME, SAFETENSORS_SINGLE_FILE, PREPARATION_FILE, CALIBRATION_FILE, "README.md"}
+)
 
 
 def export(
@@ -88,7 +93,10 @@ def export(
     pixels = noise(data) if check is None else pictures_of_folder(Path(check), data)
     if to == "hub":
         card = model_card(network, data, None if run is None else training_of(run, None))
-        return export_hub(network, target, pixels, data=data, card=card, overwrite=overwrite)
+        calibration, _ = exported_calibration(network, data, Path(folder))
+        return export_hub(
+            network, target, pixels, data=data, card=card, calibration=calibration, overwrite=overwrite
+        )
     if target.suffix != ENDINGS[to]:
         raise SettingsError(f"{target} does not end in {ENDINGS[to]}; want such a file", subject=target)
     facts = {} if run is None else {"run": run.config.name}
@@ -200,11 +208,13 @@ def export_hub(
     *,
     data: DataConfig,
     card: str,
+    calibration: Calibration | None = None,
     overwrite: bool = False,
 ) -> float:
     """Write a folder for `Embedder.from_pretrained`, and return its largest difference from the network.
 
-    The folder has weights as safetensors, config.json, `PREPARATION_FILE` and README.md, and nothing else.
+    The folder has weights as safetensors, config.json, `PREPARATION_FILE`, README.md and, where there is a
+    calibration, `CALIBRATION_FILE`, and nothing else.
 
     Args:
         network: see `export_file`.
@@ -212,6 +222,7 @@ def export_hub(
         pixels: see `export_file`.
         data: how pictures become such squares.
         card: README.md.
+        calibration: from `exported_calibration`.
         overwrite: whether the folder may hold such an export already; it may never hold anything else.
 
     Raises:
@@ -224,8 +235,26 @@ def export_hub(
         (partial / "README.md").write_text(card, encoding="utf-8")
         stated = json.dumps(preparation(data), indent=2)
         (partial / PREPARATION_FILE).write_text(stated + "\n", encoding="utf-8")
+        if calibration is not None:
+            calibration.write(partial / CALIBRATION_FILE)
         network.save_pretrained(partial)
         return largest_difference(Embedder.from_pretrained(str(partial)), wanted, pixels)
+
+
+def exported_calibration(network: Embedder, data: DataConfig, folder: Path) -> tuple[Calibration | None, str]:
+    """Return the calibration that goes with an export, without paths of this machine, or why there is none.
+
+    Args:
+        network: of the folder.
+        data: how the export prepares pictures; a calibration belongs to one image size.
+        folder: of a run or a saved model.
+    """
+    model = PictureEmbedder(network, data, absolute(folder), torch.device("cpu")).model
+    try:
+        found = calibration_of(model)
+    except ModelError as error:
+        return None, str(error)
+    return None if found is None else found.without_paths(), ""
 
 
 def require_free(target: Path, overwrite: bool) -> None:

@@ -218,15 +218,19 @@ def calibration_of(model: IndexedModel) -> Calibration | None:
             " an index made without --bytes",
             subject=file,
         )
-    found, identity = read_calibration(file), model.identity
-    if found.model != identity:
-        names = ", ".join(name for name, value in identity.items() if found.model.get(name) != value)
+    found = read_calibration(file)
+    try:
+        # What counts is what the network sees: an exported folder does not say how training augmented it.
+        difference = IndexedModel(path="", **found.model).difference(model)
+    except TypeError:
+        difference = "a description of another version of tuplet"
+    if difference:
         raise ModelError(
-            f"{file} was made for another model than {folder}, with other {names}; want tuplet calibrate run"
+            f"{file} was made for another model than {folder}: {difference}; want tuplet calibrate run"
             " again, or the file removed",
             subject=file,
             given=found.model,
-            wanted=identity,
+            wanted=model.identity,
         )
     return found
 

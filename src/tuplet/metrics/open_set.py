@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.answers import NUM_VOTES, AnswersAt, vote
+from tuplet.metrics.exact.shares import ALONE, Shares
 from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.exact.sorting import blocks, exact_similarities, first_results
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels
@@ -87,6 +88,7 @@ class Answers:
         num_votes: int = NUM_VOTES,
         gallery: Float[Array, "M D"] | None = None,
         gallery_labels: Int[Array, " M"] | None = None,
+        shares: Shares = ALONE,
     ) -> Answers:
         """Ask every query twice.
 
@@ -98,6 +100,8 @@ class Answers:
             num_votes: nearest items that vote, >= 1.
             gallery: what is asked; None: the other queries.
             gallery_labels: class of each gallery item; given exactly where `gallery` is.
+            shares: ranks that hold the same items and ask for a part of the queries each; call it on all of
+                them.
         Raises:
             DataError: embeddings or labels that cannot be used, no query with an item of its class to find,
                 or none with an item of another class.
@@ -121,11 +125,12 @@ class Answers:
         k = min(num_votes, len(found))
         parts: list[tuple[np.ndarray, ...]] = []
         rows = torch.arange(len(queries), device=queries.device)
-        for block in track(list(blocks(rows, len(found))), "asking neighbours"):
+        for block in track(shares.own(blocks(rows, len(found))), "asking neighbours"):
             table = exact_similarities(compared, block)
             asked = own[block, None] == found
             exists = (asked & table.isfinite()).any(1)
             others = table.masked_fill(asked, -torch.inf)
+            both = list[tuple[np.ndarray, ...]]()
             for kept, cosines in ((exists, table), ((~asked).any(1), others)):
                 items = first_results(cosines, k)
                 classes = found[items].numpy(force=True)
@@ -134,8 +139,10 @@ class Answers:
                 truth, chosen = own[block].numpy(force=True), kept.numpy(force=True)
                 known = np.full(len(truth), cosines is table)
                 right = known & (classes[winner] == truth)
-                parts.append(tuple(one[chosen] for one in (scores[winner], right, known, truth)))
-        scores, right, known, classes = (np.concatenate(one) for one in zip(*parts, strict=True))
+                both.append(tuple(one[chosen] for one in (scores[winner], right, known, truth)))
+            parts.append(tuple(np.concatenate(one) for one in zip(*both, strict=True)))
+        columns = zip(*shares.gather(parts), strict=True)
+        scores, right, known, classes = (np.concatenate(one) for one in columns)
         return cls(scores, right, known, classes, num_votes)
 
     def report(self, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> OpenSetReport:

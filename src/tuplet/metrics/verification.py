@@ -22,6 +22,7 @@ from jaxtyping import Float, Float64, Int
 from tuplet.errors import SettingsError
 from tuplet.metrics.answers import OperatingPoint
 from tuplet.metrics.exact.pairs import NUM_POINTS, PairCounts, UnitCounts, cosine_of, count_pairs, point_of
+from tuplet.metrics.exact.shares import ALONE, Shares
 from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.inputs import Array, as_embeddings, as_labels
 from tuplet.metrics.intervals import Interval, check_settings, draws, expanded_tail
@@ -96,6 +97,7 @@ class Verification:
         balanced: bool = False,
         by_class: bool = False,
         thresholds: Sequence[float] = (),
+        shares: Shares = ALONE,
     ) -> Verification:
         """Count all pairs; the other arguments are those of `verification_metrics`.
 
@@ -112,7 +114,8 @@ class Verification:
             size = len(compared.gallery)
             found = as_labels(gallery_labels, name="gallery_labels", length=size, device=queries.device)
         starts = [point_of(one) for one in thresholds]
-        return cls(count_pairs(compared, wanted, found, balanced=balanced, by_class=by_class, starts=starts))
+        settings: dict[str, Any] = {"balanced": balanced, "by_class": by_class, "starts": starts}
+        return cls(count_pairs(compared, wanted, found, **settings, shares=shares))
 
     def at_threshold(self, threshold: float) -> OperatingPoint:
         """Return the error rates at a threshold."""
@@ -201,6 +204,7 @@ def verification_metrics(
     level: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
+    shares: Shares = ALONE,
 ) -> VerificationReport:
     """Compute ROC AUC, EER and the FNMR at given FMRs, over all pairs, with intervals over classes.
 
@@ -218,6 +222,8 @@ def verification_metrics(
         level: of the intervals, in (0, 1).
         num_resamples: behind them, >= 100.
         seed: of the resamples, >= 0.
+        shares: ranks that hold the same items and count a part of the pairs each; call it on all of them.
+            The report is that of one process to the last digit; if balanced, up to the order of float64 sums.
     Raises:
         DataError: empty, NaN or infinity, lengths or widths that differ, no genuine pair or no impostor pair.
         SettingsError: a setting out of range.
@@ -234,6 +240,7 @@ def verification_metrics(
         gallery_labels=gallery_labels,
         balanced=balanced,
         by_class=intervals,
+        shares=shares,
     )
     auc, ties = pairs.auc()
     eer, points = pairs.eer(), {fmr: pairs.at_fmr(fmr) for fmr in fmrs}

@@ -208,6 +208,43 @@ def test_load_compares_two_pictures(root: Path, found: Calibration, tmp_path: Pa
         tuplet.load(tmp_path / "model", accelerator="cpu").compare(first, second)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_an_exported_folder_carries_the_calibration(
+    root: Path, found: Calibration, says: Callable[..., str], tmp_path: Path, again: bool
+) -> None:
+    folder = tmp_path / "hub"
+    says("export", root / "run", "--to", "hub", "--output", folder)
+    if again:  # from the export, without its run
+        says("export", folder, "--to", "hub", "--output", tmp_path / "second")
+        says("export", folder, "--to", "hub", "--output", tmp_path / "second", "--overwrite")
+        folder = tmp_path / "second"
+    assert str(root) not in (folder / "calibration.json").read_text()
+    model = tuplet.load(folder, accelerator="cpu")
+    assert model.calibration is not None
+    assert model.calibration.answer_curve == found.answer_curve
+    first, second = (root / "asked" / name for name in ("class 12/4.png", "class 13/4.png"))
+    assert model.compare(first, first).answer == "same"
+    assert model.compare(first, second) == tuplet.load(root / "run", accelerator="cpu").compare(first, second)
+    on = ("--index", tmp_path / "index", "--accelerator", "cpu")
+    says("index", root / "indexed", "--model", folder, *on, "--num-workers", 0)
+    answer = json.loads(says("search", first, *on, "--json"))["answer"]
+    assert answer["answer"] in ("same", "unsure", "nothing like it here")
+
+
+def test_an_export_at_another_size_has_no_calibration(
+    root: Path, found: Calibration, says: Callable[..., str], tmp_path: Path
+) -> None:
+    size = (
+        "--data.image-size",
+        2 * found.model["image_size"],
+        "--data.resize",
+        2 * found.model["image_size"],
+    )
+    printed = says("export", root / "run", "--to", "hub", "--output", tmp_path / "hub", *size)
+    assert "without the calibration" in printed
+    assert tuplet.load(tmp_path / "hub", accelerator="cpu").calibration is None
+
+
 def test_a_calibration_of_other_weights_is_not_used(
     root: Path, found: Calibration, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from tuplet.data.load import folder_settings, load_split
 from tuplet.data.shared_images import queries_in
 from tuplet.data.splits import notes_of
 from tuplet.errors import DataError, InputError, ModelError, SettingsError, counted
-from tuplet.evaluation.decisions import measure_decisions
+from tuplet.evaluation.decisions import DecisionReport, measure_decisions
 from tuplet.evaluation.embedding_files import (
     LabelledEmbeddings,
     read_embeddings,
@@ -34,6 +34,7 @@ from tuplet.evaluation.items import require_other_items
 from tuplet.evaluation.measure import MeasureSettings, measure
 from tuplet.evaluation.sizes import SizePoint, size_curve
 from tuplet.inference.trained_model import TrainedModel, open_model
+from tuplet.metrics.exact.shares import ALONE, Shares
 from tuplet.metrics.names import metric_title
 from tuplet.training.run_folder import Run
 
@@ -152,8 +153,11 @@ def evaluate_model(folder: Path, arguments: Sequence[str]) -> None:
         if searched is not None:  # an image that was saved anew has other bytes and the same embedding
             lines += [f"note: {note}" for note in require_other_items(queries, searched)]
         parts.append(Measured(name, queries, searched, tuple(lines)))
+    shares = Shares.of_ranks()
     if fabric.is_global_zero:
-        conclude(parts, options, files, _heading(model, config))
+        conclude(parts, options, files, _heading(model, config), shares)
+    else:
+        _decisions(parts, options, shares)
 
 
 def completed(options: MeasureArguments, config: EvaluationConfig) -> MeasureArguments:
@@ -175,7 +179,11 @@ def saved_files(save: Path | None, num_splits: int, *, with_gallery: bool) -> li
 
 
 def conclude(
-    parts: Sequence[Measured], options: MeasureArguments, files: Sequence[Path], after: str = ""
+    parts: Sequence[Measured],
+    options: MeasureArguments,
+    files: Sequence[Path],
+    after: str = "",
+    shares: Shares = ALONE,
 ) -> None:
     """Save, measure and print every part.
 
@@ -184,11 +192,14 @@ def conclude(
         options: with a `recall_at`; `save` is not read.
         files: what `saved_files` returned.
         after: see `metric_table`.
+        shares: ranks that have the same parts; the others call `_decisions`.
     """
     contents = [part.queries for part in parts]
     contents += [part.gallery for part in parts[:1] if part.gallery is not None]
     for file, content in zip(files, contents, strict=bool(files)):
         write_embeddings(file, content)
+    # First, because the other ranks wait in it.
+    decisions = _decisions(parts, options, shares)
     reports = [
         measure(
             part.queries,
@@ -197,11 +208,6 @@ def conclude(
             settings=MeasureSettings(options.recall_at or (1,), options.kmeans_runs, options.distance),
         )
         for part in parts
-    ]
-    decisions = [
-        measure_decisions(part.queries, part.gallery, balanced=options.balanced)
-        for part in parts
-        if options.verification
     ]
     both = list(zip(reports, parts, strict=True))
     sizes = _sizes(parts, options)
@@ -223,6 +229,16 @@ def conclude(
     print("\n\n".join(tables))
     for file, title in zip(files, [*(part.split for part in parts), "the gallery"], strict=False):
         print(f"embeddings of {title}: {file}")
+
+
+def _decisions(parts: Sequence[Measured], options: MeasureArguments, shares: Shares) -> list[DecisionReport]:
+    """Measure the decisions of each part where that is asked for, the same on every rank."""
+    if not options.verification:
+        return []
+    return [
+        measure_decisions(part.queries, part.gallery, balanced=options.balanced, shares=shares)
+        for part in parts
+    ]
 
 
 def _sizes(parts: Sequence[Measured], options: MeasureArguments) -> list[list[SizePoint]]:

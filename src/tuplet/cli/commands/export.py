@@ -24,6 +24,7 @@ from tuplet.inference.export import (
     OPSET,
     export_file,
     export_hub,
+    exported_calibration,
     noise,
     pictures_of_folder,
     pictures_of_table,
@@ -52,7 +53,12 @@ def export(what: Path, arguments: Sequence[str]) -> None:
             notes.append(f"note      README.md does not say how many images trained it: {cause}")
         notes.append("to do     add a license to README.md, and read it before you publish it")
         card = model_card(network, data, training)
-        largest = export_hub(network, target, pixels, data=data, card=card, overwrite=overwrite)
+        calibration, cause = exported_calibration(network, data, what)
+        if cause:
+            notes.append(f"note      without the calibration: {cause}")
+        largest = export_hub(
+            network, target, pixels, data=data, card=card, calibration=calibration, overwrite=overwrite
+        )
         kind = "for Embedder.from_pretrained and the hub"
     else:
         facts = {} if model.run is None else {"run": model.run.config.name}

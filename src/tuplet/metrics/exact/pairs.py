@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tuplet.errors import DataError
 from tuplet.metrics.exact.counting import ranges
+from tuplet.metrics.exact.shares import ALONE, Shares
 from tuplet.metrics.exact.similarity import Similarity
 from tuplet.progress import track
 
@@ -79,6 +80,7 @@ def count_pairs(
     by_class: bool = True,
     starts: Sequence[int] = (),
     seed: int = 0,
+    shares: Shares = ALONE,
 ) -> PairCounts:
     """Count all pairs of items, each once, or all pairs of a query and a gallery item.
 
@@ -90,6 +92,7 @@ def count_pairs(
         by_class: fill `units`.
         starts: grid points at which a bin of `units` has to start.
         seed: of the pairs that decide the other bins, and of the groups of classes.
+        shares: ranks that hold the same items and count a part of the pairs each; call it on all of them.
     Raises:
         DataError: no pair of one class, or none of two.
     """
@@ -106,8 +109,9 @@ def count_pairs(
     counter = _Counter(similarity, sides, weights)
     if by_class:
         counter.keep_units(_bins(similarity, sides, starts, seed))
-    for rows, columns in track(list(sides.blocks()), "comparing pairs"):
+    for rows, columns in track(shares.own(sides.blocks()), "comparing pairs"):
         counter.count(rows, columns)
+    counter.add_up(shares)
     return PairCounts(
         counter.points[NUM_POINTS:].numpy(force=True),
         counter.points[:NUM_POINTS].numpy(force=True),
@@ -233,6 +237,12 @@ class _Counter:
         weight = weight.reshape(-1)
         self._units.index_add_(0, place.add_(genuine, alpha=half).flatten(), weight)
         self._units.index_add_(0, second.flatten(), (weight * ~genuine.flatten()).to(weight.dtype))
+
+    def add_up(self, shares: Shares) -> None:
+        """Add the counts of all ranks."""
+        self.points = shares.add_up(self.points)
+        if self._starts is not None:
+            self._units = shares.add_up(self._units)
 
     def units(self) -> UnitCounts | None:
         if self._starts is None:
