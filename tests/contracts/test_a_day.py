@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +57,11 @@ def served(arguments: list[str]) -> Iterator[str]:
 def test_a_users_day(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photos = (shared / "data" / "caltech40").resolve()
+    photos = tmp_path / "photographs"
+    for folder in (shared / "data" / "caltech40").glob("*/*"):
+        (to := photos / folder.parent.name / folder.name).mkdir(parents=True)
+        for picture in sorted(folder.iterdir())[:16]:
+            shutil.copy(picture, to)
     train, index, search, duplicates, serve = lines_of_the_day(photos)
     monkeypatch.chdir(tmp_path)
     weights = shared / "weights" / "tf_efficientnet_lite0.safetensors"
@@ -67,14 +72,14 @@ def test_a_users_day(
     assert "report    runs/photos/report.html" in capsys.readouterr().out
 
     main(index)
-    assert "1,104 pictures, 20 labels" in capsys.readouterr().out
+    assert "320 pictures, 20 labels" in capsys.readouterr().out
 
     panda = photos / "test" / "panda" / "image_0001.jpg"
     main(search)
     said = capsys.readouterr().out
     found = re.findall(r"^ *\d+ +0\.\d{4}  (\S+) +(\S+)$", said, re.M)
     assert len(found) == 10
-    assert sum(label == "panda" for label, _ in found) >= 3  # one in twenty-six is one
+    assert sum(label == "panda" for label, _ in found) >= 3  # one in twenty is one
     assert (tmp_path / "found.html").read_text().count("data:image/") >= 10
 
     main(duplicates)
@@ -95,7 +100,7 @@ def work_the_page(browser: Browser, address: str, panda: Path) -> None:
     browser.size(1280, 900)
     browser.open(address)
     browser.until(READY)
-    assert browser.run("document.getElementById('size').textContent") == "1,104 pictures"
+    assert browser.run("document.getElementById('size').textContent") == "320 pictures"
 
     browser.run(DROP % picture_id(str(panda)))
     browser.until(f"{READY} && document.title.startsWith('Like mine.jpg')")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from processes import started
 
 from tuplet.research.queue import Queue, first_number
 
@@ -82,27 +83,35 @@ OPTIONS = """
 """
 
 
-def worker(server: Server, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tuplet", "tune", "demo", *OPTIONS.split()]
+def worker(server: Server, folder: Path) -> BaseProcess:
     where = ["--storage", server.url, "--study", "shared", "--to", str(folder)]
-    return subprocess.Popen([*command, *where], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return started(tune, folder.with_suffix(".txt"), ["tune", "demo", *OPTIONS.split(), *where])
+
+
+def tune(says: Path, arguments: list[str]) -> None:
+    from tuplet.cli.main import main
+
+    with says.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        main(arguments)
 
 
 def test_a_worker_is_killed_in_mid_trial(server: Server, tmp_path: Path) -> None:
     study = Queue(server.url, "shared").study
-    with worker(server, tmp_path / "lost") as lost, worker(server, tmp_path / "other") as other:
-        try:
-            deadline = time.monotonic() + 120
-            while sum(bool(trial.intermediate_values) for trial in running(study)) < 2:
-                assert [one.poll() for one in (lost, other)] == [None, None]
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            lost.send_signal(signal.SIGKILL)
-            said = other.communicate(timeout=240)[0]
-        finally:
-            lost.kill()
-            other.kill()
-    assert other.returncode == 0, said
+    lost, other = (worker(server, tmp_path / name) for name in ("lost", "other"))
+    try:
+        deadline = time.monotonic() + 120
+        while sum(bool(trial.intermediate_values) for trial in running(study)) < 2:
+            assert (lost.exitcode, other.exitcode) == (None, None)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        lost.kill()
+        other.join(240)
+        ended = other.exitcode
+    finally:
+        lost.kill()
+        other.kill()
+    said = (tmp_path / "other.txt").read_text()
+    assert ended == 0, said
 
     trials = study.get_trials()
     (left,) = (trial for trial in trials if trial.state == TrialState.FAIL)

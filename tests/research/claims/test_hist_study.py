@@ -15,7 +15,7 @@ from tuplet.research.claims import hist_study
 from tuplet.research.claims.claim import Axis, Claim, Level, number_axis
 from tuplet.research.claims.hist_study import MARGIN, published_values
 from tuplet.research.claims.plan import base_of, claims_of, glyphs, selected_claims
-from tuplet.research.claims.rules import Above, AtMostTimes, Within, less
+from tuplet.research.claims.rules import Above, AtMostTimes, Within, minus
 
 KEYS = [
     *("1", "2", "3", "4", "5", "sizes", "distances"),
@@ -177,7 +177,7 @@ def test_chosen_claims() -> None:
 
 
 LAYERS = number_axis("layers", "L", "loss.num_layers", (1, 2, 3))
-RULE = Within((less(("L = 1",), ("L = 2",)),), 0.02)
+RULE = Within((minus(("L = 1",), ("L = 2",)),), 0.02)
 
 
 def claim(**changes) -> Claim:
@@ -188,18 +188,18 @@ def claim(**changes) -> Claim:
 @pytest.mark.parametrize(
     ("changes", "subject"),
     [
-        ({"rule": Within((less(("L = 1",), ("L = 9",)),), 0.02)}, "points"),
+        ({"rule": Within((minus(("L = 1",), ("L = 9",)),), 0.02)}, "points"),
         ({"published": ("L = 7",)}, "points"),
         ({"axes": (Axis("one", LAYERS.levels[:1]),)}, "levels"),
         ({"axes": (Axis("twice", LAYERS.levels[:1] * 2),)}, "levels"),
         ({"axes": ()}, "axes"),
         ({"axes": (LAYERS, LAYERS, LAYERS)}, "axes"),
         ({"metric": "seconds_per_image"}, "metric"),
-        ({"rule": AtMostTimes((less(("L = 1",), ("L = 2",)),), 2.0)}, "metric"),
+        ({"rule": AtMostTimes((minus(("L = 1",), ("L = 2",)),), 2.0)}, "metric"),
         (
             {
                 "axes": (Axis("same", (Level("p", (("seed", 1),), "p"), Level("q", (("seed", 1),), "q"))),),
-                "rule": Above((less(("p",), ("q",)),)),
+                "rule": Above((minus(("p",), ("q",)),)),
                 "published": ("p",),
             },
             "levels",

@@ -74,8 +74,8 @@ def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -
     assert "| 2 | HIST performs consistently whatever the number of layers" in page
     mean = statistics.fmean(layers(("L = 5",), seed) for seed in range(3))
     assert f"| L = 5 |  | {100 * mean:.1f} ± " in page
-    assert "L = 5 less L = 2: -5.0 points (95 %: " in page
-    assert "| **does not hold**. L = 5 less L = 2: -5.0 points (95 %: " in page
+    assert "L = 5 minus L = 2: -5.0 points (95 %: " in page
+    assert "| **does not hold**. L = 5 minus L = 2: -5.0 points (95 %: " in page
     assert page.count("**not run**") == len(plan.claims) - 1
 
 
@@ -277,7 +277,7 @@ def test_a_thinned_grid_is_judged_on_what_was_planned(tmp_path: Path, plan: Plan
     plan = plan.including([entry], "x")
     fabricate_entry(tmp_path, plan, entry, layers)
     found = of(plan, tmp_path, "2")
-    assert found.rule == "Each within ±2 points: L = 1 less L = 2; L = 5 less L = 2."
+    assert found.rule == "Each within ±2 points: L = 1 minus L = 2; L = 5 minus L = 2."
     assert found.verdict is not None
     assert len(found.verdict.evidence) == 2
     assert run_folder(tmp_path, run_key(plan.config(entry, ("L = 1",), 0))).exists()

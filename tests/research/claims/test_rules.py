@@ -20,7 +20,7 @@ from tuplet.research.claims.rules import (
     Values,
     Within,
     falls_less,
-    less,
+    minus,
     trend,
 )
 
@@ -52,7 +52,7 @@ def stepped_down(p_values: list[float]) -> list[float]:
 @pytest.mark.parametrize("seed", range(6))
 def test_equivalence_is_two_one_sided_tests(seed: int) -> None:
     found = random_values(seed, [0.0, 0.014, 0.05], spread=0.006)
-    rule = Within((less(B, A), less(C, A), less(D, A)), 0.02)
+    rule = Within((minus(B, A), minus(C, A), minus(D, A)), 0.02)
     inside, outside = [], []
     for other in (B, C, D):
         gap = differences(found, other, A)
@@ -73,7 +73,7 @@ def test_equivalence_is_two_one_sided_tests(seed: int) -> None:
 
 
 def test_the_three_outcomes_of_equivalence() -> None:
-    rule = Within((less(B, A),), 0.02)
+    rule = Within((minus(B, A),), 0.02)
     alike = values(a=[0.5, 0.6, 0.55, 0.58, 0.52], b=[0.501, 0.598, 0.552, 0.581, 0.519])
     assert rule.judge(alike, SEEDS).outcome == "holds"
     apart = values(a=[0.5, 0.6, 0.55, 0.58, 0.52], b=[0.45, 0.55, 0.49, 0.52, 0.47])
@@ -83,21 +83,21 @@ def test_the_three_outcomes_of_equivalence() -> None:
 
 
 def test_the_decisive_comparison() -> None:
-    rule = Within((less(B, A), less(C, A), less(D, A)), 0.02)
+    rule = Within((minus(B, A), minus(C, A), minus(D, A)), 0.02)
     outcomes = {}
     for gaps in ([0.002, 0.012, 0.004], [0.0, 0.02, 0.001], [0.04, 0.08, 0.001]):
         verdict = rule.judge(random_values(0, gaps), SEEDS)
         outcomes[verdict.outcome] = verdict.decisive.title
-    assert outcomes == {"holds": "c less a", "undecided": "c less a", "does not hold": "c less a"}
-    everything = All((rule, Above((less(A, D),))))
+    assert outcomes == {"holds": "c minus a", "undecided": "c minus a", "does not hold": "c minus a"}
+    everything = All((rule, Above((minus(A, D),))))
     verdict = everything.judge(random_values(0, [0.0, 0.001, 0.05]), SEEDS)
-    assert (verdict.outcome, verdict.decisive.title) == ("does not hold", "a less d")
+    assert (verdict.outcome, verdict.decisive.title) == ("does not hold", "a minus d")
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_better_is_a_one_sided_paired_test(seed: int) -> None:
     found = random_values(seed, [-0.02, -0.006])
-    verdict = Above((less(A, B), less(A, C)), 0.005).judge(found, SEEDS)
+    verdict = Above((minus(A, B), minus(A, C)), 0.005).judge(found, SEEDS)
     gaps = [differences(found, A, other) for other in (B, C)]
     more = [stats.ttest_1samp(gap, 0.005, alternative="greater").pvalue for gap in gaps]
     fewer = [stats.ttest_1samp(gap, 0.005, alternative="less").pvalue for gap in gaps]
@@ -113,7 +113,7 @@ def test_what_holds_by_itself_is_adjusted_unless_all_hold() -> None:
             c=[0.53, 0.48, 0.52, 0.49, 0.50],
             d=[one + last for one in (0.53, 0.51, 0.55, 0.50, 0.52)],
         )
-        verdict = Above((less(A, B), less(A, C), less(A, D))).judge(found, SEEDS)
+        verdict = Above((minus(A, B), minus(A, C), minus(A, D))).judge(found, SEEDS)
         return [(one.p_holds, one.outcome) for one in verdict.evidence]
 
     (first, _), (second, _), _ = together = judged(-0.1)
@@ -127,9 +127,9 @@ def test_what_holds_by_itself_is_adjusted_unless_all_hold() -> None:
 def test_pairing_is_by_seed() -> None:
     # Far apart between seeds and close within: an unpaired test would see nothing.
     found = values(a=[0.1, 0.5, 0.9, 0.3, 0.7], b=[0.09, 0.489, 0.891, 0.288, 0.69])
-    assert Above((less(A, B),)).judge(found, SEEDS).outcome == "holds"
+    assert Above((minus(A, B),)).judge(found, SEEDS).outcome == "holds"
     shuffled = {**found, B: dict(zip(SEEDS, [0.69, 0.09, 0.489, 0.891, 0.288], strict=True))}
-    assert Above((less(A, B),)).judge(shuffled, SEEDS).outcome == "undecided"
+    assert Above((minus(A, B),)).judge(shuffled, SEEDS).outcome == "undecided"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -155,11 +155,11 @@ def test_falls_less_is_a_difference_of_differences() -> None:
     }
     contrast = falls_less((("0 %", "x"), ("20 %", "x")), (("0 %", "y"), ("20 %", "y")))
     assert contrast.by_seed(found, [0]) == pytest.approx([0.15])
-    assert contrast.title == "change of x from 0 % to 20 %, less that of y"
+    assert contrast.title == "change of x from 0 % to 20 %, minus that of y"
 
 
 def test_cost_is_judged_as_a_ratio() -> None:
-    rule = AtMostTimes((less(B, A),), 2.0)
+    rule = AtMostTimes((minus(B, A),), 2.0)
     cheap = values(a=[1.0, 2.0, 4.0, 1.0, 2.0], b=[1.5, 2.9, 6.2, 1.6, 3.0])
     verdict = rule.judge(cheap, SEEDS)
     logs = np.log([cheap[B][seed] / cheap[A][seed] for seed in SEEDS])
@@ -189,7 +189,7 @@ def test_all_parts_must_hold(outcomes: tuple[float | None, ...], wanted: str) ->
     for point, gap in zip((B, C), outcomes, strict=True):
         rows[point] = rows[A] + (wild if gap is None else gap + noise)
     found = {point: dict(enumerate(row.tolist())) for point, row in rows.items()}
-    rule = All((Above((less(B, A),)), Above((less(C, A),))))
+    rule = All((Above((minus(B, A),)), Above((minus(C, A),))))
     assert rule.judge(found, SEEDS).outcome == wanted
 
 
@@ -199,7 +199,7 @@ def test_no_difference_is_seldom_called_one(seed: int, count: int) -> None:
     """Whatever chance does, what it calls shown must be what its interval says."""
     generator = np.random.default_rng(seed)
     found = {point: dict(enumerate(generator.random(count).tolist())) for point in (A, B)}
-    (evidence,) = Above((less(A, B),)).judge(found, range(count)).evidence
+    (evidence,) = Above((minus(A, B),)).judge(found, range(count)).evidence
     gap = [found[A][place] - found[B][place] for place in range(count)]
     low, high = stats.t.interval(0.9, count - 1, np.mean(gap), stats.sem(gap))
     assert (evidence.outcome == "holds") == (low >= 0)
@@ -209,7 +209,7 @@ def test_no_difference_is_seldom_called_one(seed: int, count: int) -> None:
 def test_a_false_alarm_is_as_rare_as_was_said() -> None:
     """Where nothing differs, one of four comparisons is called different in 5 % of all studies or fewer."""
     generator = np.random.default_rng(1)
-    rule = Above(tuple(less(A, other) for other in (B, C, D)))
+    rule = Above(tuple(minus(A, other) for other in (B, C, D)))
     wrong = 0
     for _ in range(400):
         found = {p: dict(enumerate(generator.standard_normal(4).tolist())) for p in (A, B, C, D)}
@@ -219,25 +219,25 @@ def test_a_false_alarm_is_as_rare_as_was_said() -> None:
 
 def test_one_seed_decides_nothing_and_no_spread_decides() -> None:
     one = values(a=[0.9], b=[0.1])
-    verdict = Above((less(A, B),)).judge(one, [0])
+    verdict = Above((minus(A, B),)).judge(one, [0])
     assert verdict.outcome == "undecided"
     assert verdict.evidence[0].words == "+80.0 points (one seed: no interval)"
     same = values(a=[0.5, 0.52, 0.6], b=[0.5, 0.52, 0.6])
-    assert Within((less(A, B),), 0.02).judge(same, [0, 1, 2]).outcome == "holds"
-    assert Above((less(A, B),), 0.01).judge(same, [0, 1, 2]).outcome == "does not hold"
+    assert Within((minus(A, B),), 0.02).judge(same, [0, 1, 2]).outcome == "holds"
+    assert Above((minus(A, B),), 0.01).judge(same, [0, 1, 2]).outcome == "does not hold"
 
 
 def test_two_seeds_that_agree_by_chance_decide_nothing() -> None:
     """Recall@1 counts images: two differences of just one point are no proof of a difference of a point."""
     found = values(a=[0.75, 0.76], b=[0.76, 0.77])
-    assert Within((less(B, A),), 0.02).judge(found, [0, 1]).outcome == "undecided"
-    assert Above((less(B, A),)).judge(found, [0, 1]).outcome == "undecided"
+    assert Within((minus(B, A),), 0.02).judge(found, [0, 1]).outcome == "undecided"
+    assert Above((minus(B, A),)).judge(found, [0, 1]).outcome == "undecided"
 
 
 def test_a_claim_of_two_rules_is_wrongly_refuted_no_oftener_than_was_said() -> None:
     """At the very bounds of both rules, either of which could refute it."""
     generator = np.random.default_rng(2)
-    rule = All((Within((less(B, A), less(C, A)), 0.02), Above((less(D, A),), 0.01)))
+    rule = All((Within((minus(B, A), minus(C, A)), 0.02), Above((minus(D, A),), 0.01)))
     at_bounds = {A: 0.0, B: 0.02, C: -0.02, D: 0.01}
     wrong = 0
     for _ in range(1000):
@@ -255,34 +255,34 @@ def test_a_claim_holds_where_each_of_its_comparisons_does() -> None:
     mean = float(stats.t.isf(0.04, 4) * stats.sem(gaps))
     rows = {A: np.full(5, 0.5)} | dict.fromkeys((B, C, D), 0.5 + mean + gaps)
     found = {point: dict(enumerate(row.tolist())) for point, row in rows.items()}
-    assert Above((less(B, A), less(C, A), less(D, A))).judge(found, SEEDS).outcome == "holds"
-    assert Above((less(A, B), less(A, C), less(A, D))).judge(found, SEEDS).outcome == "undecided"
-    assert Above((less(A, B),)).judge(found, SEEDS).outcome == "does not hold"
+    assert Above((minus(B, A), minus(C, A), minus(D, A))).judge(found, SEEDS).outcome == "holds"
+    assert Above((minus(A, B), minus(A, C), minus(A, D))).judge(found, SEEDS).outcome == "undecided"
+    assert Above((minus(A, B),)).judge(found, SEEDS).outcome == "does not hold"
 
 
 def test_missing_runs_are_listed_and_no_verdict_is_given() -> None:
     found = values(a=[0.5, 0.6], b=[0.5])
     with pytest.raises(DataError) as error:
-        All((Above((less(A, B),)), Above((less(A, C),)))).judge(found, [0, 1])
+        All((Above((minus(A, B),)), Above((minus(A, C),)))).judge(found, [0, 1])
     assert error.value.given == (B, C)
     with pytest.raises(DataError):
-        Above((less(A, B),)).judge(found, [])
+        Above((minus(A, B),)).judge(found, [])
 
 
 @pytest.mark.parametrize(
     ("make", "subject"),
     [
         *(
-            (lambda margin=margin: Within((less(B, A),), margin), "margin")
+            (lambda margin=margin: Within((minus(B, A),), margin), "margin")
             for margin in (1, 0, -0.1, math.nan)
         ),
         (lambda: Within((), 0.02), "contrasts"),
         (lambda: Above(()), "contrasts"),
-        *((lambda bound=bound: Above((less(B, A),), bound), "by") for bound in (-0.5, 1.0)),
-        *((lambda bound=bound: AtMostTimes((less(B, A),), bound), "factor") for bound in (math.inf, 0.0)),
+        *((lambda bound=bound: Above((minus(B, A),), bound), "by") for bound in (-0.5, 1.0)),
+        *((lambda bound=bound: AtMostTimes((minus(B, A),), bound), "factor") for bound in (math.inf, 0.0)),
         (lambda: AtMostTimes((trend([A, B, C], [0, 1, 3]),), 2.0), "contrasts"),
-        (lambda: All((Above((less(B, A),)),)), "parts"),
-        (lambda: less(A, A), "points"),
+        (lambda: All((Above((minus(B, A),)),)), "parts"),
+        (lambda: minus(A, A), "points"),
         (lambda: Contrast("alone", ((A, 1.0),)), "points"),
         (lambda: Contrast("sum", ((A, 1.0), (B, 1.0))), "weights"),
         (lambda: trend([A], [1.0]), "points"),
@@ -295,17 +295,17 @@ def test_what_could_not_fail_is_refused(make, subject: str) -> None:
 
 
 def test_a_smaller_grid_keeps_what_can_still_be_said() -> None:
-    rule = All((Within((less(B, A), less(C, A)), 0.02), Above((less(A, D),))))
+    rule = All((Within((minus(B, A), minus(C, A)), 0.02), Above((minus(A, D),))))
     assert rule.among({A, B, D}).points == {A, B, D}  # type: ignore[union-attr]
     assert rule.among({A, B}) is None
-    left: Rule | None = Within((less(B, A), less(C, A)), 0.02).among({A, C})
-    assert left == Within((less(C, A),), 0.02)
+    left: Rule | None = Within((minus(B, A), minus(C, A)), 0.02).among({A, C})
+    assert left == Within((minus(C, A),), 0.02)
 
 
 def test_sentences_say_what_is_compared() -> None:
     x, y = ("tau = 8", "lambda_s = 1"), ("tau = 8", "lambda_s = 2")
-    assert Within((less(y, x),), 0.02).sentence == (
-        "Each within ±2 points: lambda_s = 2 less lambda_s = 1 at tau = 8."
+    assert Within((minus(y, x),), 0.02).sentence == (
+        "Each within ±2 points: lambda_s = 2 minus lambda_s = 1 at tau = 8."
     )
-    assert Above((less(A, B),), 0.005).sentence == "Each more than 0.5 points: a less b."
-    assert AtMostTimes((less(A, B),), 2.0).sentence == "Each ratio below 2: a over b."
+    assert Above((minus(A, B),), 0.005).sentence == "Each more than 0.5 points: a minus b."
+    assert AtMostTimes((minus(A, B),), 2.0).sentence == "Each ratio below 2: a over b."

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, final, get_args
 
 from tuplet.config import Distance, LossName, RunConfig
 from tuplet.research.claims.claim import Axis, Claim, Level, loss_axis, number_axis
-from tuplet.research.claims.rules import Above, All, Point, Within, less, trend
+from tuplet.research.claims.rules import Above, All, Point, Within, minus, trend
 
 PaperData: TypeAlias = Literal["cub", "cars", "sop"]
 PaperBackbone: TypeAlias = Literal["resnet50", "bn_inception"]
@@ -209,7 +209,7 @@ def consistent_claim(
     """Return the claim that no level of an axis differs from the published one by more than `MARGIN`."""
     reference = (published,)
     others = [(level.name,) for level in axis.levels if level.name != published]
-    rule = Within(tuple(less(point, reference) for point in others), MARGIN)
+    rule = Within(tuple(minus(point, reference) for point in others), MARGIN)
     return Claim(key, title, statement, source, found, (axis,), rule, reference, reading=reading)
 
 
@@ -227,8 +227,8 @@ def _positive_alpha() -> Claim:
     reference = ("alpha = 1",)
     positive = [("alpha = 0.5",), ("alpha = 2",), ("alpha = 4",)]
     controls = [("alpha = 0",), ("alpha = -1",)]
-    reliable = Within(tuple(less(point, reference) for point in positive), MARGIN)
-    needed = Above(tuple(less(reference, point) for point in controls), LEAST_GAIN)
+    reliable = Within(tuple(minus(point, reference) for point in positive), MARGIN)
+    needed = Above(tuple(minus(reference, point) for point in controls), LEAST_GAIN)
     return Claim(
         "3",
         "Positive alpha",
@@ -251,7 +251,7 @@ def _large_tau() -> Claim:
     own = "lambda_s = 1"
     helps = trend([(level.name, own) for level in tau.levels], [level.number or 0.0 for level in tau.levels])
     pairs = [
-        less((large.name, level.name), (large.name, own))
+        minus((large.name, level.name), (large.name, own))
         for large in tau.levels
         if (large.number or 0) > 16
         for level in weight.levels
@@ -287,7 +287,7 @@ def _state_of_the_art(base: RunConfig) -> Claim:
         f"{_STUDY}, claim 5",
         "holds almost: as published or better on CUB and CARS196, on SOP 0.6 to 1.9 points less",
         (Axis("loss", levels),),
-        Above(tuple(less((_HIST,), (rival.name,)) for rival in rivals)),
+        Above(tuple(minus((_HIST,), (rival.name,)) for rival in rivals)),
         (_HIST,),
         reading="HIST has the settings of the recipe, its rivals those of their papers; nothing is tried for"
         " any of them here (tuplet bench gives every loss as many trials). Original settings are those of"
@@ -309,7 +309,10 @@ def _sizes() -> Claim:
         "holds: 89.4 to 90.2 where both are larger, 85.6 where both are 256",
         (embedding, hidden),
         All(
-            (Within(tuple(less(point, best) for point in large), MARGIN), Above((less(best, small),), MARGIN))
+            (
+                Within(tuple(minus(point, best) for point in large), MARGIN),
+                Above((minus(best, small),), MARGIN),
+            )
         ),
         best,
         reading="The study says it of points where either is larger than 256, which in its own numbers are 3"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tuplet.config import LossName, RunConfig
 from tuplet.research.claims.claim import Axis, Claim, Level, loss_axis, number_axis
 from tuplet.research.claims.hist_study import LEAST_GAIN, consistent_claim
-from tuplet.research.claims.rules import Above, AtMostTimes, falls_less, less
+from tuplet.research.claims.rules import Above, AtMostTimes, falls_less, minus
 
 _RIVALS: tuple[LossName, ...] = ("proxy-anchor", "multi-similarity")
 _NOT_IN_THE_STUDY = "Not looked at by the study"
@@ -118,7 +118,7 @@ def _many_classes() -> Claim:
         _NOT_IN_THE_STUDY,
         "",
         axes,
-        Above(tuple(less((level.name, "hist"), (level.name, "proxy-anchor")) for level in levels)),
+        Above(tuple(minus((level.name, "hist"), (level.name, "proxy-anchor")) for level in levels)),
         (levels[0].name, "hist"),
         base="glyphs",
         reading=f"Generated characters, {_IMAGES_A_CLASS} drawings of each, and as many training steps at"
@@ -137,7 +137,7 @@ def _cost() -> Claim:
         "Left open by the study (Section 5.3): the cost on large data sets",
         "",
         axes,
-        AtMostTimes((less((last, "hist"), (first, "hist")),), 2.0),
+        AtMostTimes((minus((last, "hist"), (first, "hist")),), 2.0),
         (first, "hist"),
         metric="seconds_per_image",
         base="glyphs",
@@ -169,7 +169,7 @@ def _agreement() -> Claim:
         _NOT_IN_THE_STUDY,
         "",
         (loss_axis(("hist", *_RIVALS)),),
-        Above(tuple(less(("hist",), (rival,)) for rival in _RIVALS)),
+        Above(tuple(minus(("hist",), (rival,)) for rival in _RIVALS)),
         ("hist",),
         metric="agreement",
         reading="Seeds are taken in pairs, 0 with 1, 2 with 3, ...: each model is in one pair, so the pairs"
@@ -182,7 +182,7 @@ def _helps(
 ) -> Claim:
     """Return the claim that something helps, measured with it and without."""
     axes = (Axis(axis, (with_it, without)),)
-    rule = Above((less((with_it.name,), (without.name,)),), LEAST_GAIN)
+    rule = Above((minus((with_it.name,), (without.name,)),), LEAST_GAIN)
     return Claim(key, title, statement, _NOT_IN_THE_STUDY, "", axes, rule, (with_it.name,), reading=reading)
 
 

@@ -39,8 +39,8 @@ from tuplet.training.environment import current_commit
 
 HOW_TO_READ = (
     f"Each claim's rule was fixed before its runs. {HOW_DECIDED} Numbers are mean ± standard deviation over"
-    " seeds, with the 95 % t interval, and how their epoch was selected. Oracle less last is how far the best"
-    " epoch on the test classes is above the last, in points of Recall@1; the study's numbers are such"
+    " seeds, with the 95 % t interval, and how their epoch was selected. Oracle minus last is how far the"
+    " best epoch on the test classes is above the last, in points of Recall@1; the study's numbers are such"
     " oracles, of one seed."
 )
 
@@ -297,7 +297,7 @@ def _markdown_section(section: Section) -> list[str]:
         lines += ["", " ".join([*section.settings, claim.reading]).strip()]
     if section.rows:
         metric = f"{METRIC_TITLES[claim.metric]}, {_unit(claim)}"
-        head = [metric, "the study", "ours", "95 %", "seeds", "oracle less last", "selection"]
+        head = [metric, "the study", "ours", "95 %", "seeds", "oracle minus last", "selection"]
         lines += ["", table_row(head), "| --- | ---: | ---: | --- | ---: | ---: | --- |"]
         lines += map(table_row, section.rows)
     if section.evidence:

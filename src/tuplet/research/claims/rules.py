@@ -28,13 +28,13 @@ NO_SPREAD = 1e-12
 """Standard deviations below this are rounding."""
 
 HOW_DECIDED = (
-    "A claim holds where every comparison of its rule is shown to be as the rule wants it, does not hold"
-    " where one is shown to be otherwise, and is undecided at this number of seeds in all other cases."
-    " Shown: by one-sided t tests over seeds, the same seeds at every point, at 5 %; within a margin by two"
-    " of them, one a side. As a single comparison can refute a claim, those against it are adjusted by Holm"
-    " for their number; those for it need not be, as all of them must hold. Where they do not, those that"
-    " hold by themselves are several of several, and adjusted too. Intervals are 95 %, two-sided, of one"
-    " comparison alone."
+    "A claim holds if every comparison of its rule is shown to be as the rule wants it. It does not hold if"
+    " one is shown to be otherwise. In all other cases it is undecided at this number of seeds. Shown means:"
+    " by one-sided t tests over seeds at 5 %, the same seeds at every point; within a margin by two such"
+    " tests, one a side. A single comparison can refute a claim, so the p values against it are adjusted by"
+    " Holm's method for the number of comparisons. The p values for it are not adjusted if all comparisons"
+    " hold, as all have to; if only some hold, they are adjusted too. Intervals are 95 %, two-sided, of one"
+    " comparison."
 )
 """What all rules have in common, for the report."""
 
@@ -97,13 +97,13 @@ class Contrast:
         return trend([point for point, _ in left], [number for _, number in left])
 
 
-def less(first: Point, second: Point) -> Contrast:
-    """Return the difference of the first point and the second."""
+def minus(first: Point, second: Point) -> Contrast:
+    """Return the first point minus the second."""
     shared = tuple(name for name, other in zip(first, second, strict=True) if name == other)
     first_title, second_title = (
         point_title(tuple(name for name in point if name not in shared)) for point in (first, second)
     )
-    title = f"{first_title} less {second_title}" + (f" at {point_title(shared)}" if shared else "")
+    title = f"{first_title} minus {second_title}" + (f" at {point_title(shared)}" if shared else "")
     return Contrast(title, ((first, 1.0), (second, -1.0)))
 
 
@@ -113,7 +113,7 @@ def falls_less(first: tuple[Point, Point], second: tuple[Point, Point]) -> Contr
     The last axis tells the two pairs apart.
     """
     (first_from, first_to), (second_from, second_to) = first, second
-    title = f"change of {first_to[-1]} from {first_from[0]} to {first_to[0]}, less that of {second_to[-1]}"
+    title = f"change of {first_to[-1]} from {first_from[0]} to {first_to[0]}, minus that of {second_to[-1]}"
     return Contrast(title, ((first_to, 1.0), (first_from, -1.0), (second_to, -1.0), (second_from, 1.0)))
 
 
@@ -355,7 +355,7 @@ class AtMostTimes(_Bounded):
 
     def _range(self, largest: float) -> tuple[bool, str]:
         if any(sorted(weight for _, weight in contrast.weights) != [-1, 1] for contrast in self.contrasts):
-            raise SettingsError("a ratio is of two points; want one less the other", subject="contrasts")
+            raise SettingsError("a ratio is of two points; want one minus the other", subject="contrasts")
         return 0 < self.bound < math.inf, "a finite number > 0, or the claim could not fail"
 
     @property
@@ -472,4 +472,4 @@ def _interval(mean: SeedMean, shown: Callable[[float], str]) -> str:
 
 def _as_ratio(title: str) -> str:
     """Return the title of a difference of logarithms as that of a ratio."""
-    return title.replace(" less ", " over ")
+    return title.replace(" minus ", " over ")
