@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tuplet.cli.options import IndexFolder
+from tuplet.cli.rerank_options import RerankArguments
 from tuplet.config import Accelerator, ComputeConfig, DataConfig, EvaluationConfig
 from tuplet.config.checks import require
 from tuplet.metrics.names import RetrievalDistance
@@ -36,13 +37,27 @@ class MeasureArguments:
     """Measure the embeddings in fewer bytes too: their leading directions as floats, bytes and bits."""
     sizes_plot: Path | None = None
     """Draw Recall@1 and MAP@R of --sizes against the bytes of a picture, .png, .svg or .pdf."""
+    reranking: Annotated[RerankArguments, tyro.conf.arg(name="")] = field(default_factory=RerankArguments)
+    qe_database: bool = False
+    """With --rerank alpha-qe: expand every gallery vector by its neighbours too."""
     json: bool = False
     """Print JSON, with the intervals over queries too."""
 
     def __post_init__(self) -> None:
-        if self.verification:
-            require(self.distance == "cosine", "--distance", self.distance, "cosine, for --verification")
+        for option, given in (("--verification", self.verification), ("--rerank", self.reranks)):
+            require(
+                not given or self.distance == "cosine", "--distance", self.distance, f"cosine, for {option}"
+            )
+        of_queries = self.reranking.rerank == "alpha-qe"
+        require(
+            of_queries or not self.qe_database, "--qe-database", self.qe_database, "--rerank alpha-qe too"
+        )
         require(self.verification or not self.balanced, "--balanced", self.balanced, "--verification too")
+
+    @property
+    def reranks(self) -> bool:
+        """Return whether results are re-ranked."""
+        return self.reranking.rerank != "none"
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,7 @@ class ModelArguments:
       --gallery FILE               the same for embeddings
       --recall-at K [K ...]        the K of Recall@K; --distance, --kmeans-runs: how else to measure
       --verification               pairs and answers too: AUC, EER, FNMR at FMR, accuracy, unknown classes
+      --rerank METHOD              Recall@1 and MAP@R after alpha-qe or k-reciprocal re-ranking too
       --save FILE                  write the embeddings, .npz or .parquet; --json: print JSON
 
     Without --images a RUN is measured on its own test images, or on those of --data.root FOLDER: FOLDER/test,

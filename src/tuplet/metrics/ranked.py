@@ -44,8 +44,15 @@ class RankedScores:
         return mean_intervals(self.values, self.labels)
 
 
-def num_relevant(labels: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """Count, for each item, the others of its class."""
+def num_relevant(
+    labels: Int64[np.ndarray, " N"], gallery_labels: Int64[np.ndarray, " M"] | None = None
+) -> Int64[np.ndarray, " N"]:
+    """Count, for each query, the items of its class in a gallery; None: the other queries of its class."""
+    if gallery_labels is not None:
+        known, sizes = np.unique(gallery_labels, return_counts=True)
+        places = np.searchsorted(known, labels).clip(max=len(known) - 1)
+        found: Int64[np.ndarray, " N"] = np.where(known[places] == labels, sizes[places], 0)
+        return found
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     relevant: Int64[np.ndarray, " N"] = counts[classes] - 1
     return relevant
@@ -84,6 +91,19 @@ def top_columns(values: Float[np.ndarray, "n M"], count: int) -> Int64[np.ndarra
     return best
 
 
+def nearest_in(
+    queries: Float32[np.ndarray, "N D"], gallery: Float32[np.ndarray, "M D"], count: int
+) -> Int64[np.ndarray, "N count"]:
+    """Return the rows of a gallery of largest product with each query, largest first, equal ones by row.
+
+    Args:
+        queries: not in the gallery.
+        gallery: what is ranked.
+        count: in 1..M.
+    """
+    return np.concatenate([top_columns(products, count) for _, products in _products(queries, gallery)])
+
+
 def _products(
     queries: Float32[np.ndarray, "N D"], stored: Float32[np.ndarray, "M D"]
 ) -> Iterator[tuple[int, Float32[np.ndarray, "n M"]]]:
@@ -92,23 +112,29 @@ def _products(
         yield start, queries[start : start + size] @ stored.T
 
 
-def ranked_scores(ranking: Int64[np.ndarray, "N K"], labels: Int64[np.ndarray, " N"]) -> RankedScores:
-    """Compute Recall@1 and MAP@R of the rankings of items that search each other.
+def ranked_scores(
+    ranking: Int64[np.ndarray, "N K"],
+    labels: Int64[np.ndarray, " N"],
+    gallery_labels: Int64[np.ndarray, " M"] | None = None,
+) -> RankedScores:
+    """Compute Recall@1 and MAP@R of rankings.
 
     Args:
-        ranking: rows of the items that were found for each, nearest first, without itself; K is at least
-            the largest number of others of one class, or N - 1.
-        labels: class of each item.
+        ranking: rows of the items that were found for each query, nearest first, without itself; K is at
+            least `num_relevant` of every query, or all items that can be found.
+        labels: class of each query.
+        gallery_labels: class of each item that is searched; None: the queries search each other.
 
     Raises:
         DataError: no class has two items.
     References: Musgrave et al., "A Metric Learning Reality Check", ECCV 2020, for MAP@R.
     """
-    relevant = num_relevant(labels)
+    relevant = num_relevant(labels, gallery_labels)
     queries = np.flatnonzero(relevant > 0)
     if len(queries) == 0:
-        raise DataError("no class has two items; want one, so that something can be found", subject="labels")
-    hits = labels[ranking[queries]] == labels[queries, None]
+        raise DataError("no query has an item of its class to find; want at least one", subject="labels")
+    found = labels if gallery_labels is None else gallery_labels
+    hits = found[ranking[queries]] == labels[queries, None]
     ranks = np.arange(1, ranking.shape[1] + 1)
     counted = hits & (ranks <= relevant[queries, None])
     precision = (np.cumsum(counted, axis=1) / ranks * counted).sum(axis=1) / relevant[queries]

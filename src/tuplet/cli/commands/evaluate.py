@@ -15,6 +15,7 @@ from tuplet.cli.arguments import parse
 from tuplet.cli.console import metric_table, print_compute_notes, print_json
 from tuplet.cli.decision_tables import decision_table
 from tuplet.cli.measure_options import FileArguments, IndexMeasureArguments, MeasureArguments, ModelArguments
+from tuplet.cli.rerank_options import rerank_settings, rerank_table
 from tuplet.cli.size_tables import plot_sizes, require_plot, size_table
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.data.class_folders import load_images
@@ -32,6 +33,7 @@ from tuplet.evaluation.embedding_files import (
 )
 from tuplet.evaluation.items import require_other_items
 from tuplet.evaluation.measure import MeasureSettings, measure
+from tuplet.evaluation.reranking import measure_reranking
 from tuplet.evaluation.sizes import SizePoint, size_curve
 from tuplet.inference.trained_model import TrainedModel, open_model
 from tuplet.metrics.exact.shares import ALONE, Shares
@@ -211,10 +213,16 @@ def conclude(
     ]
     both = list(zip(reports, parts, strict=True))
     sizes = _sizes(parts, options)
+    settings = rerank_settings(options.reranking, database=options.qe_database)
+    gains = [
+        measure_reranking(part.queries, settings, part.gallery) for part in parts if settings is not None
+    ]
     if options.json:
         more = [decision.tree() for decision in decisions] or [{} for _ in parts]
         for tree, points in zip(more, sizes, strict=bool(sizes)):
             tree["sizes"] = [asdict(point) for point in points]
+        for tree, gain in zip(more, gains, strict=bool(gains)):
+            tree["rerank"] = gain.tree()
         trees = [
             {**asdict(report), **tree, "model": after, "notes": list(part.notes)}
             for (report, part), tree in zip(both, more, strict=True)
@@ -226,6 +234,8 @@ def conclude(
         tables[place] += f"\n{decision_table(decision)}"
     for place, points in enumerate(sizes):
         tables[place] += f"\nin few bytes, by leading directions:\n{size_table(points)}"
+    for place, gain in enumerate(gains):
+        tables[place] += f"\n{rerank_table(gain)}"
     print("\n\n".join(tables))
     for file, title in zip(files, [*(part.split for part in parts), "the gallery"], strict=False):
         print(f"embeddings of {title}: {file}")
