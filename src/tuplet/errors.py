@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import final
 
@@ -69,8 +70,10 @@ class DeviceError(InputError):
 
 
 @final
-class MissingExtraError(InputError):
+class MissingExtraError(InputError, ImportError):
     """A package that only an extra installs is missing.
+
+    It is an ImportError too, so `try: from tuplet import ImageIndex` may be guarded in the usual way.
 
     Args:
         package: the import name of the package.
@@ -93,6 +96,21 @@ class MissingExtraError(InputError):
 
 def _missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     return MissingExtraError(package, extra, purpose=purpose)
+
+
+def require_extra(extra: str, *modules: str, purpose: str = "this command") -> None:
+    """Raise a MissingExtraError if a module that an extra of tuplet installs is missing.
+
+    Args:
+        extra: of tuplet.
+        modules: imported here, because they are needed at once.
+        purpose: who needs them, as the subject of the sentence.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError:
+            raise MissingExtraError(module, extra, purpose=purpose) from None
 
 
 def unusable(subject: str | os.PathLike[str], given: str, wanted: str, *, fact: object = None) -> DataError:

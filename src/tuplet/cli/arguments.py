@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from importlib import import_module
 from itertools import pairwise, takewhile
 from pathlib import Path
 from types import NoneType
@@ -35,7 +34,7 @@ from tyro.constructors import (
 
 from tuplet.config import LossName, RunConfig
 from tuplet.config.overrides import fields_by_path
-from tuplet.errors import DataError, InputError, MissingExtraError, SettingsError, one_line
+from tuplet.errors import DataError, InputError, SettingsError, one_line
 from tuplet.recipes.catalogue import recipe, with_loss
 
 A = TypeVar("A")
@@ -150,20 +149,6 @@ def require_root(config: RunConfig) -> None:
             f"data.root is not given; want {wanted}{how}; or data.source=glyphs, which needs none",
             subject="data.root",
         )
-
-
-def require_extra(extra: str, *modules: str) -> None:
-    """Raise an error if a module that an extra of tuplet installs is missing.
-
-    Args:
-        extra: of tuplet.
-        modules: imported here, because the command needs them at once.
-    """
-    for module in modules:
-        try:
-            import_module(module)
-        except ImportError:
-            raise MissingExtraError(module, extra) from None
 
 
 def options(kind: type[Any], prefix: str = "--") -> dict[str, Any]:

@@ -22,7 +22,6 @@ from tuplet.cli.arguments import (
     first_argument,
     no_more,
     parse,
-    require_extra,
     require_root,
     value_of,
     with_option_names,
@@ -49,7 +48,7 @@ from tuplet.cli.options import (
     TuneArguments,
 )
 from tuplet.config import DataConfig, LossName
-from tuplet.errors import DataError, InputError, SettingsError, file_error_line
+from tuplet.errors import DataError, InputError, SettingsError, file_error_line, require_extra
 from tuplet.progress import is_first_of_machine, is_first_process
 from tuplet.recipes.catalogue import RECIPES, recipe
 

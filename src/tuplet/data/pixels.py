@@ -21,6 +21,8 @@ from tuplet.errors import DataError, one_line
 _FORMATS = frozenset({"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"})
 HEIC_EXTENSIONS = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 """Ends of the names of the images that iPhones take, which only pillow-heif reads."""
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+"""What follows "ftyp" in bytes 8 to 12 of such a file."""
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -203,5 +205,14 @@ def _reason(error: Exception, source: Path | bytes | Image.Image) -> str:
         if source.stat().st_size == 0:
             return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
+        if "HEIF" not in Image.OPEN and _is_heic(source):
+            return "it is a HEIC photograph, which needs pip install 'tuplet[heic]'"
         return "its content is no image of a known format"
     return one_line(error, None) or type(error).__name__
+
+
+def _is_heic(source: Path | bytes | Image.Image) -> bool:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            source = file.read(12)
+    return isinstance(source, bytes) and source[4:8] == b"ftyp" and source[8:12] in _HEIC_BRANDS

@@ -11,7 +11,6 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from PIL import Image
 
 from tuplet.config import TrackerName
 from tuplet.data.files import write_atomically
-from tuplet.errors import MissingExtraError
+from tuplet.errors import require_extra
 
 MODULES: dict[TrackerName, str] = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 """What each needs of the extra `track`; csv needs nothing."""
@@ -77,11 +76,7 @@ class Tracker(ABC):
 def require_tracker(name: TrackerName) -> None:
     """Raise a MissingExtraError if the package of a tool is missing."""
     if name in MODULES:
-        try:
-            import_module(MODULES[name])
-        except ImportError:
-            purpose = f"--track {name}"
-            raise MissingExtraError(MODULES[name], "track", purpose=purpose) from None
+        require_extra("track", MODULES[name], purpose=f"--track {name}")
 
 
 def open_tracker(name: TrackerName, tracked: Tracked, known_id: str) -> Tracker:

@@ -12,13 +12,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from tuplet.cli.arguments import no_more, parse, require_extra, value_of
+from tuplet.cli.arguments import no_more, parse, value_of
 from tuplet.cli.console import epoch_line, print_compute_notes, with_resume_hint
 from tuplet.cli.options import ClaimsArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import with_absolute_paths
 from tuplet.data.files import write_atomically
-from tuplet.errors import RunFolderError, SettingsError, counted
+from tuplet.errors import RunFolderError, SettingsError, counted, require_extra
 from tuplet.recipes.catalogue import recipe
 from tuplet.research.claims.budget import fit_to_budget, parse_budget
 from tuplet.research.claims.claim import Claim
