@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tuplet.config.checks import require
-from tuplet.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from tuplet.evaluation.reranking import RerankReport
+    from tuplet.metrics.intervals import Interval
     from tuplet.metrics.reranking import Reranking
 
 
