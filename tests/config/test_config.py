@@ -158,11 +158,15 @@ def test_every_recipe_survives_yaml_and_has_a_documented_purpose(name: str, file
 
 def test_every_field_has_a_path_and_is_frozen() -> None:
     config = RunConfig()
-    for section in (config, config.data, config.model, config.loss, config.optimizer, config.schedule):
+    sections = (config.data, config.model, config.loss, config.optimizer, config.schedule)
+    for section in (config, *sections, config.loss.hypergraph):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(section, dataclasses.fields(section)[0].name, None)
-    sizes = (len(value) if isinstance(value, dict) else 1 for value in to_dict(config).values())
-    assert len(fields_by_path()) == sum(sizes)
+    assert len(fields_by_path()) == num_values(to_dict(config))
+
+
+def num_values(tree: object) -> int:
+    return sum(map(num_values, tree.values())) if isinstance(tree, dict) else 1
 
 
 @pytest.mark.parametrize("content", ["- 1", "a: [", "loss: 3", "\x00", "seed: 2026-13-01", "[" * 5000])

@@ -136,12 +136,58 @@ def logits(g, features, layers):
     return propagate(g, features, layers[-1])
 
 
-def hist_terms(embeddings, labels, means, log_variances, layers, *, tau, alpha, lambda_s, kind):
+def smoothed(scores, labels, share):
+    """The cross entropy with a part of the target spread evenly: the mean of that of every class."""
+    num_classes = len(scores[0])
+    total = (1.0 - share) * cross_entropy(scores, labels)
+    for c in range(num_classes):
+        total += share / num_classes * cross_entropy(scores, [c] * len(scores))
+    return total
+
+
+def own_share(weights, labels):
+    """Of each column of H, the part on its own class; the mean over columns."""
+    classes = sorted({int(label) for label in labels})
+    total = 0.0
+    for e, c in enumerate(classes):
+        own = math.fsum(weights[i, e] for i in range(len(weights)) if labels[i] == c)
+        total += own / math.fsum(weights[:, e])
+    return total / len(classes)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is not the paper's."""
+
+    unit_features: bool = False
+    gain: float = 1.0
+    self_loops: float = 0.0
+    smoothing: float = 0.0
+
+
+def hist_terms(
+    embeddings,
+    labels,
+    means,
+    log_variances,
+    layers,
+    *,
+    tau,
+    alpha,
+    lambda_s,
+    kind,
+    variant=Variant(),
+):
     """Eq. 6 and its two terms."""
     table = distances(embeddings, means, log_variances, kind)
-    first = distribution_loss(table, labels, tau)
+    first = smoothed([[-tau * d for d in row] for row in table], labels, variant.smoothing)
     if lambda_s == 0:
         return Terms(first, 0.0, first)
     g = propagation(incidence(table, labels, alpha))
-    second = cross_entropy(logits(g, np.asarray(embeddings, float), layers), labels)
+    for i in range(len(g)):
+        for j in range(len(g)):
+            g[i, j] = (1.0 - variant.self_loops) * g[i, j] + (variant.self_loops if i == j else 0.0)
+    features = np.asarray([unit(row) if variant.unit_features else row for row in embeddings], float)
+    scores = [[variant.gain * score for score in row] for row in logits(g, features, layers)]
+    second = cross_entropy(scores, labels)
     return Terms(first, second, first + lambda_s * second)

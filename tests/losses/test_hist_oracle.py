@@ -63,6 +63,12 @@ def ask_oracle(loss, embeddings, labels):
         alpha=loss.alpha,
         lambda_s=loss.lambda_s,
         kind=loss.distance,
+        variant=oracle.Variant(
+            loss.hypergraph.features == "unit",
+            loss.hypergraph.output_gain,
+            loss.hypergraph.self_loops,
+            loss.label_smoothing,
+        ),
     )
 
 

@@ -23,10 +23,11 @@ from tuplet.config.overrides import override
 from tuplet.data.load import load_split
 from tuplet.errors import DataError, ModelError, RunFolderError
 from tuplet.evaluation.evaluate import embed, evaluate
+from tuplet.losses.hist import HISTLoss
 from tuplet.training.devices import launch
 from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import LockedRunError, Run, write_config
-from tuplet.training.schedule import learning_rate_factor
+from tuplet.training.schedule import learning_rate_factor, scheduled
 from tuplet.training.session import DivergedError, Session
 
 
@@ -267,6 +268,22 @@ def test_learning_rates_stand_still_in_the_warm_up() -> None:
     factors = [learning_rate_factor(cosine, epoch) for epoch in range(1, 6)]
     assert factors == pytest.approx([1.0, 1.0, 0.8536, 0.5, 0.1464], abs=1e-4)
     assert learning_rate_factor(ScheduleConfig(decay="none"), 50) == 1.0
+
+
+def test_tau_and_lambda_s_move_in_equal_steps(tiny: RunConfig, tmp_path: Path) -> None:
+    assert [scheduled(8.0, 32.0, epoch, 4) for epoch in (1, 2, 3, 4)] == pytest.approx([8, 16, 24, 32])
+    assert scheduled(8.0, None, 3, 4) == scheduled(8.0, 32.0, 1, 1) == 8.0
+    changes = {"loss.lambda_s": 2.0, "loss.lambda_s_end": 0.0, "loss.tau_end": 4.0}
+    run = Run.create(override(tiny, changes), tmp_path / "run")
+    for report, weight in zip(trained(run)[1:], (2.0, 1.0, 0.0), strict=True):
+        losses = report.losses
+        assert losses["cross_entropy"] > 0 or weight == 0
+        wanted = losses["distribution"] + weight * losses["cross_entropy"]
+        assert losses["total"] == pytest.approx(wanted, rel=1e-5)
+    session = Session(run, load_split(run.config), launch(run.config))
+    session.set_loss_settings(2)
+    assert isinstance(session.loss, HISTLoss)
+    assert (session.loss.tau, session.loss.lambda_s) == (10.0, 1.0)
 
 
 def test_two_processes_learn_what_one_learns(tiny: RunConfig, tmp_path: Path) -> None:

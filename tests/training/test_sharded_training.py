@@ -57,11 +57,19 @@ def sharded(tiny: RunConfig) -> RunConfig:
     return override(tiny, changes)
 
 
-@pytest.mark.parametrize("update", ["same", "rowwise"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer.class_update": "same"},
+        {"optimizer.class_update": "rowwise"},
+        {"loss.own_share": 0.6, "loss.hypergraph.output_gain": 3.0, "loss.hypergraph.detach": "incidence"},
+    ],
+    ids=str,
+)
 def test_processes_that_share_the_classes_learn_what_one_learns(
-    update: str, sharded: RunConfig, tmp_path: Path
+    changes: dict[str, object], sharded: RunConfig, tmp_path: Path
 ) -> None:
-    config = override(sharded, {"optimizer.name": "sgd", "optimizer.class_update": update})
+    config = override(sharded, {"optimizer.name": "sgd", **changes})
     one = Run.create(config, tmp_path / "one")
     trained(one)
     two = new_run(override(config, {"compute.devices": 2}), tmp_path / "two")

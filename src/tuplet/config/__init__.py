@@ -5,7 +5,7 @@ run and the tuner all read these same fields (`overrides.py` changes, writes and
 """
 
 from tuplet.config.data import Augmentation, DataConfig, Source
-from tuplet.config.loss import Distance, Implementation, LossConfig, LossName, Variance
+from tuplet.config.loss import Distance, HypergraphConfig, Implementation, LossConfig, LossName, Variance
 from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
 from tuplet.config.run import (
     Accelerator,
@@ -30,6 +30,7 @@ __all__ = [
     "Distance",
     "Engine",
     "EvaluationConfig",
+    "HypergraphConfig",
     "Implementation",
     "LossConfig",
     "LossName",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
@@ -21,6 +21,8 @@ LossName = Literal[
 Distance = Literal["mahalanobis", "euclidean", "cosine", "manhattan"]
 Variance = Literal["learnt", "unit"]
 Implementation = Literal["auto", "chunked", "compiled", "plain"]
+HypergraphFeatures = Literal["embedding", "unit"]
+HypergraphDetach = Literal["none", "incidence", "inputs"]
 
 RIVALS: dict[LossName, dict[str, float]] = {
     "proxy-anchor": {"margin": 0.1, "scale": 32.0},  # Kim et al., CVPR 2020
@@ -37,6 +39,27 @@ RIVALS: dict[LossName, dict[str, float]] = {
 
 @takes_any_number
 @dataclass(frozen=True)
+class HypergraphConfig:
+    """Variants of HIST's hypergraph network; the defaults are the paper's."""
+
+    features: HypergraphFeatures = "embedding"
+    """What the HGNN reads: embedding, the f of the network; or unit, the x of length one."""
+    output_gain: float = 1.0
+    """Factor on the HGNN's logits, > 0; mixing shrinks them to about the own share of a tuplet."""
+    self_loops: float = 0.0
+    """Share s of its own row that a sample keeps in each propagation, (1 - s) G + s I, in [0, 1)."""
+    detach: HypergraphDetach = "none"
+    """What the cross entropy's gradient leaves out: incidence, the path through H; inputs, embeddings and
+    class distributions altogether, so that it trains the HGNN alone."""
+
+    def __post_init__(self) -> None:
+        check = Check(self, "loss.hypergraph.")
+        check("output_gain", 0 < self.output_gain < inf, "a finite number > 0")
+        check("self_loops", 0 <= self.self_loops < 1, "a share in [0, 1)")
+
+
+@takes_any_number
+@dataclass(frozen=True)
 class LossConfig:
     """The loss: HIST (Eq. 1-6), or one that it is compared with."""
 
@@ -44,13 +67,23 @@ class LossConfig:
     """hist; or a rival, from pytorch-metric-learning."""
     tau: float = 32.0
     """Temperature of the distribution loss (Eq. 2), > 0."""
+    tau_end: float | None = None
+    """tau in the last epoch, > 0, reached in equal steps, one an epoch; None: tau throughout."""
     alpha: float = 0.9
     """Decay of the semantic tuplets per unit of distance (Eq. 3), > 0; see `alpha_control`."""
     alpha_control: bool = False
     """Allow alpha <= 0, outside the paper's range, as a control experiment: at 0 every sample of the batch
     has weight 1 in every tuplet, below 0 the weight grows with the distance."""
+    own_share: float = 0.0
+    """Mean share of a tuplet's weight that is on images of its own class, in [0, 1): alpha is solved for it
+    in each batch, and `alpha` is not used. 0: `alpha` is."""
     lambda_s: float = 1.0
     """Weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 leaves the HGNN out."""
+    lambda_s_end: float | None = None
+    """lambda_s in the last epoch, >= 0, reached in equal steps, one an epoch; None: lambda_s throughout."""
+    label_smoothing: float = 0.0
+    """Of the distribution loss, in [0, 1): share of the target that is spread evenly over all classes."""
+    hypergraph: HypergraphConfig = field(default_factory=HypergraphConfig)
     hidden_dim: int = 512
     """Width h of the hidden propagations, >= 1."""
     num_layers: int = 2
@@ -77,6 +110,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         check = Check(self, "loss.")
         check("tau", self.tau > 0, "a number > 0")
+        check("tau_end", self.tau_end is None or self.tau_end > 0, "a number > 0, or None")
         check(
             "alpha",
             self.alpha > 0 or (self.alpha_control and self.alpha > -inf),
@@ -84,14 +118,36 @@ class LossConfig:
         )
         has_variance = self.variance == "learnt" or self.distance == "mahalanobis"
         check("variance", has_variance, f"learnt, for loss.distance = {self.distance} has no variance")
+        check("own_share", 0 <= self.own_share < 1, "a share in [0, 1)")
         check("lambda_s", self.lambda_s >= 0, "a number >= 0")
+        check("lambda_s_end", self.lambda_s_end is None or self.lambda_s_end >= 0, "a number >= 0, or None")
+        check("label_smoothing", 0 <= self.label_smoothing < 1, "a share in [0, 1)")
+        is_plain = self.implementation in ("auto", "plain") and self.class_fraction == 1
+        check(
+            "label_smoothing",
+            self.label_smoothing == 0 or is_plain,
+            "0: with loss.class_fraction < 1 or loss.implementation = chunked or compiled there is none",
+        )
         check.at_least(1, "hidden_dim", "num_layers")
         check("class_fraction", 0 < self.class_fraction <= 1, "a share in (0, 1]")
         can_sample = self.class_fraction == 1 or self.implementation != "plain"
         check("implementation", can_sample, f"chunked, for loss.class_fraction = {self.class_fraction}")
+        for name, paper in _VARIANTS.items():
+            hist_only = f"{paper!r}, for loss.name = {self.name}: it is there for hist only"
+            check(name, self.name == "hist" or getattr(self, name) == paper, hist_only)
         have = RIVALS.get(self.name, {})
         for name in ("margin", "scale", "positive_scale", "num_centers"):
             value = getattr(self, name)
             none = f"None, for {self.name} has {', '.join(have) or 'none of these settings'}"
             check(name, value is None or name in have, none)
             check(name, value is None or value > 0, "a number > 0")
+
+
+_VARIANTS: dict[str, object] = {
+    "tau_end": None,
+    "own_share": 0.0,
+    "lambda_s_end": None,
+    "label_smoothing": 0.0,
+    "hypergraph": HypergraphConfig(),
+}
+"""Variants of HIST, with the values that are the paper's."""

@@ -27,6 +27,8 @@ class OptimizerConfig:
     """Learning rate of a rival's proxies, centres or class weights, >= 0; no part of HIST."""
     weight_decay: float = 1e-4
     """Of every group, >= 0."""
+    weight_decay_distributions: float | None = None
+    """Of the class means and log-variances, >= 0; None: weight_decay."""
     class_update: Literal["same", "rowwise"] = "same"
     """Of means, log-variances and output weights. rowwise: Adam without momentum and weight decay, with one
     second moment a class; for so many classes that the optimizer costs more than the loss."""
@@ -38,6 +40,10 @@ class OptimizerConfig:
         for field in fields(self):
             if isinstance(field.default, float):
                 check(field.name, getattr(self, field.name) >= 0, "a number >= 0")
+        own = self.weight_decay_distributions
+        check("weight_decay_distributions", own is None or own >= 0, "a number >= 0, or None")
+        decays = own is None or self.class_update == "same"
+        check("weight_decay_distributions", decays, "None, for class_update = rowwise has no weight decay")
 
 
 @takes_any_number

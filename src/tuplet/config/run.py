@@ -163,6 +163,15 @@ class RunConfig:
             num_processes == 1 or compute.shard_classes or not sampled,
             f"1, or compute.shard_classes: each of {num_processes} devices would draw other classes",
         )
+        check(
+            "loss.label_smoothing",
+            not compute.shard_classes or loss.label_smoothing == 0,
+            "0, for compute.shard_classes: no process has the scores of all classes",
+        )
+        fused = compute.compile or loss.implementation == "compiled"
+        for name in ("tau_end", "lambda_s_end"):
+            wanted = "None, for compute.compile or loss.implementation = compiled: fused for one value"
+            check(f"loss.{name}", not fused or getattr(loss, name) is None, wanted)
         # 16-mixed scales the loss, and skips the steps of an optimizer whose gradients overflow. Parameters
         # that another optimizer or another rank holds would take theirs all the same.
         for path, own_steps in (
@@ -181,6 +190,7 @@ class RunConfig:
         )
         for name, common, given in (
             ("optimizer.class_update", "same", self.optimizer.class_update),
+            ("optimizer.weight_decay_distributions", None, self.optimizer.weight_decay_distributions),
             ("compute.shard_classes", False, compute.shard_classes),
             ("loss.class_fraction", 1.0, loss.class_fraction),
         ):

@@ -10,7 +10,8 @@ from tuplet.losses.many_classes.shards import ClassShard
 from tuplet.losses.rivals import RivalLoss
 
 HIST_SETTINGS = (
-    *("tau", "alpha", "alpha_control", "lambda_s", "hidden_dim", "num_layers"),
+    *("tau", "alpha", "alpha_control", "own_share", "lambda_s", "label_smoothing"),
+    *("hidden_dim", "num_layers", "hypergraph"),
     *("distance", "variance", "implementation", "class_fraction"),
 )
 """Fields of `LossConfig` that `HISTLoss` takes under the same name."""

@@ -19,13 +19,17 @@ LEAKY_SLOPE = 0.1
 
 
 def propagation_matrix(
-    incidence: Float[Tensor, "N M"], weights: Float[Tensor, " M"] | None = None
+    incidence: Float[Tensor, "N M"],
+    weights: Float[Tensor, " M"] | None = None,
+    *,
+    self_loops: float = 0.0,
 ) -> Float[Tensor, "N N"]:
     """Compute how a hypergraph convolution mixes the samples, G = Dv^-1/2 H W De^-1 H^T Dv^-1/2.
 
     Args:
         incidence: H, values > 0. De holds its column sums, and Dv its row sums weighted by `weights`.
         weights: of the hyperedges, the diagonal of W, > 0; all 1 if not given.
+        self_loops: share s of itself that a sample keeps, for (1 - s) G + s I, in [0, 1).
     Returns: a symmetric positive semidefinite matrix.
     References: Feng et al., "Hypergraph Neural Networks", AAAI 2019.
     """
@@ -36,7 +40,12 @@ def propagation_matrix(
     weighted = incidence if weights is None else incidence * weights
     scales = edges.rsqrt() if weights is None else (weights / edges).sqrt()
     root = incidence * weighted.sum(dim=1, keepdim=True).rsqrt() * scales
-    return root @ root.T
+    mixing = root @ root.T
+    if self_loops == 0:
+        return mixing
+    # Eigenvalues stay in [0, 1]: the identity, which leaves all differences, takes the place of a part of G.
+    own = torch.eye(len(mixing), dtype=mixing.dtype, device=mixing.device)
+    return (1.0 - self_loops) * mixing + self_loops * own
 
 
 @final
@@ -75,8 +84,12 @@ class HGNN(nn.Module):
             weights: of the hyperedges, likewise.
         """
         mixing = propagation_matrix(incidence, weights)
-        output: Tensor = mixing @ self.layers[-1](self.hidden(features, mixing))
-        return output
+        return self.output(self.hidden(features, mixing), mixing)
+
+    def output(self, features: Float[Tensor, "N h"], mixing: Float[Tensor, "N N"]) -> Float[Tensor, "N C"]:
+        """Apply the output propagation, from the hidden features to the class logits."""
+        logits: Tensor = mixing @ self.layers[-1](features)
+        return logits
 
     def hidden(self, features: Float[Tensor, "N D"], mixing: Float[Tensor, "N N"]) -> Float[Tensor, "N h"]:
         """Apply the hidden propagations; with one layer, return the features themselves."""

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tuplet.config import Distance, Implementation, Variance
+from tuplet.config import Distance, HypergraphConfig, Implementation, Variance
 from tuplet.config.checks import number, positive_number, require, whole_number
 from tuplet.errors import DataError, SettingsError
 from tuplet.losses.base import LossTerms, MetricLoss
@@ -35,6 +35,7 @@ from tuplet.losses.many_classes.scores import (
     without_autocast,
 )
 from tuplet.losses.many_classes.shards import ClassShard, initialise_rows, sharded_class_head
+from tuplet.losses.own_share import alpha_of_share, hyperedge_weights
 
 FEW_PARAMETERS = 1 << 19
 """Means up to this size: the chunked loss then spends more beside its products than the plain one wastes."""
@@ -118,7 +119,7 @@ def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
 
 
 def distribution_loss(
-    distances: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, tau: float
+    distances: Float[Tensor, "N C"], labels: Int[Tensor, " N"], *, tau: float, label_smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
     """Compute the mean negative log-likelihood of each sample's own class distribution (Eq. 1).
 
@@ -126,9 +127,13 @@ def distribution_loss(
         distances: of each sample to each class, >= 0.
         labels: class of each sample, in 0..C-1.
         tau: temperature, > 0.
+        label_smoothing: share of the target that is spread evenly over all classes, in [0, 1); the paper has
+            none.
     Returns: a scalar >= 0. No sample is ever dropped: a probability that underflows keeps its logarithm.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 1.
     """
+    if label_smoothing > 0:
+        return F.cross_entropy(-tau * distances, labels, label_smoothing=label_smoothing)
     return F.nll_loss(assignment_log_probabilities(distances, tau=tau), labels)
 
 
@@ -163,26 +168,11 @@ def incidence_matrix(
     return _incidence_by_sample(distances.index_select(1, labels), labels, alpha)
 
 
-def _incidence_by_sample(distances: Float[Tensor, "N N"], labels: Tensor, alpha: float) -> Tensor:
+def _incidence_by_sample(distances: Float[Tensor, "N N"], labels: Tensor, alpha: float | Tensor) -> Tensor:
     # A tuplet, one hyperedge, a class: its own samples belong to it wholly, and every other sample as far as
     # it looks like one. A sample near to a foreign class is a hard negative, and the HGNN mixes the two.
     own = labels[:, None] == labels[None, :]
     return torch.exp(-alpha * distances).masked_fill(own, 1.0)
-
-
-def hyperedge_weights(
-    labels: Int[Tensor, " N"], *, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, " N"]:
-    """Compute the weight w of each sample's hyperedge: one over the number of samples of its class.
-
-    The paper has a hyperedge a class. Here every sample brings that of its class, so that no shape depends on
-    how many classes there are; with these weights the hyperedges of a class count as the one they are.
-
-    Args:
-        labels: class of each sample.
-        dtype: of the weights.
-    """
-    return (labels[:, None] == labels[None, :]).sum(dim=0, dtype=dtype).reciprocal()
 
 
 def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
@@ -223,9 +213,13 @@ class HISTLoss(MetricLoss):
         embedding_dim: width of the embeddings, D >= 1.
         tau: temperature of the distribution loss (Eq. 2), > 0.
         alpha: decay of the semantic tuplets (Eq. 3), > 0; any finite number with alpha_control.
+        own_share: mean share of a tuplet's weight on samples of its own class, in [0, 1), for which alpha is
+            solved in each batch, as a constant of the gradient; 0 uses alpha.
         lambda_s: weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 skips the HGNN.
+        label_smoothing: of the distribution loss, in [0, 1); plain only, which auto then is.
         hidden_dim: width of the hidden propagations, h >= 1.
         num_layers: propagations of the HGNN, L >= 1; the paper has 2.
+        hypergraph: variants of the HGNN; none if not given.
         distance: between sample and class distribution: mahalanobis, euclidean, cosine or manhattan.
         variance: learnt; or unit, for distance mahalanobis only: sigma2 is one and no parameter to learn.
         implementation: chunked holds nothing of the size of C but the parameters and their gradients; plain
@@ -258,9 +252,12 @@ class HISTLoss(MetricLoss):
         *,
         tau: float = 32.0,
         alpha: float = 0.9,
+        own_share: float = 0.0,
         lambda_s: float = 1.0,
+        label_smoothing: float = 0.0,
         hidden_dim: int = 512,
         num_layers: int = 2,
+        hypergraph: HypergraphConfig | None = None,
         distance: Distance = "mahalanobis",
         variance: Variance = "learnt",
         implementation: Implementation = "auto",
@@ -275,6 +272,11 @@ class HISTLoss(MetricLoss):
         self.tau = positive_number("tau", tau)
         self.alpha = _checked_alpha(alpha, control=alpha_control)
         self.lambda_s = number("lambda_s", lambda_s, lambda given: 0 <= given < inf, "a finite number >= 0")
+        self.own_share, self.label_smoothing = (
+            number(name, value, lambda given: 0 <= given < 1, "a share in [0, 1)")
+            for name, value in (("own_share", own_share), ("label_smoothing", label_smoothing))
+        )
+        self.hypergraph = hypergraph or HypergraphConfig()
         _require_choice("distance", distance, get_args(Distance))
         _require_choice(
             "variance", variance, get_args(Variance) if distance == "mahalanobis" else ("learnt",)
@@ -290,6 +292,9 @@ class HISTLoss(MetricLoss):
                 given=implementation,
                 wanted="chunked",
             )
+        sums_over_all = implementation in ("auto", "plain") and self.class_fraction == 1 and shard is None
+        plain_only = "0 with implementation chunked or compiled, class_fraction < 1 or a shard"
+        require(self.label_smoothing == 0 or sums_over_all, "label_smoothing", label_smoothing, plain_only)
         self.distance, self.variance, self.implementation = distance, variance, implementation
         self.sparse_gradients, self.shard = sparse_gradients, shard
         self._memory = ReusedMemory()
@@ -322,18 +327,17 @@ class HISTLoss(MetricLoss):
         if self.implementation != "auto":
             return self.implementation == "plain"
         whole = self.shard is None and (self.class_fraction == 1 or not self.training)
-        return whole and self.means.numel() <= FEW_PARAMETERS
+        return whole and (self.label_smoothing > 0 or self.means.numel() <= FEW_PARAMETERS)
 
     def _plain_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
         distances = class_distances(embeddings, self.means, self.log_variances, distance=self.distance)
-        distribution = distribution_loss(distances, labels, tau=self.tau)
+        smoothing = self.label_smoothing
+        distribution = distribution_loss(distances, labels, tau=self.tau, label_smoothing=smoothing)
         if self.lambda_s == 0:
             return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
-        incidence = incidence_matrix(distances, labels, alpha=self.alpha)
-        # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
-        dtype = self.means.dtype
-        logits = self.hgnn(embeddings.to(dtype), incidence.to(dtype), hyperedge_weights(labels, dtype=dtype))
-        return self._terms(distribution, hypergraph_loss(logits, labels))
+        mixing = self._mixing(distances.index_select(1, labels), labels)
+        logits = self.hgnn.output(self.hgnn.hidden(self._features(embeddings), mixing), mixing)
+        return self._terms(distribution, hypergraph_loss(logits * self.hypergraph.output_gain, labels))
 
     def _chunked_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
         # The same without a tensor of N x C. All that Eq. 3-4 need of the distances are the columns of the
@@ -345,11 +349,12 @@ class HISTLoss(MetricLoss):
         distribution = _negative_log_likelihood(scores, log_partition)  # Eq. 1-2
         if self.lambda_s == 0:
             return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
-        incidence = _incidence_by_sample((scores / -self.tau).clamp_min(0.0), labels, self.alpha)
-        dtype = self.means.dtype
-        mixing = propagation_matrix(incidence.to(dtype), hyperedge_weights(labels, dtype=dtype))
-        features = mixing @ self.hgnn.hidden(embeddings.to(dtype), mixing)
-        # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes.
+        mixing = self._mixing((scores / -self.tau).clamp_min(0.0), labels)
+        hidden = self.hgnn.hidden(self._features(embeddings), mixing)
+        # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes, and a
+        # gain of the logits may be one of G.
+        mixing = mixing * self.hypergraph.output_gain
+        features = mixing @ hidden
         device, narrow = features.device.type, features.dtype
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if autocast and narrow != torch.float64:
@@ -357,6 +362,27 @@ class HISTLoss(MetricLoss):
         inputs = Inputs((features, mixing.sum(dim=1)), self.hgnn.output_parameters())
         logits, log_partition = self._class_head(LinearScores(narrow), inputs, labels, summed)
         return self._terms(distribution, _negative_log_likelihood(logits, log_partition))  # Eq. 5
+
+    def _mixing(self, distances: Float[Tensor, "N N"], labels: Tensor) -> Float[Tensor, "N N"]:
+        """Compute G from the distance of each sample to the class of each sample, in the HGNN's type."""
+        own_share = self.own_share
+        alpha = alpha_of_share(distances.detach(), labels, own_share) if own_share > 0 else self.alpha
+        incidence = _incidence_by_sample(distances, labels, alpha)
+        if self.hypergraph.detach != "none":
+            incidence = incidence.detach()
+        # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
+        dtype = self.means.dtype
+        weights = hyperedge_weights(labels, dtype=dtype)
+        return propagation_matrix(incidence.to(dtype), weights, self_loops=self.hypergraph.self_loops)
+
+    def _features(self, embeddings: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Return what the HGNN reads of the embeddings, in its type."""
+        features = embeddings
+        if self.hypergraph.features == "unit":
+            features = unit_rows(embeddings.to(_wide_dtype(embeddings)))
+        if self.hypergraph.detach == "inputs":
+            features = features.detach()
+        return features.to(self.means.dtype)
 
     def _terms(self, distribution: Tensor, cross_entropy: Tensor) -> HISTTerms:
         return HISTTerms(distribution + self.lambda_s * cross_entropy, distribution, cross_entropy)

@@ -87,6 +87,7 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
     session.batches.epoch = epoch
     session.begin_epoch()
     rates = session.set_learning_rates(epoch)
+    session.set_loss_settings(epoch)
 
     # In the warm-up only the new layers and the loss learn: their first gradients are large and random, and
     # would destroy what the pretrained backbone knows.

@@ -119,7 +119,10 @@ class RowwiseAdam(torch.optim.Optimizer):
 
 def _groups_of_loss(loss: MetricLoss, config: OptimizerConfig) -> list[dict[str, Any]]:
     if isinstance(loss, HISTLoss):
-        return loss.parameter_groups(lr_distributions=config.lr_distributions, lr_hgnn=config.lr_hgnn)
+        groups = loss.parameter_groups(lr_distributions=config.lr_distributions, lr_hgnn=config.lr_hgnn)
+        if config.weight_decay_distributions is not None:
+            groups[0]["weight_decay"] = config.weight_decay_distributions
+        return groups
     assert isinstance(loss, RivalLoss)
     return loss.parameter_groups(lr_proxies=config.lr_proxies)
 

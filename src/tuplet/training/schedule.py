@@ -1,4 +1,4 @@
-"""The learning rate of an epoch: constant in the warm-up, then steps, a cosine, or constant."""
+"""The learning rate of an epoch, constant in the warm-up, then steps, a cosine, or constant; and its loss."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
     if schedule.decay == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * past / max(1, schedule.epochs - schedule.warmup_epochs)))
     return 1.0
+
+
+def scheduled(start: float, end: float | None, epoch: int, epochs: int) -> float:
+    """Compute a setting that moves in equal steps from its value in epoch 1 to that in the last epoch.
+
+    Args:
+        start: in epoch 1.
+        end: in the last epoch; None: as at the start.
+        epoch: 1..epochs.
+        epochs: of the schedule, >= 1.
+    """
+    return start if end is None or epochs == 1 else start + (end - start) * (epoch - 1) / (epochs - 1)

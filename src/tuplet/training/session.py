@@ -37,7 +37,7 @@ from tuplet.training.environment import describe_environment, hash_images, hash_
 from tuplet.training.gradient_cache import backward_in_parts
 from tuplet.training.optimizers import build_optimizers
 from tuplet.training.run_folder import EpochReport, Run
-from tuplet.training.schedule import learning_rate_factor
+from tuplet.training.schedule import learning_rate_factor, scheduled
 from tuplet.training.weight_average import WeightAverage
 
 
@@ -187,6 +187,13 @@ class Session:
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * factor
         return {group["name"]: group["lr"] for group in groups}
+
+    def set_loss_settings(self, epoch: int) -> None:
+        """Set tau and lambda_s of HIST for an epoch."""
+        if isinstance(self.loss, HISTLoss):
+            config, epochs = self.run.config.loss, self.run.config.schedule.epochs
+            self.loss.tau = scheduled(config.tau, config.tau_end, epoch, epochs)
+            self.loss.lambda_s = scheduled(config.lambda_s, config.lambda_s_end, epoch, epochs)
 
     def set_backbone_learning(self, learning: bool) -> None:
         """Let the backbone learn, or freeze it."""

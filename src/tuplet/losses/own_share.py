@@ -1,0 +1,76 @@
+"""How much of a semantic tuplet is its own class, and the alpha that makes it a wanted share.
+
+A tuplet sums over the whole batch. In a random batch of 32 images nearly every image is alone in its class:
+its own weight, 1, stands beside 31 foreign ones of exp(-alpha d2), and is a fifth of the whole at alpha = 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NUM_HALVINGS = 28
+"""Of the interval of alpha, to the precision of float32."""
+
+MOST = 1024.0
+"""The largest alpha that is tried, times the mean distance: foreign samples near a mean need a large one."""
+
+
+def hyperedge_weights(
+    labels: Int[Tensor, " N"], *, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " N"]:
+    """Compute the weight w of each sample's hyperedge: one over the number of samples of its class.
+
+    The paper has a hyperedge a class. Here every sample brings that of its class, so that no shape depends on
+    how many classes there are; with these weights the hyperedges of a class count as the one they are.
+
+    Args:
+        labels: class of each sample.
+        dtype: of the weights.
+    """
+    return (labels[:, None] == labels[None, :]).sum(dim=0, dtype=dtype).reciprocal()
+
+
+def own_share(incidence: Float[Tensor, "N N"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Compute the share of a tuplet's weight on samples of its own class, the mean over the batch's classes.
+
+    Args:
+        incidence: column j is the tuplet of the class of sample j (Eq. 3-4).
+        labels: class of each sample.
+    Returns: a scalar in (0, 1].
+    """
+    weights = hyperedge_weights(labels, dtype=incidence.dtype)
+    own = labels[:, None] == labels[None, :]
+    shares = (incidence * own).sum(dim=0) / incidence.sum(dim=0)
+    # Samples of one class bring the same column; their weights add up to one.
+    return (shares * weights).sum() / weights.sum()
+
+
+@torch.no_grad()
+def alpha_of_share(
+    distances: Float[Tensor, "N N"], labels: Int[Tensor, " N"], share: float
+) -> Float[Tensor, ""]:
+    """Compute the alpha of Eq. 3 with which `own_share` has a wanted value in this batch, by bisection.
+
+    It has no gradient: alpha stays a setting, of this batch, and no weight learns to change it.
+
+    Args:
+        distances: of each sample to the class of each sample, >= 0.
+        labels: class of each sample.
+        share: wanted, in (0, 1).
+    Returns: a scalar >= 0, on the device: 0 where images of the own class alone are a larger share; where no
+        alpha reaches it, as foreign samples lie on the mean of a class, a large one.
+    """
+    own = labels[:, None] == labels[None, :]
+    # A foreign share falls with alpha d2 alone, so that the interval is measured in mean distances: they are
+    # near 1 with variances of one, and a hundredth of that with learnt ones.
+    foreign = distances.masked_fill(own, 0.0).sum() / (~own).sum().clamp_min(1)
+    high = MOST / foreign.clamp_min(torch.finfo(distances.dtype).tiny * MOST)
+    low = torch.zeros_like(high)
+    # As many halvings whatever the numbers are: to stop early, the host would have to wait for the device.
+    for _ in range(NUM_HALVINGS):
+        middle = 0.5 * (low + high)
+        too_small = own_share(torch.exp(-middle * distances).masked_fill(own, 1.0), labels) < share
+        low, high = torch.where(too_small, middle, low), torch.where(too_small, high, middle)
+    return 0.5 * (low + high)
