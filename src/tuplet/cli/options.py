@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import tyro
 
+from tuplet.cli.rerank_options import RerankArguments
 from tuplet.config import (
     Accelerator,
     ComputeConfig,
@@ -323,6 +324,7 @@ class SearchArguments:
     accelerator: Accelerator = "auto"
     """Where the model computes."""
     engine: EngineOption = "auto"
+    reranking: Annotated[RerankArguments, tyro.conf.arg(name="")] = field(default_factory=RerankArguments)
     html: Path | None = None
     """Write a page of thumbnails."""
     json: bool = False

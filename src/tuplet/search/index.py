@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -19,7 +20,9 @@ from jaxtyping import Float32, UInt64
 
 from tuplet.errors import RequestError, SearchIndexError
 from tuplet.inference.pictures import IndexedModel
+from tuplet.metrics.reranking import Reranking
 from tuplet.metrics.small_vectors import SmallCode
+from tuplet.search.reranking import nearest_reranked
 from tuplet.search.small_storage import (
     VECTOR_COLUMNS,
     candidates_of,
@@ -205,6 +208,7 @@ class ImageIndex:
         where: str | None = None,
         exclude: Collection[str] = (),
         exact: bool = False,
+        rerank: Reranking | None = None,
     ) -> list[Neighbour]:
         """Return the nearest pictures, nearest first, equally near ones by path.
 
@@ -214,9 +218,11 @@ class ImageIndex:
             where: an SQL condition, see `count`; only pictures that meet it are searched.
             exclude: ids of pictures to leave out.
             exact: compare every vector even where there is an approximate index.
+            rerank: order the results anew, see `nearest_reranked`; None: by distance.
 
         Raises:
-            RequestError: a vector of another width, `top` out of range, or a condition that cannot be used.
+            RequestError: a vector of another width, `top` out of range, or a condition or re-ranking that
+                cannot be used.
             SearchIndexError: the index was rebuilt with another model since it was opened.
         """
         table = self.table
@@ -235,6 +241,9 @@ class ImageIndex:
             )
         if top < 1:
             raise RequestError(f"top is {top}; want 1 or more", subject="top", given=top)
+        if rerank is not None:
+            find = partial(self.nearest, where=where, exclude=exclude, exact=exact)
+            return nearest_reranked(self, find, vector, top, rerank)
         if top > _MANY_PICTURES:  # LanceDB allocates for all that are asked for, and aborts where it cannot
             top = min(top, max(self.count(), 1))
         condition = all_of(where, f"NOT {any_of('id', exclude)}" if exclude else None)

@@ -143,6 +143,22 @@ def test_searching(folder: Path, tmp_path: Path, says) -> None:
     assert "3 pictures like 0.png" in text
 
 
+def test_searching_with_reranking(folder: Path, says, fails) -> None:
+    picture = folder / "photos" / "[bold]class 0" / "0.png"
+    at = ["--index", folder / "index", "--accelerator", "cpu", "--top", "5"]
+    plain = json.loads(says("search", picture, *at, "--json"))
+    assert "rerank" not in plain
+    expanded = ["--rerank", "alpha-qe", "--qe-k", "1", "--qe-alpha", "0"]
+    tree = json.loads(says("search", picture, *at, "--json", *expanded))
+    assert (tree["rerank"], tree["left_out"]) == ("alpha-qe", plain["left_out"])
+    # Expanded by its nearest picture alone, the query is as near to it as to itself.
+    assert tree["found"][0] == pytest.approx(plain["found"][0], abs=1e-5)
+    table = says("search", picture, *at, "--rerank", "k-reciprocal", "--k1", "3", "--k2", "2")
+    assert "re-ranked by k-reciprocal; distances are those to the image itself" in table
+    assert len([line for line in table.splitlines() if line[:2].strip().isdecimal()]) == 5
+    assert "--k2" in fails("search", picture, *at, "--rerank", "k-reciprocal", "--k2", "0")
+
+
 def test_several_images_are_their_mean(folder: Path, says) -> None:
     from tuplet.search.index import ImageIndex
 

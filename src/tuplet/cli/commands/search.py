@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float32
 from tuplet.cli.console import print_json, print_table, printable
 from tuplet.cli.decision_tables import answer_line, usable_calibration
 from tuplet.cli.options import SearchArguments
+from tuplet.cli.rerank_options import rerank_settings
 from tuplet.data.pixels import UnreadableImageError, decode_pixels
 from tuplet.errors import DataError, counted
 from tuplet.inference.engines import encoder_of_index
@@ -35,10 +37,13 @@ def search(chosen: SearchArguments) -> None:
     left_out = [] if chosen.include_itself else copies
     exclude = {one.id for one in left_out}
     calibration = usable_calibration(_model_of(chosen, index))
+    nearest = partial(index.nearest, vector, where=where, exclude=exclude, exact=chosen.exact)
     most = max(chosen.top, 0 if calibration is None else votes_of(calibration))
-    found = index.nearest(vector, most, where=where, exclude=exclude, exact=chosen.exact)
+    found = nearest(most)
+    # A calibration holds for votes of the nearest pictures: re-ranking leaves the answer as it is.
     answer = None if calibration is None else answer_of(found, calibration)
-    found = found[: chosen.top]
+    rerank = rerank_settings(chosen.reranking)
+    found = found[: chosen.top] if rerank is None else nearest(chosen.top, rerank=rerank)
     if chosen.html is not None:
         _write_page(chosen.html, chosen, index, found, {one.id for one in copies})
     if chosen.json:
@@ -55,6 +60,8 @@ def search(chosen: SearchArguments) -> None:
         print("no other picture of the index meets the conditions")
     elif len(found) < chosen.top:
         print(f"only {len(found):,} pictures meet the conditions")
+    if rerank is not None:
+        print(f"re-ranked by {chosen.reranking.rerank}; distances are those to the image itself")
     _print_table(found)
     if chosen.html is not None:
         print(f"page: {chosen.html}")
@@ -112,6 +119,7 @@ def _tree(
     return {
         "images": list(map(str, chosen.images)),
         "left_out": [picture_tree(one) for one in left_out],
+        **({} if chosen.reranking.rerank == "none" else {"rerank": chosen.reranking.rerank}),
         "found": [{"distance": one.distance, **picture_tree(one.picture)} for one in found],
     }
 

@@ -1,0 +1,102 @@
+"""Searches of an index that re-rank, against re-ranking of all its vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_folder import unit
+
+from tuplet.errors import RequestError
+from tuplet.inference.pictures import IndexedModel
+from tuplet.metrics.reranking import AlphaQueryExpansion, KReciprocal, Reranking, reranked
+from tuplet.metrics.small_vectors import CodeKind, Directions
+from tuplet.search.index import ImageIndex, picture_id
+from tuplet.search.small_storage import vector_cells
+from tuplet.search.writing import RowWriter
+
+DIM, COUNT = 32, 240
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(12, DIM))
+    return unit(centres[np.arange(COUNT) % 12] + random.normal(size=(COUNT, DIM)))
+
+
+@pytest.fixture(scope="module")
+def query(vectors: np.ndarray) -> np.ndarray:
+    return unit(vectors[:1] + 0.1 * np.random.default_rng(1).normal(size=(1, DIM)))
+
+
+def made_index(uri: Path, vectors: np.ndarray, small: str | None = None) -> ImageIndex:
+    model = IndexedModel("/model", "0" * 64, DIM, 16, 18, "crop-flip", small)
+    writer = RowWriter(ImageIndex.create(str(uri), model))
+    for number, cells in enumerate(vector_cells(vectors, model)):
+        path = f"/{number:04}.png"
+        facts = {"id": picture_id(path), "path": path, "label": str(number % 3), "size": 1, "modified": 0}
+        writer.add({**facts, "content": "0" * 32, "thumbnail": b"", **cells})
+    writer.commit()
+    return ImageIndex(str(uri))
+
+
+@pytest.fixture(scope="module")
+def index(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    return made_index(tmp_path_factory.mktemp("reranked") / "index", vectors)
+
+
+METHODS = [AlphaQueryExpansion(k=8), KReciprocal(k1=10, k2=4, num_candidates=60)]
+
+
+@pytest.mark.parametrize("settings", METHODS)
+def test_an_index_ranks_as_its_vectors_do(
+    settings: Reranking, index: ImageIndex, vectors: np.ndarray, query: np.ndarray
+) -> None:
+    found = index.nearest(query[0], 80, rerank=settings)
+    wanted = reranked(query, settings, 80, gallery=vectors)[0].tolist()
+    assert [one.picture.path for one in found] == [f"/{number:04}.png" for number in wanted]
+    np.testing.assert_allclose([one.distance for one in found], 1 - vectors[wanted] @ query[0], atol=1e-5)
+    plain = index.nearest(query[0], 80)
+    assert [one.picture.id for one in plain] != [one.picture.id for one in found]
+
+
+@pytest.mark.parametrize("settings", METHODS)
+def test_pictures_that_are_left_out_help_nobody(
+    settings: Reranking, index: ImageIndex, vectors: np.ndarray, query: np.ndarray
+) -> None:
+    rows = [number for number in range(COUNT) if number % 3 == 1 and number != 1]
+    found = index.nearest(
+        query[0], 20, where="label = '1'", exclude={picture_id("/0001.png")}, rerank=settings
+    )
+    wanted = reranked(query, settings, 20, gallery=vectors[rows])[0]
+    assert [one.picture.path for one in found] == [f"/{rows[place]:04}.png" for place in wanted]
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "settings"),
+    [
+        *[(kind, width, settings) for kind, width in (("float32", 16), ("int8", 24)) for settings in METHODS],
+        ("bits", 32, METHODS[0]),  # cosines of bits tie, and rounding decides who is a reciprocal neighbour
+    ],
+)
+def test_vectors_in_few_bytes_are_ranked_as_they_are_kept(
+    kind: CodeKind, width: int, settings: Reranking, vectors: np.ndarray, query: np.ndarray, tmp_path: Path
+) -> None:
+    code = Directions(vectors).code(kind, width)
+    index = made_index(tmp_path / "index", vectors, code.to_json())
+    projected = code.project(query)
+    found = index.nearest(query[0], 10, exact=True, rerank=settings)
+    stored = code.stored(code.project(vectors))
+    wanted = reranked(projected, settings, 10, gallery=stored)[0]
+    assert [one.picture.path for one in found] == [f"/{number:04}.png" for number in wanted]
+    np.testing.assert_allclose([one.distance for one in found], 1 - stored[wanted] @ projected[0], atol=1e-5)
+
+
+def test_what_cannot_be_reranked(index: ImageIndex, query: np.ndarray) -> None:
+    for settings in METHODS:
+        assert index.nearest(query[0], 5, where="label = 'none'", rerank=settings) == []
+    with pytest.raises(RequestError) as raised:
+        index.nearest(query[0], 5, rerank=AlphaQueryExpansion(database=True))
+    assert raised.value.subject == "rerank"
