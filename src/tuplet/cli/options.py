@@ -196,6 +196,9 @@ class ClaimsArguments:
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     seeds: int = 5
     """Trainings of each point, with seeds `seed`, `seed` + 1, ..., >= 1; a verdict needs two or more."""
+    points: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Name of a point to run, such as "own share 0.5"; may be given several times. The published one and its
+    rivals stay. The default is all."""
     budget: str | None = None
     """Time for the runs that are left, such as 45s, 30m, 2h or 1h30m. To fit, points are left out first, then
     epochs, then seeds, by the speed of the first run; the report says what was left out."""

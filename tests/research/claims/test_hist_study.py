@@ -61,7 +61,8 @@ def test_original_settings_are_those_of_the_original_recipes() -> None:
 def test_every_claim_can_be_run_on_any_base(tiny: RunConfig) -> None:
     for base in (glyphs(), recipe("cars-resnet50"), recipe("omniglot"), recipe("folder")):
         claims = claims_of(base)
-        assert list(claims) == KEYS
+        assert list(claims) == [*KEYS, "variants", "ema"]
+        assert [claim.key for claim in selected_claims("all", base)] == KEYS
         for claim in claims.values():
             configs = [claim.config(point, base_of(claim, base)) for point in claim.points]
             for contrast in claim.rule.comparisons:
@@ -173,7 +174,7 @@ def test_chosen_claims() -> None:
     assert [one.key for one in selected_claims("3, 1,3", glyphs())] == ["3", "1"]
     with pytest.raises(SettingsError) as error:
         selected_claims("1,6", glyphs())
-    assert (error.value.given, error.value.wanted) == ("6", tuple(KEYS))
+    assert (error.value.given, error.value.wanted) == ("6", (*KEYS, "variants", "ema"))
 
 
 LAYERS = number_axis("layers", "L", "loss.num_layers", (1, 2, 3))

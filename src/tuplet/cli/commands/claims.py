@@ -16,6 +16,7 @@ from tuplet.cli.arguments import no_more, parse, value_of
 from tuplet.cli.console import epoch_line, print_compute_notes, with_resume_hint
 from tuplet.cli.options import ClaimsArguments
 from tuplet.config import RunConfig
+from tuplet.config.checks import require
 from tuplet.config.overrides import with_absolute_paths
 from tuplet.data.files import write_atomically
 from tuplet.errors import RunFolderError, SettingsError, counted, require_extra
@@ -27,7 +28,7 @@ from tuplet.research.claims.plan import (
     Entry,
     Job,
     Plan,
-    full_entry,
+    entry_at,
     glyphs,
     jobs_of,
     plan_for,
@@ -60,9 +61,14 @@ class _ClaimsRun:
     claims: Sequence[Claim]
     base: RunConfig
     num_seeds: int
+    points: Sequence[str]
     budget: float | None
     command: str
     worker: Worker
+
+    def entries(self) -> list[Entry]:
+        """Return what is to be run of each claim."""
+        return [entry_at(claim, self.num_seeds, self.points) for claim in self.claims]
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -72,6 +78,7 @@ def run(arguments: Sequence[str]) -> None:
     budget = None if chosen.budget is None else parse_budget(chosen.budget)
     base = with_absolute_paths(chosen.config)
     claims = selected_claims(which, base)
+    _require_points(chosen.points, claims)
     if any("loss.name" in one.paths for one in claims):
         require_extra("baselines", "pytorch_metric_learning")
     folder = chosen.to or Path("runs") / f"claims-{base.name}"
@@ -80,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
     print_compute_notes(base, fabric)
     tracking = Tracking(chosen.track)
     worker = _worker(folder, fabric, ImageCache(), chosen.storage, tracking)
-    asked = _ClaimsRun(claims, base, chosen.seeds, budget, command, worker)
+    asked = _ClaimsRun(claims, base, chosen.seeds, chosen.points, budget, command, worker)
     with with_resume_hint("the same command resumes"), tracking:
         _load_images(asked)
         plan, jobs = _planned(asked)
@@ -93,11 +100,17 @@ def run(arguments: Sequence[str]) -> None:
     _require_all_finished(jobs, folder)
 
 
+def _require_points(names: Sequence[str], claims: Sequence[Claim]) -> None:
+    known = [level.name for claim in claims for axis in claim.axes for level in axis.levels]
+    for name in names:
+        require(name in known, "--points", name, f"some of {', '.join(dict.fromkeys(known))}")
+
+
 def _load_images(asked: _ClaimsRun) -> None:
     """Load the images if a run is left that needs them, so that what is wrong with them is one error."""
-    entries = [full_entry(claim, asked.num_seeds) for claim in asked.claims if claim.base == "on"]
     folder = asked.worker.folder
-    jobs = jobs_of(plan_for(folder, asked.base), entries)
+    plan = plan_for(folder, asked.base)
+    jobs = jobs_of(plan, [entry for entry in asked.entries() if plan.claims[entry.key].base == "on"])
     if any(state_of(folder, job.key) != "finished" for job in jobs):
         asked.worker.images.of(asked.base)
 
@@ -108,7 +121,7 @@ def _planned(asked: _ClaimsRun) -> tuple[Plan, list[Job]]:
     folder.mkdir(parents=True, exist_ok=True)
     with _plan_lock(folder):
         before = plan_for(folder, base)
-        entries = [full_entry(claim, asked.num_seeds) for claim in asked.claims]
+        entries = asked.entries()
         planned = [before.extended(one) for one in entries]
         if asked.budget is not None:
             jobs_of(before, entries)  # raises if some run is impossible, before any is timed

@@ -121,6 +121,7 @@ class Claim:
         metric: what is measured.
         base: on: the recipe that the claims are run on; glyphs: generated characters, whatever that is.
         reading: what to know when reading the result.
+        in_all: whether "all" on the command line names it too.
     Raises: SettingsError: the claim could not fail, or cannot be run as it is written.
     """
 
@@ -135,6 +136,7 @@ class Claim:
     metric: Metric = "recall_at_1"
     base: Base = "on"
     reading: str = ""
+    in_all: bool = True
 
     def __post_init__(self) -> None:
         self._require_axes()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from tuplet.config.overrides import fields_by_path, from_dict, override, to_dict
 from tuplet.data.files import write_atomically
 from tuplet.errors import RunFolderError, SettingsError
 from tuplet.recipes.catalogue import demo
-from tuplet.research.claims import hist_study, open_questions
+from tuplet.research.claims import hist_study, open_questions, variants
 from tuplet.research.claims.claim import Claim
 from tuplet.research.claims.rules import Point, point_title
 
@@ -32,18 +32,18 @@ def claims_of(base: RunConfig) -> dict[str, Claim]:
     Args:
         base: which of the HIST study's settings are the original ones depends on its data and backbone.
     """
-    claims = [*hist_study.claims(base), *open_questions.claims(base)]
+    claims = [*hist_study.claims(base), *open_questions.claims(base), *variants.claims(base)]
     return {claim.key: claim for claim in claims}
 
 
 def selected_claims(text: str, base: RunConfig) -> list[Claim]:
-    """Return the claims that a word on the command line names: all, or keys separated by commas.
+    """Return the claims that a word on the command line names: all that are not variants, or some keys.
 
     Raises: SettingsError: an unknown key.
     """
     known = claims_of(base)
     if text == "all":
-        return list(known.values())
+        return [claim for claim in known.values() if claim.in_all]
     keys = list(dict.fromkeys(part.strip() for part in text.split(",")))
     unknown = [key for key in keys if key not in known]
     if unknown:
@@ -179,6 +179,29 @@ class Job:
 def full_entry(claim: Claim, num_seeds: int) -> Entry:
     """Return the entry of a claim with all of its points."""
     return Entry(claim.key, num_seeds, claim.points, claim.rule.sentence)
+
+
+def entry_at(claim: Claim, num_seeds: int, names: Collection[str]) -> Entry:
+    """Return the entry of a claim at some of its points.
+
+    Args:
+        claim: whose points.
+        num_seeds: trainings of each point, >= 1.
+        names: levels of its axes, beside which those stay that every grid keeps; an axis with none of them
+            stays whole. Empty: all points.
+    """
+    entry = full_entry(claim, num_seeds)
+    kept, left_out = [], []
+    for axis, published in zip(claim.axes, claim.published, strict=True):
+        levels = {level.name for level in axis.levels}
+        always = {level.name for level in axis.levels if level.kept} | {published}
+        kept.append(levels & (always | set(names)) if levels & set(names) else levels)
+        left_out += [level.name for level in axis.levels if level.name not in kept[-1]]
+    points = [
+        point for point in claim.points if all(name in some for name, some in zip(point, kept, strict=True))
+    ]
+    words = (f"not asked for: {', '.join(left_out)}",) if left_out else ()
+    return replace(entry, points=tuple(points), left_out=words)
 
 
 def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
