@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,11 +10,15 @@ from pathlib import Path
 import pytest
 from killed_rebuild import kill_a_rebuild
 from picture_folder import draw, open_embedder, save_model
+from processes import started
+from worker_encoders import LightEncoder, open_patiently
 
 from tuplet.errors import SearchIndexError
 from tuplet.search import storage, writing
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import index_pictures
+from tuplet.search.shards import Shard
+from tuplet.search.workers import Workers
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3, of moto[server]")
 pytest.importorskip("flask", reason="needs flask, of moto[server]")
@@ -103,3 +108,51 @@ def test_a_killed_rebuild_in_object_storage(
     monkeypatch.setattr(writing, "KEPT_VERSIONS", timedelta(0))
     assert index_pictures(uri, [photos], new).unchanged == 8
     assert storage.rebuild_names(uri) == []
+
+
+def fill_share(uri: str, photos: str, share: str, marker: str, environment: dict[str, str]) -> None:
+    """Index a share in commits of two pictures; the first process that makes the marker dies after six."""
+    os.environ.update(environment)
+    from worker_encoders import open_to_die
+
+    from tuplet.search.indexing import index_pictures
+
+    encoder = open_to_die(Path(marker), 6)
+    index_pictures(uri, [Path(photos)], encoder, shard=Shard.parse(share), batch_size=2)
+
+
+def test_machines_fill_one_index_and_one_of_them_dies(bucket: str, tmp_path: Path) -> None:
+    photos, uri = draw(tmp_path / "photos", range(6), range(8)), f"s3://{bucket}/index"
+    server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+    def machines(shares: list[str]) -> list[int | None]:
+        """Run them at once, from a table that is not there yet, and return how each ended."""
+        marker = str(tmp_path / "marker")
+        running = [started(fill_share, uri, str(photos), one, marker, server) for one in shares]
+        for one in running:
+            one.join(timeout=300)
+        return [one.exitcode for one in running]
+
+    codes = machines(["1/3", "2/3", "3/3"])
+    assert sorted(codes, key=str) == [-signal.SIGKILL, 0, 0]
+    share = f"{codes.index(-signal.SIGKILL) + 1}/3"
+    missing = 48 - ImageIndex(uri).count()
+    assert 0 < missing < 48
+    assert machines([share]) == [0]
+    assert ImageIndex(uri).count() == 48
+    report = index_pictures(uri, [photos], LightEncoder())
+    assert (report.added, report.unchanged, report.dropped, report.total) == (0, 48, 0, 48)
+    opened = ImageIndex(uri)
+    assert len({picture.path for picture in opened.pictures()}) == opened.count() == 48
+    assert opened.table.stats()["fragment_stats"]["num_fragments"] == 1
+
+    # Several processes on each of two machines, with pictures that are gone.
+    draw(photos, range(6), range(8, 10))
+    for number in range(6):
+        (photos / f"class {number}" / "0.png").unlink()
+    for number in (1, 2):
+        workers = Workers(2, open_patiently)
+        index_pictures(uri, [photos], LightEncoder(), shard=Shard(number, 2), workers=workers)
+    assert index_pictures(uri, [photos], LightEncoder()).total == 54
+    opened.refresh()
+    assert len({picture.path for picture in opened.pictures()}) == 54

@@ -287,7 +287,12 @@ class IndexArguments:
     batch_size: int = 64
     """Pictures to embed at a time, >= 1."""
     num_workers: int = 2
-    """Threads that decode pictures, >= 0."""
+    """Threads that decode pictures, in each process, >= 0."""
+    workers: int = 1
+    """Processes that embed, >= 1; each loads the model and takes a share of the pictures."""
+    shard: str | None = None
+    """K/N, such as 2/4: look after the K-th of N shares of the pictures only. N machines, each with its own
+    K, fill one index in object storage; the same command without --shard then finishes it."""
     accelerator: Accelerator = "auto"
     """Where the model computes."""
     engine: EngineOption = "auto"
@@ -299,6 +304,7 @@ class IndexArguments:
         require(self.batch_size >= 1, "--batch-size", self.batch_size, "1 or more")
         require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 or more")
         require(self.approximate_from >= 1, "--approximate-from", self.approximate_from, "1 or more")
+        require(self.workers >= 1, "--workers", self.workers, "1 or more")
         require(self.bytes is None or self.bytes >= 1, "--bytes", self.bytes, "1 or more")
 
 

@@ -2,198 +2,32 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import os
-import stat
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
 
 import numpy as np
 import pyarrow
-from jaxtyping import Float32, UInt8
-from PIL import Image
+from jaxtyping import Float32
 
-from tuplet.data.pixels import UnreadableImageError, decode_pixels
-from tuplet.data.walk import LeftOut, images_below
-from tuplet.errors import DataError, SearchIndexError
+from tuplet.data.pixels import UnreadableImageError
+from tuplet.errors import DataError, SearchIndexError, SettingsError
 from tuplet.evaluation.sizes import choose_code
 from tuplet.inference.pictures import IndexedModel, PictureEncoder, absolute
 from tuplet.progress import track
 from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
-from tuplet.search.index import ImageIndex, content_hash, picture_id
-from tuplet.search.small_storage import vector_cells
-from tuplet.search.storage import Uri, lance_errors, locked, open_table, stored_text
-from tuplet.search.writing import RowWriter, begin_rebuild, drop_rebuilds, finish_rebuild, tidy
+from tuplet.search.embedding import Entry, ReadingSettings, embed_entries
+from tuplet.search.finding import FoundPicture, FoundPictures, LabelFolder, find_pictures
+from tuplet.search.index import ImageIndex, picture_id, schema_of
+from tuplet.search.shards import Shard
+from tuplet.search.storage import Uri, lance_errors, locked, make_new_table, open_table, stored_text
+from tuplet.search.workers import Workers, embed_in_processes
+from tuplet.search.writing import RowWriter, begin_rebuild, drop_rebuilds, finish_rebuild, is_scattered, tidy
 
-LabelFolder = Literal["first", "last", "none"]
-"""Whose name is a picture's label: the folder right below the one that is indexed, or the picture's own."""
-
-THUMBNAIL_SIDE = 256
-"""Longest side of a thumbnail, pixels."""
 CHOICE_PICTURES = 2000
 """Pictures that are embedded beforehand to choose how to keep vectors in few bytes."""
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""The errors for a path that leads nowhere, such as a link to itself."""
-_LATEST = 253_402_214_400_000_000
-"""The last day that Python's datetime knows, in microseconds since 1970; file systems can be wrong."""
-
-
-@dataclass(frozen=True)
-class FoundPicture:
-    """A file with the name of an image: absolute path, links kept; size in bytes; microseconds since 1970."""
-
-    path: str
-    label: str | None
-    size: int
-    modified: int
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """Return the columns of its row in an index that need no reading of the file."""
-        return {
-            "id": picture_id(self.path),
-            "label": self.label,
-            "size": self.size,
-            "modified": self.modified,
-        }
-
-
-@dataclass
-class FoundPictures:
-    """The pictures in some folders.
-
-    Attributes:
-        pictures: each file once, by its path, sorted.
-        broken: files and folders that cannot be read, "path: reason".
-        unseen: the absolute paths among these at or below which there may still be pictures.
-        notes: a line for each kind of file and folder that was left out.
-    """
-
-    pictures: dict[str, FoundPicture] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first") -> FoundPictures:
-    """Find the pictures at any depth below some folders, and what cannot be read there.
-
-    Links are followed, each folder once. Hidden files, files whose name is not that of an image, and
-    folders that systems make, such as @eaDir, are left out.
-
-    Args:
-        folders: at least one.
-        label_folder: first: the label is the name of the folder right below the one that was given; last: of
-            the folder that the picture lies in; none: no labels. Pictures right inside have none.
-
-    Raises:
-        DataError: one of them is no folder, cannot be listed, or has no pictures.
-    """
-    found = FoundPictures()
-    for folder in folders:
-        top = absolute(folder)
-        left_out, unlisted = LeftOut(), dict[str, str]()
-        files = _image_files(folder, top, left_out, unlisted)
-        found.notes += left_out.notes(folder)
-        found.broken += [f"{inner}: cannot list it ({reason})" for inner, reason in unlisted.items()]
-        found.unseen += unlisted
-        for file in files:
-            try:
-                status = Path(file).stat()
-            except OSError as error:
-                found.broken.append(f"{file}: {error.strerror}")
-                if error.errno not in _NOT_THERE:
-                    found.unseen.append(file)
-                continue
-            if not stat.S_ISREG(status.st_mode):  # reading a link to a pipe or a device may never end
-                found.broken.append(f"{file}: it is no file, but a pipe or a device")
-                continue
-            modified = min(max(status.st_mtime_ns // 1000, 0), _LATEST)
-            label = _label(file, top, label_folder)
-            found.pictures.setdefault(file, FoundPicture(file, label, status.st_size, modified))
-    found.pictures = dict(sorted(found.pictures.items()))
-    return found
-
-
-def _image_files(folder: Path, top: str, left_out: LeftOut, unlisted: dict[str, str]) -> list[str]:
-    """Return the files below a folder with names of images; add to the others what is left out."""
-    try:
-        is_folder = stat.S_ISDIR(folder.stat().st_mode)
-    except OSError as error:
-        reason = "does not exist" if error.errno in _NOT_THERE else f"cannot be read ({error.strerror})"
-        raise DataError(f"{folder} {reason}; want a folder of pictures", subject=folder) from None
-    if not is_folder:
-        raise DataError(f"{folder} is a file; want a folder of pictures", subject=folder)
-    files = images_below(top, left_out, unlisted=unlisted)
-    if not files:
-        for inner, reason in unlisted.items():
-            raise DataError(f"cannot list {inner}: {reason}; want a folder to read", subject=inner)
-        notes = "".join(f" ({note})" for note in left_out.notes(folder))
-        problem = f"{folder} holds no pictures, at any depth{notes}; want a folder with some"
-        raise DataError(problem, subject=folder)
-    return files
-
-
-def _label(file: str, top: str, label_folder: LabelFolder) -> str | None:
-    between = Path(os.path.relpath(file, top)).parts[:-1]
-    if label_folder == "none" or not between:
-        return None
-    return stored_text(between[0 if label_folder == "first" else -1])
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A file, and the hash of the content that the index knows of it; empty where it is new."""
-
-    picture: FoundPicture
-    content: str
-
-
-@dataclass(frozen=True)
-class _ReadPicture:
-    """What was read of a file.
-
-    Attributes:
-        content: hash of its bytes; empty where they could not be read.
-        pixels: the square that the network sees; None where the content is known or cannot be decoded.
-        thumbnail: JPEG; empty likewise.
-        problem: why it cannot be decoded; empty where it can.
-    """
-
-    entry: _Entry
-    content: str
-    pixels: UInt8[np.ndarray, "3 S S"] | None = None
-    thumbnail: bytes = b""
-    problem: str = ""
-
-
-def read_picture(entry: _Entry, embedder: PictureEncoder) -> _ReadPicture:
-    """Read a file in any thread; return what is wrong with it. Content that is known is not decoded."""
-    file, content = Path(entry.picture.path), ""
-    try:
-        content = content_hash(file)
-        if content == entry.content:
-            return _ReadPicture(entry, content)
-        image = decode_pixels(file, min_side=embedder.min_side)
-    except UnreadableImageError as error:
-        return _ReadPicture(entry, content, problem=error.reason)
-    except OSError as error:
-        return _ReadPicture(entry, content, problem=error.strerror or type(error).__name__)
-    return _ReadPicture(entry, content, embedder.square(image), jpeg_thumbnail(image))
-
-
-def jpeg_thumbnail(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """Return a small copy of an image, RGB, as a JPEG whose longest side is at most THUMBNAIL_SIDE."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80, optimize=True)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -239,6 +73,8 @@ def index_pictures(
     num_workers: int = 0,
     approximate_from: int = APPROXIMATE_FROM,
     num_bytes: int | None = None,
+    workers: Workers | None = None,
+    shard: Shard | None = None,
 ) -> IndexingReport:
     """Make an index hold the pictures below some folders, and return what was done.
 
@@ -259,45 +95,64 @@ def index_pictures(
         approximate_from: pictures from which on there is an approximate index, >= 1.
         num_bytes: the most that the vector of a picture takes, >= 1, see `choose_code`; for a new index, or
             with `rebuild`. None: float32, all dimensions.
+        workers: processes that embed in place of this one; None: this one.
+        shard: look after this share of the pictures only, and leave tidying and the approximate index to a
+            last call without it. Other processes may do so with the other shares at the same time, if the
+            index is in object storage.
 
     Raises:
         DataError: no folder, or one without pictures.
-        SearchIndexError: another model, or an index that cannot be written or that another process writes.
+        SearchIndexError: another model, an index that cannot be written or that another process writes, or a
+            worker that was killed.
+        SettingsError: a rebuild of a shard.
     """
+    if rebuild and shard is not None:
+        raise SettingsError(
+            "--rebuild with --shard would replace the index by one share; want --workers, or a new --index",
+            subject="--rebuild",
+        )
     found = find_pictures(folders, label_folder=label_folder)
     with locked(uri):
         new = rebuild or open_table(uri) is None
         model = _model_in_bytes(embedder, found, num_bytes) if new else embedder.model
         index = begin_rebuild(uri, model) if rebuild else _open_or_create(uri, model, num_bytes)
-        dropped_rebuilds = not rebuild and drop_rebuilds(uri)
-        known, twice = _known(index)
+        dropped_rebuilds = not rebuild and shard is None and drop_rebuilds(uri)
+        found = found if shard is None else found.only(shard.has_path)
+        known, twice = _known(index, shard)
         gone, kept = _missing(known, found, None if only or rebuild else folders)
         writer = RowWriter(index)
         writer.delete(twice)
-        embedding = _Embedding(embedder, writer)
-        embedding.run(_compare(found, known, writer), batch_size, num_workers)
-        writer.commit()
-        lost = {picture_id(path) for path in embedding.problems} & known.keys()
+        work, reading = _compare(found, known, writer), ReadingSettings(batch_size, num_workers)
+        relabelled = writer.updated
+        if workers is None or not work:
+            done = embed_entries(work, embedder, writer, reading)
+        else:
+            writer.commit()
+            done = embed_in_processes(index, work, workers, reading)
+        lost = {picture_id(path) for path in done.problems} & known.keys()
         # Last: the pictures of a renamed folder can be searched as they were until they are embedded again.
         writer.delete(gone | lost)
         if rebuild:
             index = finish_rebuild(index, model)
-        if rebuild or dropped_rebuilds or writer.commits or misses_rows(index):
-            tidy(index)
-        keep_approximate_index(index, approximate_from)
-        total, num_pictures = index.count(), len(found.pictures) - len(embedding.problems)
-        problems = [f"{path}: {reason}" for path, reason in embedding.problems.items()]
+        if shard is None:
+            written = bool(writer.commits or done.num_embedded or done.num_updated)
+            if rebuild or dropped_rebuilds or written or misses_rows(index) or is_scattered(index):
+                tidy(index)
+            keep_approximate_index(index, approximate_from)
+        num_pictures, touched = len(found.pictures) - len(done.problems), relabelled + done.num_updated
+        ids = set(map(picture_id, found.pictures))
+        problems = [f"{path}: {reason}" for path, reason in done.problems.items()]
         return IndexingReport(
-            added=embedding.num_added,
-            changed=embedding.num_embedded - embedding.num_added,
-            touched=writer.updated,
-            unchanged=num_pictures - embedding.num_embedded - writer.updated,
+            added=done.num_added,
+            changed=done.num_embedded - done.num_added,
+            touched=touched,
+            unchanged=num_pictures - done.num_embedded - touched,
             dropped=len(gone) + len(lost),
             kept=len(kept),
-            others=total - num_pictures - len(kept),
+            others=len(known.keys() - ids - gone - kept),
             unreadable=(*found.broken, *problems),
             notes=(*found.notes, *_elsewhere(known, found, gone | kept)),
-            total=total,
+            total=index.count(),
             approximate=index.is_approximate,
         )
 
@@ -321,7 +176,8 @@ def _model_in_bytes(embedder: PictureEncoder, found: FoundPictures, num_bytes: i
 
 def _open_or_create(uri: Uri, model: IndexedModel, num_bytes: int | None) -> ImageIndex:
     if open_table(uri) is None:
-        return ImageIndex.create(uri, model)
+        # Another process may make it at this moment: whoever comes second takes the table of the first.
+        make_new_table(uri, schema_of(model))
     index = ImageIndex(uri)
     small = index.model.small
     if num_bytes is not None and num_bytes < (4 * index.model.dim if small is None else small.num_bytes):
@@ -342,24 +198,26 @@ def _open_or_create(uri: Uri, model: IndexedModel, num_bytes: int | None) -> Ima
     return index
 
 
-def _known(index: ImageIndex) -> tuple[dict[str, _Entry], set[str]]:
-    """Return the rows of an index by id, and the ids that occur twice, as after two writers at once."""
+def _known(index: ImageIndex, shard: Shard | None) -> tuple[dict[str, Entry], set[str]]:
+    """Return the rows of an index or of a share by id, and the ids that occur twice, as after two writers."""
     columns = ["id", "path", "label", "size", "modified", "content"]
     with lance_errors(f"cannot read the index {index.uri}", subject=index.uri):
         rows = index.table.search().select(columns).to_arrow().select(columns)
     microseconds = rows["modified"].cast(pyarrow.int64())
     rows = rows.set_column(columns.index("modified"), "modified", microseconds)
-    known: dict[str, _Entry] = {}
+    known: dict[str, Entry] = {}
     twice: set[str] = set()
     for name, *facts, content in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        if shard is not None and not shard.has(name):
+            continue
         if name in known:
             twice.add(name)
-        known[name] = _Entry(FoundPicture(*facts), content)
+        known[name] = Entry(FoundPicture(*facts), content)
     return {name: entry for name, entry in known.items() if name not in twice}, twice
 
 
 def _missing(
-    known: dict[str, _Entry], found: FoundPictures, folders: Sequence[Path] | None
+    known: dict[str, Entry], found: FoundPictures, folders: Sequence[Path] | None
 ) -> tuple[set[str], set[str]]:
     """Return the ids of pictures that are gone, and of those that only cannot be read now.
 
@@ -384,7 +242,7 @@ def _missing(
     return missing.keys() - kept, kept
 
 
-def _elsewhere(known: dict[str, _Entry], found: FoundPictures, looked_for: set[str]) -> list[str]:
+def _elsewhere(known: dict[str, Entry], found: FoundPictures, looked_for: set[str]) -> list[str]:
     """Return a note of pictures of other folders that are no longer there: the folder may have moved."""
     ids = looked_for | set(map(picture_id, found.pictures))
     others = [entry.picture.path for name, entry in known.items() if name not in ids]
@@ -405,69 +263,15 @@ def _is_gone(folder: Path) -> bool:
         return False
 
 
-def _compare(found: FoundPictures, known: dict[str, _Entry], writer: RowWriter) -> list[_Entry]:
+def _compare(found: FoundPictures, known: dict[str, Entry], writer: RowWriter) -> list[Entry]:
     """Return the files that have to be read; write the other labels of those that need not be."""
     work = []
     for picture in found.pictures.values():
         entry = known.get(picture_id(picture.path))
         if entry is None:
-            work.append(_Entry(picture, ""))
+            work.append(Entry(picture, ""))
         elif (entry.picture.size, entry.picture.modified) != (picture.size, picture.modified):
-            work.append(_Entry(picture, entry.content))
+            work.append(Entry(picture, entry.content))
         elif entry.picture.label != picture.label:
             writer.update(picture.row)
     return work
-
-
-@final
-class _Embedding:
-    """Files on their way into the index: read in threads, embedded in batches, written by the writer.
-
-    Attributes:
-        problems: why files cannot be read, by path.
-        num_embedded: pictures so far, of which `num_added` are new.
-    """
-
-    def __init__(self, embedder: PictureEncoder, writer: RowWriter) -> None:
-        self._embedder, self._writer = embedder, writer
-        self.problems: dict[str, str] = {}
-        self.num_embedded = self.num_added = 0
-
-    def run(self, work: Sequence[_Entry], batch_size: int, num_workers: int) -> None:
-        """Read every file, embed what is new, and give it to the writer."""
-        if not work:
-            return
-        # Threads: LanceDB's own do not survive a fork, and Pillow's decoders release the lock.
-        pool = ThreadPoolExecutor(max(num_workers, 1))
-
-        def submit(start: int) -> list[Future[_ReadPicture]]:
-            batch = work[start : start + batch_size]
-            return [pool.submit(read_picture, one, self._embedder) for one in batch]
-
-        try:
-            ahead = submit(0)
-            for start in track(range(0, len(work), batch_size), "embedding"):
-                reading, ahead = ahead, submit(start + batch_size)
-                self._take([future.result() for future in reading])
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _take(self, batch: Sequence[_ReadPicture]) -> None:
-        new = []
-        for read in batch:
-            picture = read.entry.picture
-            if read.problem:
-                self.problems[picture.path] = read.problem
-            elif read.pixels is None:
-                self._writer.update(picture.row)
-            else:
-                new.append((read, read.pixels))
-        if not new:
-            return
-        vectors = self._embedder.embed(np.stack([pixels for _, pixels in new]))
-        for (read, _), cells in zip(new, vector_cells(vectors, self._writer.model), strict=True):
-            picture = read.entry.picture
-            row = {**picture.row, "path": stored_text(picture.path), "content": read.content}
-            self._writer.add({**row, **cells, "thumbnail": read.thumbnail})
-            self.num_added += not read.entry.content
-        self.num_embedded += len(new)

@@ -66,6 +66,16 @@ def make_table(uri: Uri, rows: pyarrow.RecordBatchReader, name: str = TABLE) -> 
         return lancedb.connect(uri).create_table(name, data=rows, mode=mode)
 
 
+def make_new_table(uri: Uri, schema: pyarrow.Schema, name: str = TABLE) -> None:
+    """Make an empty table; where there is one, which another process may have made meanwhile, it stays."""
+    with lance_errors(f"cannot write the index {uri}", "want permission to write", subject=uri):
+        try:
+            lancedb.connect(uri).create_table(name, schema=schema, mode="create")
+        except (RuntimeError, ValueError, OSError):
+            if open_table(uri, name) is None:
+                raise
+
+
 def no_rows(schema: pyarrow.Schema) -> pyarrow.RecordBatchReader:
     """Return a reader of no rows with these columns."""
     return pyarrow.RecordBatchReader.from_batches(schema, [])

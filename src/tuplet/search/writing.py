@@ -98,6 +98,14 @@ class RowWriter:
                 self.commits += 1
 
 
+def is_scattered(index: ImageIndex) -> bool:
+    """Return whether rows lie in many small files, as after processes that each wrote a share."""
+    if index.is_approximate:  # what it covers and what it does not stay apart
+        return False
+    with lance_errors(f"cannot read the index {index.uri}", subject=index.uri):
+        return int(index.table.stats()["fragment_stats"]["num_small_fragments"]) > 1
+
+
 def tidy(index: ImageIndex) -> None:
     """Compact the files of many commits, and remove versions that nobody reads; the index is locked."""
     with _writing(index):

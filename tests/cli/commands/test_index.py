@@ -100,7 +100,7 @@ def test_an_indexing_that_is_stopped_says_how_to_go_on(
     index = shutil.copytree(folder / "index", tmp_path / "index")
     arguments = ["index", folder / "photos", "--index", index, "--accelerator", "cpu", *rebuild]
     with (
-        mock.patch("tuplet.search.indexing.read_picture", side_effect=KeyboardInterrupt),
+        mock.patch("tuplet.search.embedding.read_picture", side_effect=KeyboardInterrupt),
         pytest.raises((KeyboardInterrupt, SystemExit)),
     ):
         main([*map(str, arguments)])
@@ -250,3 +250,15 @@ def test_help(command: str, capsys) -> None:
             main(arguments)
         assert stop.value.code == 0
         assert f"usage: tuplet {command} " in capsys.readouterr().out
+
+
+def test_shares_and_worker_processes(folder: Path, tmp_path: Path, says, fails) -> None:
+    made = ("--model", folder / "model", "--index", tmp_path / "index")
+    where = ("index", folder / "photos", *made, "--accelerator", "cpu")
+    size = ("--image-size", 16)
+    assert "--shard" in fails(*where, *size, "--shard", "3/2")
+    assert "--workers" in fails(*where, *size, "--workers", 0)
+    assert "note: this was share 1/2" in says(*where, *size, "--shard", "1/2")
+    tree = json.loads(says(*where, "--workers", 2, "--json"))
+    assert tree["added"] + tree["unchanged"] == tree["total"] == 13
+    assert tree["added"] > 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from tuplet.cli.console import print_json, printable, with_resume_hint
@@ -13,7 +15,9 @@ from tuplet.inference.pictures import PictureEncoder
 from tuplet.search.approximate import MeasuredRecall, measure_recall
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import IndexingReport, index_pictures
+from tuplet.search.shards import Shard
 from tuplet.search.storage import open_table
+from tuplet.search.workers import Workers
 
 _MOST_LISTED = 20
 """Unreadable pictures that are listed."""
@@ -21,7 +25,10 @@ _MOST_LISTED = 20
 
 def index(chosen: IndexArguments) -> None:
     """Make an index hold every picture of some folders, and print what was done."""
-    embedder = _embedder(chosen)
+    open_model = _opener(chosen)
+    shard = None if chosen.shard is None else Shard.parse(chosen.shard)
+    workers = Workers(chosen.workers, open_model) if chosen.workers > 1 else None
+    embedder = open_model()
     until = f"; until it finishes, {chosen.index} holds what it held" if chosen.rebuild else ""
     done = "what it did" if chosen.rebuild else f"what {chosen.index} holds"
     with with_resume_hint(f"the same command resumes from {done}{until}"):
@@ -36,6 +43,8 @@ def index(chosen: IndexArguments) -> None:
             num_workers=chosen.num_workers,
             approximate_from=chosen.approximate_from,
             num_bytes=chosen.bytes,
+            workers=workers,
+            shard=shard,
         )
     opened = ImageIndex(chosen.index)
     recall = measure_recall(opened) if chosen.recall and report.approximate else None
@@ -53,7 +62,8 @@ def index(chosen: IndexArguments) -> None:
     print("\n".join(_summary(report, opened, chosen, recall)))
 
 
-def _embedder(chosen: IndexArguments) -> PictureEncoder:
+def _opener(chosen: IndexArguments) -> Callable[[], PictureEncoder]:
+    """Return what opens the model, here and in worker processes."""
     uri = chosen.index
     if chosen.model is None and open_table(uri) is None:
         raise SearchIndexError(f"there is no index in {uri} yet; want --model RUN, to make one", subject=uri)
@@ -68,14 +78,16 @@ def _embedder(chosen: IndexArguments) -> PictureEncoder:
             # The index may have been made at another size than the model's own, and the model have moved.
             made_by = ImageIndex(uri).model
             image_size, resize = made_by.image_size, made_by.resize
-        return open_encoder(
+        return partial(
+            open_encoder,
             chosen.model,
             image_size=image_size,
             resize=resize,
             accelerator=chosen.accelerator,
             engine=chosen.engine,
         )
-    return encoder_of_index(ImageIndex(uri).model, accelerator=chosen.accelerator, engine=chosen.engine)
+    made_by = ImageIndex(uri).model
+    return partial(encoder_of_index, made_by, accelerator=chosen.accelerator, engine=chosen.engine)
 
 
 def _summary(
@@ -98,6 +110,11 @@ def _summary(
         if len(report.unreadable) > _MOST_LISTED:
             lines.append(f"           and {len(report.unreadable) - _MOST_LISTED:,} more (--json lists all)")
     lines += [f"note: {printable(note)}" for note in report.notes]
+    if chosen.shard is not None:
+        lines.append(
+            f"note: this was share {chosen.shard}; when all are done, the same command without --shard looks"
+            " for what is missing and prepares the search"
+        )
     labels = index.labels()
     lines.append(
         f"{index.uri}: {counted(report.total, 'picture')}, {counted(len(labels), 'label')},"

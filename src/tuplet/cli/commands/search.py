@@ -20,8 +20,8 @@ from tuplet.errors import DataError, counted
 from tuplet.inference.engines import encoder_of_index
 from tuplet.inference.pictures import IndexedModel, mean_direction
 from tuplet.search.classify import IndexAnswer, answer_of, votes_of
+from tuplet.search.embedding import jpeg_thumbnail
 from tuplet.search.index import ImageIndex, IndexedPicture, Neighbour, content_hash
-from tuplet.search.indexing import jpeg_thumbnail
 from tuplet.search.storage import picture_condition, stored_text
 
 
