@@ -16,7 +16,7 @@ Codes: TypeAlias = Any
 """A scipy.sparse.csr_array [N, N] whose rows sum to one; SciPy is imported where it is needed."""
 
 BLOCK_VALUES = 1 << 22
-"""Numbers of one temporary array; a handful of them live at once, about 150 MB."""
+"""Numbers of one temporary array; a handful of them live at once, about 200 MB."""
 _NONE = -1
 
 

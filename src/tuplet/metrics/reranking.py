@@ -80,7 +80,7 @@ def reranked(
 ) -> Int64[np.ndarray, "N count"]:
     """Rank the gallery anew for each query.
 
-    Beside the embeddings and the lists of neighbours, memory is blocks of about 150 MB; no table of all pairs
+    Beside the embeddings and the lists of neighbours, memory is blocks of about 300 MB; no table of all pairs
     is made.
 
     Args:
