@@ -341,14 +341,7 @@ def embeddings_by_batch(network: Embedder, pixels: UInt8[Tensor, "N 3 S S"]) -> 
         with torch.inference_mode():
             return [torch.cat([network(part) for part in torch.split(pixels, size)]) for size in BATCH_SIZES]
     except (AssertionError, RuntimeError) as error:
-        own = network.backbone.pretrained_cfg["input_size"][-1]
-        raise ModelError(
-            f"the network cannot take images of {pixels.shape[-1]} x {pixels.shape[-1]} pixels"
-            f" ({one_line(error)}); want another --data.image-size, such as its own {own}",
-            subject="data.image_size",
-            given=pixels.shape[-1],
-            wanted=own,
-        ) from None
+        raise network.size_error(pixels.shape[-1], error) from None
 
 
 def largest_difference(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tuplet.config import BatchNormFreeze, Pooling
 from tuplet.config.checks import require, type_name, whole_number
-from tuplet.errors import DataError, ModelError
+from tuplet.errors import DataError, ModelError, one_line
 from tuplet.models.backbones import create_backbone
 
 
@@ -171,6 +171,17 @@ class Embedder(
             features = features.permute(0, 2, 3, 1)
         vectors: Tensor = self.pool(features)
         return vectors
+
+    def size_error(self, size: int, cause: Exception) -> ModelError:
+        """Return the error for squares of `size` pixels, which the backbone refused with `cause`."""
+        own = self.backbone.pretrained_cfg["input_size"][-1]
+        return ModelError(
+            f"backbone {self.backbone.pretrained_cfg['architecture']} cannot take images of {size} x {size}"
+            f" pixels ({one_line(cause)}); want another data.image_size, such as its own {own}",
+            subject="data.image_size",
+            given=size,
+            wanted=own,
+        )
 
     def compile_backbone(self, mode: str = "default") -> None:
         """Run the backbone through torch.compile from now on, in training but not in evaluation.

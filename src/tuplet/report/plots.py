@@ -10,7 +10,8 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 
@@ -93,7 +94,12 @@ def chart_images(epochs: Sequence[EpochReport]) -> dict[str, Image.Image]:
         "recall": _recall_chart(epochs),
         "learning_rates": _rate_chart(epochs),
     }
-    return {name: _image(_chart_figure(chart)) for name, chart in charts.items() if chart.lines}
+    images = {}
+    for name, chart in charts.items():
+        if chart.lines:
+            with _chart_figure(chart) as figure:
+                images[name] = _image(figure)
+    return images
 
 
 def map_image(drawn: EmbeddingMap) -> Image.Image:
@@ -140,22 +146,35 @@ def _lines(rows: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, _Line]:
     return {key.replace("_", " "): [(epoch, row[key]) for epoch, row in rows if key in row] for key in keys}
 
 
+@contextmanager
+def page_axes(salt: str) -> Iterator[tuple[Figure, Axes]]:
+    """Give a new figure and its axes, in the style of the pages; save it inside the block.
+
+    Args:
+        salt: makes the ids in the SVG those of this figure, the same each time.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 11.5})
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        axes = figure.subplots()
+        axes.tick_params(which="both", length=0, colors=INK)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        yield figure, axes
+
+
 def _chart_svg(chart: _Chart) -> str:
     if not chart.lines:
         return ""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": chart.y_label})
-        return inline_svg(_chart_figure(chart), f"Line chart: {chart.y_label} by epoch")
+    with _chart_figure(chart) as figure:
+        return inline_svg(figure, f"Line chart: {chart.y_label} by epoch")
 
 
-def _chart_figure(chart: _Chart) -> Figure:
+@contextmanager
+def _chart_figure(chart: _Chart) -> Iterator[Figure]:
     y_label, lines, log = chart.y_label, chart.lines, chart.log
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["font.size"] = 11.5
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
-        axes = figure.subplots()
+    with page_axes(y_label) as (figure, axes):
         for i, (label, points) in enumerate(lines.items()):
             _line(axes, label, points, SERIES[i % len(SERIES)], DASHES[i % len(DASHES)], log)
         values = [value for points in lines.values() for _, value in points if math.isfinite(value)]
@@ -173,11 +192,8 @@ def _chart_figure(chart: _Chart) -> Figure:
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.grid(axis="y", color=GRID, linewidth=0.8)
-        axes.tick_params(which="both", length=0, colors=INK)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color(GRID)
-        return figure
+        axes.spines["bottom"].set(visible=True, color=GRID)
+        yield figure
 
 
 def _line(axes: Axes, label: str, points: _Line, color: str, dashes: str, log: bool) -> None:

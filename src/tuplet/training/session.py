@@ -21,7 +21,7 @@ from tuplet.data.batches import Draw, TransformedImages, batches, prepare_worker
 from tuplet.data.image_tables import ImageTable
 from tuplet.data.splits import Split
 from tuplet.data.transforms import train_transform
-from tuplet.errors import DataError, InputError, ModelError, one_line
+from tuplet.errors import DataError, InputError
 from tuplet.evaluation.evaluate import evaluate_split
 from tuplet.evaluation.measure import EvalReport
 from tuplet.losses.base import LossTerms
@@ -377,11 +377,4 @@ def _try_one_image(network: Embedder, config: RunConfig) -> None:
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
     except (AssertionError, RuntimeError) as error:
-        own = network.backbone.pretrained_cfg["input_size"][-1]
-        raise ModelError(
-            f"backbone {config.model.backbone} cannot take images of {size} x {size} pixels"
-            f" ({one_line(error, None)}); want another data.image_size, such as its own {own}",
-            subject="data.image_size",
-            given=size,
-            wanted=own,
-        ) from error
+        raise network.size_error(size, error) from error

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tuplet.config import RunConfig
 from tuplet.metrics.intervals import SeedMean, interval_of_share
 from tuplet.report.pages import page_template
-from tuplet.report.plots import DASHES, GRID, HEIGHT, INK, SERIES, WIDTH, inline_svg
+from tuplet.report.plots import DASHES, GRID, INK, SERIES, inline_svg, page_axes
 from tuplet.research.bench import commits, machines, spread, table_row
 from tuplet.research.claims.claim import METRIC_TITLES, Axis, Claim, Level
 from tuplet.research.claims.plan import Plan
@@ -456,15 +454,8 @@ def _heat_map(title: str, both: Sequence[Axis], values: Mapping[Point, float]) -
 
 
 def _figure(description: str, draw: Callable[[Axes], None]) -> str:
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": description, "font.size": 11.5})
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
-        axes = figure.subplots()
+    with page_axes(description) as (figure, axes):
         draw(axes)
-        axes.tick_params(which="both", length=0, colors=INK)
-        for side in ("top", "right", "left", "bottom"):
-            axes.spines[side].set_visible(False)
         return inline_svg(figure, description)
 
 
