@@ -5,14 +5,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from picture_folder import draw
+from processes import command_in_background, exit_codes, line_with
 
 from tuplet.cli.main import COMMANDS, main
 from tuplet.config import RunConfig
@@ -187,20 +186,12 @@ def test_or_is_skipped_and_listed(photographs: Path, tmp_path: Path, says) -> No
 
 def test_ctrl_c_says_how_to_go_on(tiny: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(write_config(override(tiny, {"compute.num_workers": 1})))
-    command = [sys.executable, "-m", "tuplet", "train", "--config", str(tmp_path / "config.yaml")]
-    command += ["--to", str(tmp_path / "run"), "--schedule.epochs", "100000"]
-    # Tests that run in the background ignore Ctrl-C, and what they start would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    signal.signal(signal.SIGINT, before)
-    assert process.stdout is not None
-    while "epoch      2/" not in process.stdout.readline():
-        assert process.poll() is None
+    command = ["train", "--config", tmp_path / "config.yaml", "--to", tmp_path / "run"]
+    process = command_in_background(tmp_path, *command, "--schedule.epochs", "100000")
+    line_with("epoch      2/", tmp_path / "stdout.txt", process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes as well
-    _, error = process.communicate(timeout=180)
-    assert process.returncode == 130
+    assert exit_codes([process], seconds=180) == [130]
+    error = (tmp_path / "stderr.txt").read_text()
     assert error == f"\nstopped; resume with: tuplet train --resume {tmp_path / 'run'}\n"
 
 

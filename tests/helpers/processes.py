@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -47,6 +48,29 @@ def command_started(ranks, *arguments):
     """The ranks of one job, each a process that runs `tuplet` with these arguments."""
     port = free_port()
     return [started(_run_command, rank, ranks, port, [*map(str, arguments)]) for rank in range(ranks)]
+
+
+def command_in_background(folder, *arguments):
+    """A process that runs `tuplet` with these arguments; what it prints goes to stdout.txt and stderr.txt."""
+    return started(_run_command_into, folder, [*map(str, arguments)])
+
+
+def line_with(text, file, process):
+    """Wait until a running process has printed a line with this text, and return the line."""
+    while True:
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        for line in lines:
+            if text in line and line.endswith("\n"):
+                return line.rstrip("\n")
+        assert process.exitcode is None, lines
+        time.sleep(0.02)
+
+
+def print_into(stdout, stderr=None):
+    """Send what this process prints, its libraries too, to one file or two."""
+    for number, file in ((1, stdout), (2, stderr or stdout)):
+        with file.open("a") as stream:
+            os.dup2(stream.fileno(), number)
 
 
 def run_command(ranks, *arguments):
@@ -99,3 +123,10 @@ def _run_command(rank, ranks, port, arguments):
         os.environ.update(LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
     sys.argv = ["tuplet", *arguments]
     main(arguments)
+
+
+def _run_command_into(folder, arguments):
+    print_into(folder / "stdout.txt", folder / "stderr.txt")
+    os.setsid()  # so that Ctrl-C can be sent to it and to its loaders, and to nobody else
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background would ignore it
+    _run_command(0, 1, 0, arguments)

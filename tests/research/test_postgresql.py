@@ -8,14 +8,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from processes import started
+from processes import command_in_background
 
 from tuplet.research.queue import Queue, first_number
 
@@ -84,15 +83,9 @@ OPTIONS = """
 
 
 def worker(server: Server, folder: Path) -> BaseProcess:
-    where = ["--storage", server.url, "--study", "shared", "--to", str(folder)]
-    return started(tune, folder.with_suffix(".txt"), ["tune", "demo", *OPTIONS.split(), *where])
-
-
-def tune(says: Path, arguments: list[str]) -> None:
-    from tuplet.cli.main import main
-
-    with says.open("w") as file, redirect_stdout(file), redirect_stderr(file):
-        main(arguments)
+    folder.mkdir()
+    where = ["--storage", server.url, "--study", "shared", "--to", folder]
+    return command_in_background(folder, "tune", "demo", *OPTIONS.split(), *where)
 
 
 def test_a_worker_is_killed_in_mid_trial(server: Server, tmp_path: Path) -> None:
@@ -110,8 +103,8 @@ def test_a_worker_is_killed_in_mid_trial(server: Server, tmp_path: Path) -> None
     finally:
         lost.kill()
         other.kill()
-    said = (tmp_path / "other.txt").read_text()
-    assert ended == 0, said
+    said = (tmp_path / "other" / "stdout.txt").read_text()
+    assert ended == 0, (tmp_path / "other" / "stderr.txt").read_text()
 
     trials = study.get_trials()
     (left,) = (trial for trial in trials if trial.state == TrialState.FAIL)

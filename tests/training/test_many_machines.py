@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import exit_codes, free_port, started
+from processes import exit_codes, free_port, print_into, started
 from training_runs import assert_close_weights, trained
 
 from tuplet import ranks
@@ -65,9 +65,7 @@ def agent(node: int, port: int, says: Path, arguments: list[str]) -> None:
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
 
-    with says.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    print_into(says)
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):
         os.environ.pop(name, None)
     how = ["--nnodes", "2", "--nproc-per-node", "2", "--node-rank", str(node)]

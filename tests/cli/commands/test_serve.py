@@ -5,8 +5,6 @@ import io
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 from picture_folder import draw, save_model
 from PIL import Image
+from processes import command_in_background, exit_codes, line_with
 
 from tuplet.cli.main import main
 
@@ -43,39 +42,39 @@ def labels(address: str, token: str = "") -> int:
 def test_a_process_serves_others_until_it_is_asked_to_end(index: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     (tmp_path / "token").chmod(0o644)
-    command = [sys.executable, "-m", "tuplet", "serve", str(index), "--port", "0", "--accelerator", "cpu"]
-    command += ["--token-file", str(tmp_path / "token"), "--host", "0.0.0.0"]
-    command += ["--max-upload-megapixels", "0.001"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            said = [process.stdout.readline() for _ in range(4)]
-            address = said[1].split()[-1].replace(socket.gethostname(), "127.0.0.1")
-            assert labels(address, TOKEN) == 3
-            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
-                labels(address)
-            refused.value.close()
-            Image.new("RGB", (40, 30)).save(large := io.BytesIO(), "PNG")
-            asked = urllib.request.Request(
-                f"{address}search",
-                large.getvalue(),
-                {"authorization": f"Bearer {TOKEN}", "content-type": "image/png"},
-            )
-            with pytest.raises(urllib.error.HTTPError, match="422") as refused:
-                urllib.request.urlopen(asked, timeout=60)
-            assert (
-                "40 x 30 pixels, has 1,200 to be decoded; want at most 1,000" in refused.value.read().decode()
-            )
-            refused.value.close()
-            host, port = address.split("/")[2].split(":")
-            with socket.create_connection((host, int(port)), timeout=60):  # who says nothing keeps nobody
-                process.terminate()
-                rest, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert (process.returncode, rest) == (0, "stopped\n")
-    assert errors == f"note: others on this machine can read {tmp_path / 'token'}; use chmod 600\n"
-    assert TOKEN not in "".join(said)
+    process = command_in_background(
+        *(tmp_path, "serve", index, "--port", "0", "--accelerator", "cpu", "--host", "0.0.0.0"),
+        *("--token-file", tmp_path / "token", "--max-upload-megapixels", "0.001"),
+    )
+    try:
+        line_with("token", tmp_path / "stdout.txt", process)
+        said = (tmp_path / "stdout.txt").read_text()
+        address = said.splitlines()[1].split()[-1].replace(socket.gethostname(), "127.0.0.1")
+        assert labels(address, TOKEN) == 3
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            labels(address)
+        refused.value.close()
+        Image.new("RGB", (40, 30)).save(large := io.BytesIO(), "PNG")
+        asked = urllib.request.Request(
+            f"{address}search",
+            large.getvalue(),
+            {"authorization": f"Bearer {TOKEN}", "content-type": "image/png"},
+        )
+        with pytest.raises(urllib.error.HTTPError, match="422") as refused:
+            urllib.request.urlopen(asked, timeout=60)
+        assert "40 x 30 pixels, has 1,200 to be decoded; want at most 1,000" in refused.value.read().decode()
+        refused.value.close()
+        host, port = address.split("/")[2].split(":")
+        with socket.create_connection((host, int(port)), timeout=60):  # who says nothing keeps nobody
+            process.terminate()
+            assert exit_codes([process], seconds=60) == [0]
+    finally:
+        process.kill()
+    assert (tmp_path / "stdout.txt").read_text() == f"{said}stopped\n"
+    assert (
+        tmp_path / "stderr.txt"
+    ).read_text() == f"note: others on this machine can read {tmp_path / 'token'}; use chmod 600\n"
+    assert TOKEN not in said
 
 
 def test_it_serves_this_machine_until_it_is_interrupted(
