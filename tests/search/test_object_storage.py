@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
-import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from killed_rebuild import kill_a_rebuild
+from object_storage import bucket_on_this_machine
 from picture_folder import draw, open_embedder, save_model
 from processes import started
 from worker_encoders import LightEncoder, open_patiently
@@ -20,32 +20,17 @@ from tuplet.search.indexing import index_pictures
 from tuplet.search.shards import Shard
 from tuplet.search.workers import Workers
 
-boto3 = pytest.importorskip("boto3", reason="needs boto3, of moto[server]")
-pytest.importorskip("flask", reason="needs flask, of moto[server]")
-pytest.importorskip("flask_cors", reason="needs flask-cors, of moto[server]")
-moto_server = pytest.importorskip("moto.server", reason="needs moto[server]")
+for _package in ("boto3", "flask", "flask_cors", "moto.server"):
+    pytest.importorskip(_package, reason=f"needs {_package}, of moto[server]")
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Name of an empty bucket of a server on this machine."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in (
-        ("AWS_ENDPOINT", f"http://{host}:{port}"),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_ACCESS_KEY_ID", "testing"),
-        ("AWS_SECRET_ACCESS_KEY", "testing"),
-        ("AWS_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{uuid.uuid4().hex}"
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-    client.create_bucket(Bucket=name)
-    yield name
-    client.close()
-    server.stop()
+    with bucket_on_this_machine() as (name, environment):
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        yield name
 
 
 def test_an_index_in_object_storage_is_like_one_in_a_folder(bucket: str, tmp_path: Path) -> None:
