@@ -18,7 +18,7 @@ demo: $(VENV)/.ready  ## train on generated characters and print where the repor
 	$(VENV)/bin/tuplet demo
 
 test: $(VENV)/.ready  ## run all tests
-	$(RUN) -m pytest --quiet -n auto
+	$(RUN) -m pytest --quiet -n auto --dist worksteal
 
 check: $(VENV)/.ready  ## check style, types and the direction of imports
 	$(VENV)/bin/ruff check .
