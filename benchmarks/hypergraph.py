@@ -1,6 +1,6 @@
 """What the hypergraph network of finished runs sees: how much of a tuplet is its own class, and its learning.
 
-    python -m benchmarks.hypergraph RUN RUN ...
+    python -m benchmarks.hypergraph RUN RUN ... [--figure FILE.svg]
 
 A line a run, of random batches of its training images and of the trained network and distributions:
 
@@ -8,36 +8,47 @@ A line a run, of random batches of its training images and of the trained networ
 - kept: what one propagation leaves of the differences between the images of a batch, as the ratio of their
   spread after and before G; 0 where all become the same.
 - cross entropy: of the hypergraph network (Eq. 5), in its last epoch, beside ln C, which guessing gives.
+
+The figure has what runs with `--evaluation.diagnose True` measured in every epoch; see
+`tuplet.losses.diagnosis.diagnose`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import tyro
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from tuplet.data.batches import batches
 from tuplet.data.load import load_split
 from tuplet.evaluation.evaluate import embed
 from tuplet.losses.build import build_loss
-from tuplet.losses.hgnn import propagation_matrix
-from tuplet.losses.hist import HISTLoss, class_distances, hyperedge_weights, incidence_matrix
+from tuplet.losses.diagnosis import spread
+from tuplet.losses.hist import HISTLoss, class_distances
+from tuplet.losses.own_share import own_share
+from tuplet.report.plots import SERIES
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
 
 BATCHES = 50
 
 
-def main(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
-    """Print the table.
+def main(runs: tyro.conf.Positional[tuple[Path, ...]], figure: Path | None = None) -> None:
+    """Print the table, and draw the figure.
 
     Args:
         runs: folders of finished runs with the HIST loss.
+        figure: file to draw to, .svg or .png.
     """
+    if figure is not None:
+        drawn([Run(folder) for folder in runs]).savefig(figure, metadata={"Date": None})
     names = ("N", "a class", "tau", "alpha", "L", "lr", "own share", "kept", "cross entropy", "Recall@1")
     print("| " + " | ".join(names) + " |")
     print("| " + " | ".join(["---:"] * len(names)) + " |")
@@ -85,17 +96,34 @@ def tuplets_of(
 ) -> tuple[float, float]:
     """The own share of the tuplets of a batch, and what one propagation keeps of the images' differences."""
     distances = class_distances(embeddings, loss.means, loss.log_variances, distance=loss.distance)
-    incidence = incidence_matrix(distances, labels, alpha=loss.alpha)
-    own = labels[:, None] == labels[None, :]
-    weights = hyperedge_weights(labels)
-    share = (incidence * own).sum(dim=0) / incidence.sum(dim=0)
-    mixed = propagation_matrix(incidence, weights) @ embeddings
-    return float((share * weights).sum() / weights.sum()), float(spread(mixed) / spread(embeddings))
+    incidence = loss.incidence(distances.index_select(1, labels), labels)
+    mixed = loss.mixing(incidence, labels) @ embeddings
+    return float(own_share(incidence, labels)), float(spread(mixed) / spread(embeddings))
 
 
-def spread(vectors: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
-    """Root of the mean squared distance to the mean."""
-    return (vectors - vectors.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+def drawn(runs: Sequence[Run]) -> Figure:
+    """The measurements of every epoch, a chart each and a line a run, of runs with evaluation.diagnose."""
+    rows = {run.folder.name: [(e.epoch, e.diagnosis) for e in run.reports() if e.diagnosis] for run in runs}
+    names = list(dict.fromkeys(name for row in rows.values() for _, found in row for name in found))
+    if not names:
+        raise SystemExit("none of the runs was diagnosed; want runs trained with --evaluation.diagnose True")
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    charts = list(figure.subplots(2, 4).flat)
+    for axes, name in zip(charts, names, strict=False):
+        for (run, row), color in zip(rows.items(), itertools.cycle(SERIES)):
+            axes.plot([epoch for epoch, _ in row], [found[name] for _, found in row], color=color, label=run)
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.grid(color="#dcdfe3", linewidth=0.8)
+        if name.endswith("gradient"):
+            axes.set_yscale("log")
+        elif name != "gradient_cosine":
+            axes.set_ylim(bottom=0)
+    for axes in charts[len(names) :]:
+        axes.set_axis_off()
+    legend = figure.axes[0].get_legend_handles_labels()
+    figure.axes[-1].legend(*legend, loc="center", frameon=False, fontsize=9)
+    return figure
 
 
 if __name__ == "__main__":

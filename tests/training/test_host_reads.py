@@ -52,6 +52,7 @@ def _parameters_keep_their_identity():
         {"optimizer.name": "adam", "loss.class_fraction": 0.5},
         {"optimizer.name": "adam", "schedule.ema": 0.9},
         {"loss.own_share": 0.5, "loss.hypergraph.self_loops": 0.1, "loss.hypergraph.features": "unit"},
+        {"evaluation.diagnose": True},
     ],
     ids=str,
 )

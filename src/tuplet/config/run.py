@@ -63,6 +63,9 @@ class EvaluationConfig:
     """The K of Recall@K, each >= 1."""
     every_epochs: int = 1
     """Measure after every so many epochs, and after the last, >= 1."""
+    diagnose: bool = False
+    """Measure in some batches of each epoch what HIST's hypergraph sees and what each half of the loss asks
+    for; training stays the same, bit for bit. Other losses have no such halves and are not measured."""
     kmeans_runs: int | None = None
     """k-means runs behind NMI and AMI, after the last epoch only, >= 0; 0 leaves clustering out; None is ten,
     or one beyond 20,000 images."""
@@ -167,6 +170,11 @@ class RunConfig:
             "loss.label_smoothing",
             not compute.shard_classes or loss.label_smoothing == 0,
             "0, for compute.shard_classes: no process has the scores of all classes",
+        )
+        check(
+            "evaluation.diagnose",
+            not (self.evaluation.diagnose and compute.shard_classes),
+            "False, for compute.shard_classes: no process has all classes",
         )
         fused = compute.compile or loss.implementation == "compiled"
         for name in ("tau_end", "lambda_s_end"):

@@ -335,9 +335,8 @@ class HISTLoss(MetricLoss):
         distribution = distribution_loss(distances, labels, tau=self.tau, label_smoothing=smoothing)
         if self.lambda_s == 0:
             return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
-        mixing = self._mixing(distances.index_select(1, labels), labels)
-        logits = self.hgnn.output(self.hgnn.hidden(self._features(embeddings), mixing), mixing)
-        return self._terms(distribution, hypergraph_loss(logits * self.hypergraph.output_gain, labels))
+        mixing = self.mixing(self.incidence(distances.index_select(1, labels), labels), labels)
+        return self._terms(distribution, hypergraph_loss(self.hgnn_logits(embeddings, mixing), labels))
 
     def _chunked_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
         # The same without a tensor of N x C. All that Eq. 3-4 need of the distances are the columns of the
@@ -349,7 +348,7 @@ class HISTLoss(MetricLoss):
         distribution = _negative_log_likelihood(scores, log_partition)  # Eq. 1-2
         if self.lambda_s == 0:
             return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
-        mixing = self._mixing((scores / -self.tau).clamp_min(0.0), labels)
+        mixing = self.mixing(self.incidence((scores / -self.tau).clamp_min(0.0), labels), labels)
         hidden = self.hgnn.hidden(self._features(embeddings), mixing)
         # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes, and a
         # gain of the logits may be one of G.
@@ -363,17 +362,26 @@ class HISTLoss(MetricLoss):
         logits, log_partition = self._class_head(LinearScores(narrow), inputs, labels, summed)
         return self._terms(distribution, _negative_log_likelihood(logits, log_partition))  # Eq. 5
 
-    def _mixing(self, distances: Float[Tensor, "N N"], labels: Tensor) -> Float[Tensor, "N N"]:
-        """Compute G from the distance of each sample to the class of each sample, in the HGNN's type."""
+    def incidence(self, distances: Float[Tensor, "N N"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N N"]:
+        """Compute H (Eq. 3-4) from the distance of each sample to the class of each sample."""
         own_share = self.own_share
         alpha = alpha_of_share(distances.detach(), labels, own_share) if own_share > 0 else self.alpha
         incidence = _incidence_by_sample(distances, labels, alpha)
-        if self.hypergraph.detach != "none":
-            incidence = incidence.detach()
+        return incidence if self.hypergraph.detach == "none" else incidence.detach()
+
+    def mixing(self, incidence: Float[Tensor, "N N"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N N"]:
+        """Compute G, in the HGNN's type."""
         # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
         dtype = self.means.dtype
         weights = hyperedge_weights(labels, dtype=dtype)
         return propagation_matrix(incidence.to(dtype), weights, self_loops=self.hypergraph.self_loops)
+
+    def hgnn_logits(
+        self, embeddings: Float[Tensor, "N D"], mixing: Float[Tensor, "N N"]
+    ) -> Float[Tensor, "N C"]:
+        """Compute the HGNN's logits of all classes, where all are here."""
+        hidden = self.hgnn.hidden(self._features(embeddings), mixing)
+        return self.hgnn.output(hidden, mixing) * self.hypergraph.output_gain
 
     def _features(self, embeddings: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Return what the HGNN reads of the embeddings, in its type."""

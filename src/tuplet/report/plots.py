@@ -87,6 +87,30 @@ def recall_curve(epochs: Sequence[EpochReport]) -> str:
     return _chart_svg(_recall_chart(epochs))
 
 
+def diagnosis_curves(epochs: Sequence[EpochReport]) -> list[str]:
+    """Draw what was measured of HIST's two halves over the epochs, as SVGs; none if it was not."""
+    return [_chart_svg(chart) for chart in diagnosis_charts([(e.epoch, e.diagnosis) for e in epochs])]
+
+
+def diagnosis_charts(rows: Sequence[tuple[int, Mapping[str, float]]]) -> list[_Chart]:
+    """Return the charts of a diagnosis, each with measurements of one scale.
+
+    Args:
+        rows: by epoch, what `diagnose` measured; empty where it did not.
+    """
+    groups = (
+        ("Share", ("own_share", "differences_left", "hgnn_accuracy"), False),
+        ("Norm of the gradient by the embeddings", ("distribution_gradient", "hypergraph_gradient"), True),
+        ("Cosine between the gradients", ("gradient_cosine",), False),
+        ("Mean log-variance", ("log_variance",), False),
+    )
+    charts = []
+    for title, names, log in groups:
+        lines = _lines([(epoch, {n: row[n] for n in names if n in row}) for epoch, row in rows])
+        charts += [_Chart(title, lines, log)] if lines else []
+    return charts
+
+
 def chart_images(epochs: Sequence[EpochReport]) -> dict[str, Image.Image]:
     """Draw the curves of a report as pictures, by name; those that would be empty are left out."""
     charts = {

@@ -102,6 +102,7 @@ def _page(content: ReportContent, config_path: Path) -> dict[str, Any]:
         "headline": headline_metric(shown.retrieval) if shown else None,
         "metrics": list(shown.retrieval) if shown else [],
         "curves": {name: Markup(svg) for name, svg in draw.items()},
+        "diagnosis": [Markup(svg) for svg in plots.diagnosis_curves(content.epochs)],
         "epochs": content.epochs,
         "maps": {
             "Training": _map(content.train),

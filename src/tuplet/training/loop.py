@@ -129,7 +129,16 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
     session.require_finite_weights(epoch)
     evaluation, evaluation_seconds = session.evaluate(epoch)
     images_per_second = len(loader) * config.data.batch_size / train_seconds
-    return EpochReport(epoch, losses, evaluation, train_seconds, evaluation_seconds, images_per_second, rates)
+    return EpochReport(
+        epoch,
+        losses,
+        evaluation,
+        train_seconds,
+        evaluation_seconds,
+        images_per_second,
+        rates,
+        session.diagnosis(),
+    )
 
 
 def _seed(*parts: int) -> int:

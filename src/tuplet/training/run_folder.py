@@ -13,7 +13,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -43,6 +43,8 @@ class EpochReport:
         evaluation_seconds: 0 where there was none.
         images_per_second: trained images over train_seconds; 0 at epoch 0.
         learning_rates: in this epoch, by the optimizer's groups; see `build_optimizers`.
+        diagnosis: means over some steps of what `tuplet.losses.diagnosis.diagnose` measures; empty without
+            `evaluation.diagnose`.
     """
 
     epoch: int
@@ -52,6 +54,7 @@ class EpochReport:
     evaluation_seconds: float
     images_per_second: float
     learning_rates: dict[str, float]
+    diagnosis: dict[str, float] = field(default_factory=dict)
 
 
 class LockedRunError(RunFolderError):
@@ -288,7 +291,10 @@ def _damaged(file: Path, error: Exception, wanted: str) -> RunFolderError:
 
 
 def _json_line(report: EpochReport) -> str:
-    return json.dumps(dataclasses.asdict(report)) + "\n"
+    tree = dataclasses.asdict(report)
+    if not report.diagnosis:
+        del tree["diagnosis"]
+    return json.dumps(tree) + "\n"
 
 
 def _epoch_report(tree: dict[str, Any]) -> EpochReport:

@@ -26,6 +26,7 @@ from tuplet.evaluation.evaluate import evaluate_split
 from tuplet.evaluation.measure import EvalReport
 from tuplet.losses.base import LossTerms
 from tuplet.losses.build import build_loss
+from tuplet.losses.diagnosis import diagnose
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import gather_batch
 from tuplet.models.embedder import Embedder
@@ -39,6 +40,9 @@ from tuplet.training.optimizers import build_optimizers
 from tuplet.training.run_folder import EpochReport, Run
 from tuplet.training.schedule import learning_rate_factor, scheduled
 from tuplet.training.weight_average import WeightAverage
+
+DIAGNOSED_STEPS = 8
+"""Steps of an epoch that `evaluation.diagnose` measures, evenly spread over it."""
 
 
 class DivergedError(InputError):
@@ -104,6 +108,7 @@ class Session:
         # The loss stays outside of DDP: every rank computes it on the whole batch, with equal gradients.
         wrapped: tuple[Any, ...] = fabric.setup(self._embedder, *optimizers)
         self.network, self.optimizers = wrapped[0], list(wrapped[1:])
+        self._diagnoses: list[dict[str, Tensor]] = []
         decay = config.schedule.ema
         self._average = WeightAverage(self._embedder, decay) if decay > 0 else None
         workers = config.compute.num_workers
@@ -203,6 +208,7 @@ class Session:
     def begin_epoch(self) -> None:
         """Forget what was noted of the batches and losses of earlier epochs."""
         self._watch.start()
+        self._diagnoses.clear()
 
     def begin_step(self) -> None:
         """Tell CUDA graphs that the tensors of the step before are not needed any more."""
@@ -263,7 +269,19 @@ class Session:
         except InputError as error:
             self._stop_at(Divergence(step, str(error)), epoch)
         self._stop_at(self._watch.note(terms, step), epoch)
+        self._diagnose(embeddings, labels, step)
         return terms
+
+    def _diagnose(self, embeddings: Tensor, labels: Tensor, step: int) -> None:
+        every = max(1, len(self.batches) // DIAGNOSED_STEPS)
+        wanted = self.run.config.evaluation.diagnose and step % every == 0
+        if wanted and isinstance(self.loss, HISTLoss):
+            self._diagnoses.append(diagnose(self.loss, embeddings, labels))
+
+    def diagnosis(self) -> dict[str, float]:
+        """Return the means of what was measured of HIST's halves in this epoch; empty where nothing was."""
+        names = self._diagnoses[0] if self._diagnoses else ()
+        return {name: torch.stack([one[name] for one in self._diagnoses]).mean().item() for name in names}
 
     def require_finite_losses(self, epoch: int) -> None:
         """Raise a DivergedError if a step of the epoch was not finite, which a GPU may not have told yet."""

@@ -150,6 +150,7 @@ def _numbers(report: EpochReport) -> tuple[dict[str, float], int]:
     """Return every number of an epoch by its name in the tools, and the epoch."""
     numbers = {f"loss/{name}": value for name, value in report.losses.items()}
     numbers |= {f"rate/{name}": value for name, value in report.learning_rates.items()}
+    numbers |= {f"hypergraph/{name}": value for name, value in report.diagnosis.items()}
     if report.losses:
         numbers["speed/images_per_second"] = report.images_per_second
         numbers["speed/train_seconds"] = report.train_seconds

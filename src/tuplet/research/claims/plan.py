@@ -241,12 +241,12 @@ def _require_different(plan: Plan, entry: Entry, configs: Mapping[Point, RunConf
 def run_key(config: RunConfig) -> str:
     """Return the name of a run by its settings: the same wherever the same is trained, on whatever devices.
 
-    Of what it runs on, only the precision counts: one claims run is in one precision. Fields that have their
-    default are left out, so that a new field changes no name.
+    Of what it runs on, only the precision counts: one claims run is in one precision. A diagnosis changes no
+    number. Fields that have their default are left out, so that a new field changes no name.
     """
     given, defaults = _leaves(config), _default_leaves()
     changed = {path: given[path] for path in sorted(given) if given[path] != defaults[path]}
-    ignored = ("compute.", "name")
+    ignored = ("compute.", "name", "evaluation.diagnose")
     counted = {p: v for p, v in changed.items() if p == "compute.precision" or not p.startswith(ignored)}
     return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
 
