@@ -1,31 +1,36 @@
-"""Training on a shared machine: how fast, by how OpenMP's threads wait for each other.
+"""A shared machine: how fast tuplet works, by how OpenMP's threads wait for each other.
 
     python -m benchmarks.contention --rounds 3 --json docs/results/contention/cpu.json
 
-The machine must be quiet otherwise. Each cell trains a network for some seconds beside 0, 1 or 2 processes
-that keep a core busy each, once with each setting, in processes of their own: OpenMP reads its environment
-when torch loads it. Settings alternate within a round; a ratio is the median over rounds of a setting's
-images a second over those of `default` beside it. The steps are those of a loop of one's own, on random
-pixels. The commands of tuplet use `passive`, see cli/main.py.
+The machine must be quiet otherwise. Each cell trains a network for some seconds, or runs a command, beside 0,
+1 or 2 processes that keep a core busy each, once with each setting, in processes of their own: OpenMP reads
+its environment when torch loads it. Settings alternate within a round; a ratio is the median over rounds of a
+setting's speed over that of `default` beside it. The training steps are those of a loop of one's own, on
+random pixels. The commands of tuplet use `passive`, see cli/main.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tyro
+from PIL import Image
 
 from benchmarks.cells import describe_machine
+from tuplet.data.glyphs import glyph
 
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
@@ -36,11 +41,20 @@ SETTINGS: dict[str, dict[str, str]] = {
 NETWORKS = {"tuplet_convnet": (32, 48), "resnet50": (8, 128)}
 """Images in a batch and their side, pixels."""
 CLASSES = 100
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "demo": ("demo", "--to", "{new}", "--schedule.epochs", "4"),
+    "index": ("index", "{pictures}", "--model", "{run}", "--to", "{new}"),
+    "evaluate": ("evaluate", "{run}"),
+}
+"""Commands of tuplet, on generated characters: {run} is a trained run, {new} a path that does not exist."""
+NUM_PICTURES = 600
+AS_OPENMP_HAS_IT = {"KMP_BLOCKTIME": "200"}
+"""A variable of another OpenMP: it changes nothing in libgomp, but stops a command from setting `passive`."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time training steps beside busy processes."""
+    """Time training steps and commands beside busy processes."""
 
     networks: tuple[str, ...] = ("tuplet_convnet", "resnet50")
     """Of timm's networks and ours."""
@@ -48,6 +62,8 @@ class Arguments:
     """Of default, passive and spin-1000; default is needed for ratios."""
     busy: tuple[int, ...] = (0, 1, 2)
     """Processes beside the training, each with one busy thread."""
+    commands: tuple[str, ...] = tuple(COMMANDS)
+    """Of demo, index and evaluate."""
     seconds: float = 20.0
     """Training of each cell, after two steps that do not count."""
     rounds: int = 3
@@ -59,30 +75,41 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Time each network beside each number of busy processes, with each setting."""
+    """Time each network and command beside each number of busy processes, with each setting."""
     if arguments.train is not None:
         print(images_per_second(arguments.train, arguments.seconds))
         return
-    cells: list[dict[str, Any]] = []
-    for network in arguments.networks:
-        for busy in arguments.busy:
-            with busy_processes(busy):
-                rounds = [
-                    {name: _run(network, name, arguments.seconds) for name in arguments.settings}
-                    for _ in range(arguments.rounds)
-                ]
-            for name in arguments.settings:
-                speed = statistics.median(one[name] for one in rounds)
-                cell = {"network": network, "busy": busy, "setting": name, "images_per_second": speed}
-                if "default" in arguments.settings:
-                    cell["ratio"] = statistics.median(one[name] / one["default"] for one in rounds)
-                cells.append(cell)
-                ratio = f"{cell.get('ratio', 1):6.2f} x default"
-                print(f"{network:<16} {busy} busy  {name:<10} {speed:9.1f} images/s {ratio}", flush=True)
+    with TemporaryDirectory() as folder:
+        cells = list(_cells(arguments, Path(folder)))
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         tree = {"environment": describe_machine("cpu"), "settings": SETTINGS, "cells": cells}
         arguments.json.write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def _cells(arguments: Arguments, folder: Path) -> Iterator[dict[str, Any]]:
+    speeds: dict[str, Callable[[str], float]] = {
+        network: partial(_training_speed, network, arguments.seconds) for network in arguments.networks
+    }
+    if arguments.commands:
+        _prepare(folder)
+    for command in arguments.commands:
+        speeds[f"tuplet {command}"] = partial(_command_speed, COMMANDS[command], folder)
+    for what, speed_with in speeds.items():
+        for busy in arguments.busy:
+            with busy_processes(busy):
+                rounds = [
+                    {name: speed_with(name) for name in arguments.settings} for _ in range(arguments.rounds)
+                ]
+            for name in arguments.settings:
+                speed = statistics.median(one[name] for one in rounds)
+                cell = {"what": what, "busy": busy, "setting": name, "speed": speed}
+                if "default" in arguments.settings:
+                    cell["ratio"] = statistics.median(one[name] / one["default"] for one in rounds)
+                yield cell
+                measured = f"{speed:9.1f} images/s" if what in arguments.networks else f"{1 / speed:9.1f} s"
+                ratio = f"{cell.get('ratio', 1):6.2f} x default"
+                print(f"{what:<16} {busy} busy  {name:<10} {measured} {ratio}", flush=True)
 
 
 def images_per_second(name: str, seconds: float) -> float:
@@ -127,15 +154,36 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def _run(network: str, setting: str, seconds: float) -> float:
+def _training_speed(network: str, seconds: float, setting: str) -> float:
     """Train in a process of its own and return its images a second."""
     command = [sys.executable, "-m", "benchmarks.contention", "--train", network, "--seconds", str(seconds)]
+    return float(_output(command, SETTINGS[setting]))
+
+
+def _prepare(folder: Path) -> None:
+    """Train the run that the commands use, and write the pictures."""
+    run = [sys.executable, "-m", "tuplet", "demo", "--to", str(folder / "run"), "--schedule.epochs", "1"]
+    _output(run, {})
+    (folder / "pictures").mkdir()
+    for number in range(NUM_PICTURES):
+        drawing = glyph(number % 50, number // 50, seed=0, image_size=96)
+        Image.fromarray(drawing).save(folder / "pictures" / f"{number}.png")
+
+
+def _command_speed(command: Sequence[str], folder: Path, setting: str) -> float:
+    """Run a command and return one over its seconds, start included."""
+    new = folder / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    words = [word.format(run=folder / "run", new=new, pictures=folder / "pictures") for word in command]
+    began = time.perf_counter()
+    _output([sys.executable, "-m", "tuplet", *words], SETTINGS[setting] or AS_OPENMP_HAS_IT)
+    return 1 / (time.perf_counter() - began)
+
+
+def _output(command: Sequence[str], variables: dict[str, str]) -> str:
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=environment | SETTINGS[setting]
-    )
-    return float(done.stdout)
+    environment = {name: value for name, value in os.environ.items() if name not in names} | variables
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 
 if __name__ == "__main__":

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_folder import draw
 from scipy import stats
 
 from tuplet.cli.main import main
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
-from tuplet.data.load import load_data
-from tuplet.errors import SettingsError
+from tuplet.data.load import decode_test_images, load_data
+from tuplet.errors import DataError, SettingsError
 from tuplet.evaluation.evaluate import embed, evaluate
-from tuplet.recipes.catalogue import with_loss
-from tuplet.research.bench import Protocol, _settings_line, best_trial, trials
+from tuplet.recipes.catalogue import recipe, with_loss
+from tuplet.research.bench import Protocol, _settings_line, best_trial, train_loss, trials
 from tuplet.research.tuning.search import run_trials
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
@@ -145,6 +146,40 @@ def test_a_trial_that_diverges_has_lost(tiny: RunConfig, tmp_path: Path) -> None
     with pytest.raises(SettingsError) as error:
         best_trial(protocol, "proxy-nca")
     assert error.value.subject == "proxy-nca"
+
+
+def test_searches_open_no_test_image(tmp_path: Path) -> None:
+    """Every test image is damaged: the trials do not notice, and the first final training does."""
+    photographs = tmp_path / "photographs"
+    draw(photographs / "train", range(8), range(6))
+    draw(photographs / "test", range(8, 12), range(6))
+    for image in (photographs / "test").rglob("*.png"):
+        image.write_bytes(b"damaged")
+    config = override(
+        recipe("omniglot"),
+        {
+            "data.root": photographs,
+            "data.image_size": 16,
+            "data.resize": 16,
+            "data.batch_size": 8,
+            "data.quarter_turns": False,
+            "data.cache": "memory",
+            "model.embedding_dim": 16,
+            "loss.hidden_dim": 16,
+            "schedule.epochs": 1,
+            "evaluation.kmeans_runs": 1,
+            "compute.num_workers": 0,
+            "compute.accelerator": "cpu",
+        },
+    )
+    protocol = Protocol({"hist": config}, 2, 1, "recall_at_1", tmp_path / "bench")
+    fabric, images = launch(config), load_data(config, decode_test=False)
+    assert len(list(run_trials(protocol.search("hist"), fabric=fabric, images=images))) == 2
+    assert all(trial.value is not None for trial in trials(protocol, "hist"))
+    with pytest.raises(DataError):
+        decode_test_images(images, config)
+    with pytest.raises(DataError):
+        list(train_loss(protocol, "hist", fabric=fabric, images=images))
 
 
 def test_short_trials_choose_for_long_trainings(tiny: RunConfig, tmp_path: Path) -> None:

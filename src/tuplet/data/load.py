@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,14 @@ from tuplet.config import DataConfig, RunConfig
 from tuplet.data.class_folders import load_folder
 from tuplet.data.csv_tables import load_table
 from tuplet.data.glyphs import load_glyphs
-from tuplet.data.image_tables import InMemoryImages, NoisyLabels, Progress, QuarterTurns, long_tail
+from tuplet.data.image_tables import (
+    ImageTable,
+    InMemoryImages,
+    NoisyLabels,
+    Progress,
+    QuarterTurns,
+    long_tail,
+)
 from tuplet.data.splits import ReadSettings, Split, hold_out
 from tuplet.data.transforms import short_side
 from tuplet.errors import SettingsError
@@ -29,13 +37,21 @@ _ROOTS = {
 }
 
 
-def load(config: DataConfig, *, num_workers: int = 0, progress: Progress | None = None) -> Split:
+def load(
+    config: DataConfig,
+    *,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+    decode_test: bool = True,
+) -> Split:
     """Read the training and test images that a config names, the same for every seed of a run.
 
     Args:
         config: `source` and its fields, and `cache`: memory decodes every image now.
         num_workers: threads that decode now, where there is something to decode, >= 0.
         progress: wraps the numbers of the images decoded now, once a table and pass.
+        decode_test: False leaves test and gallery images in their files, whatever `cache` is: what chooses
+            settings on validation classes opens no test image.
 
     Raises:
         SettingsError: no root, but for source=glyphs; no dataset for source=torchvision.
@@ -50,16 +66,27 @@ def load(config: DataConfig, *, num_workers: int = 0, progress: Progress | None 
         )
     else:
         split = _load_files(config, config.root, num_workers, progress)
-    if config.cache == "none":
-        return split
-    keep = partial(InMemoryImages, short_side=short_side(config), num_workers=num_workers, progress=progress)
+    if config.cache == "memory":
+        keep = _decoder(config, num_workers, progress)
+        split = replace(split, train=keep(split.train))
+        split = _with_test_decoded(split, keep) if decode_test else split
+    return split
+
+
+def _decoder(
+    config: DataConfig, num_workers: int, progress: Progress | None
+) -> Callable[[ImageTable], InMemoryImages]:
+    return partial(InMemoryImages, short_side=short_side(config), num_workers=num_workers, progress=progress)
+
+
+def _with_test_decoded(split: Split, keep: Callable[[ImageTable], InMemoryImages]) -> Split:
     gallery = None if split.gallery is None else keep(split.gallery)
-    return replace(split, train=keep(split.train), test=keep(split.test), gallery=gallery)
+    return replace(split, test=keep(split.test), gallery=gallery)
 
 
 def folder_settings(config: RunConfig) -> ReadSettings:
     """Return how a folder of images is read for a config, with a progress bar: as its own images are read."""
-    return _read_settings(config.data, config.compute.num_workers, lambda rows: track(rows, "reading"))
+    return _read_settings(config.data, config.compute.num_workers, _show_progress)
 
 
 def _read_settings(config: DataConfig, num_workers: int, progress: Progress | None) -> ReadSettings:
@@ -100,17 +127,40 @@ def load_split(config: RunConfig) -> Split:
     Raises:
         InputError: images that are missing, unreadable, or too few.
     """
-    return split_of(load_data(config), config)
+    return split_of(load_data(config, decode_test=config.evaluation.split == "test"), config)
 
 
-def load_data(config: RunConfig) -> Split:
+def load_data(config: RunConfig, *, decode_test: bool = True) -> Split:
     """Read all training and test images that a run's config names, and show the progress.
+
+    Args:
+        config: of the run.
+        decode_test: see `load`.
 
     Raises:
         InputError: images that are missing or unreadable.
     """
-    workers = config.compute.num_workers
-    return load(config.data, num_workers=workers, progress=lambda rows: track(rows, "reading"))
+    return load(
+        config.data,
+        num_workers=config.compute.num_workers,
+        progress=_show_progress,
+        decode_test=decode_test,
+    )
+
+
+def decode_test_images(images: Split, config: RunConfig) -> Split:
+    """Return images that were loaded without `decode_test`, now with it: as `data.cache` says.
+
+    Raises:
+        InputError: an image is unreadable.
+    """
+    if config.data.cache == "none":
+        return images
+    return _with_test_decoded(images, _decoder(config.data, config.compute.num_workers, _show_progress))
+
+
+def _show_progress(rows: Iterable[int]) -> Iterable[int]:
+    return track(rows, "reading")
 
 
 def split_of(images: Split, config: RunConfig) -> Split:

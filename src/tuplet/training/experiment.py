@@ -156,11 +156,16 @@ class ImageCache:
     Args:
         config: whose images are loaded already; None if none are.
         images: those, all of them.
+        decode_test: see `load_data`; test images stay in their files too where runs are measured on
+            validation classes.
     """
 
-    def __init__(self, config: RunConfig | None = None, images: Split | None = None) -> None:
+    def __init__(
+        self, config: RunConfig | None = None, images: Split | None = None, *, decode_test: bool = True
+    ) -> None:
         self._data = None if config is None else _read_from(config)
         self._images = images
+        self._decode_test = decode_test
 
     def of(self, config: RunConfig) -> Split:
         """Return all images of a run, loaded if the config reads others than the last one did.
@@ -171,7 +176,8 @@ class ImageCache:
         data = _read_from(config)
         if self._images is None or data != self._data:
             self._images = None  # free the old images before the new ones are loaded
-            self._data, self._images = data, load_data(config)
+            decode_test = self._decode_test and config.evaluation.split == "test"
+            self._data, self._images = data, load_data(config, decode_test=decode_test)
         return self._images
 
 

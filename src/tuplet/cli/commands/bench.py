@@ -11,7 +11,7 @@ from tuplet.cli.console import print_compute_notes, print_epochs
 from tuplet.cli.options import BenchArguments
 from tuplet.config.overrides import with_absolute_paths
 from tuplet.data.files import write_atomically
-from tuplet.data.load import load_data, split_of
+from tuplet.data.load import decode_test_images, load_data, split_of
 from tuplet.data.splits import describe
 from tuplet.recipes.catalogue import with_loss
 from tuplet.research.bench import Protocol, compare_losses, comparison_page, train_loss
@@ -29,7 +29,7 @@ def bench(chosen: BenchArguments, command: str) -> None:
         configs, chosen.trials, chosen.seeds, chosen.metric, folder, chosen.sampler, chosen.trial_epochs
     )
     fabric = launch(config)
-    images = load_data(config)
+    images = load_data(config, decode_test=chosen.trials == 1)
     first_rank = fabric.is_global_zero
     if first_rank:
         print(describe(split_of(images, configs[names[0]])), flush=True)
@@ -37,10 +37,13 @@ def bench(chosen: BenchArguments, command: str) -> None:
     how = f"the same command with --to {folder} resumes"
     tracking = Tracking(chosen.track if first_rank else ())
     with tracking:
-        for name in names:
-            if chosen.trials > 1:
+        if chosen.trials > 1:
+            for name in names:
                 search = protocol.search(name)
                 print_trials(search, fabric=fabric, images=images, how_to_resume=how, tracking=tracking)
+            # Only now: no setting can have been chosen on images that nobody had opened.
+            images = decode_test_images(images, config)
+        for name in names:
             epochs = train_loss(protocol, name, fabric=fabric, images=images)
             print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)
     found = compare_losses(protocol, fabric=fabric, images=images)

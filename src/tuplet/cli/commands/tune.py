@@ -47,7 +47,7 @@ def tune(chosen: TuneArguments, command: str) -> None:
     """Search the settings of a recipe, and write the best ones and a report."""
     search = _search(chosen)
     fabric = launch(search.config, alone=True)
-    images = load_data(search.config)
+    images = load_data(search.config, decode_test=search.objective == "oracle")
     print_compute_notes(search.config, fabric, images.train.num_classes)
     how = f"the same command with --to {search.folder} resumes"
     require_trainable(search, images)

@@ -172,7 +172,7 @@ def run_trials(
         waiting: called with the number of trials that run elsewhere, when there is none left to begin.
     Raises: InputError: as `open_search` does. What only some settings fail of is noted with their trials.
     """
-    cached = ImageCache(search.config, images)
+    cached = ImageCache(search.config, images, decode_test=search.objective == "oracle")
     num_epochs = search.config.schedule.epochs * search.num_folds
 
     def prepare(study: optuna.Study, number: int) -> None:
@@ -234,7 +234,7 @@ def _batch_error(search: Search, changes: Mapping[str, Value], images: Split) ->
     """Return why no batch of some fold is full with these settings; None if all are."""
     try:
         config = override(search.config, dict(changes))
-        of_config = ImageCache(search.config, images).of(config)
+        of_config = ImageCache(search.config, images, decode_test=False).of(config)
         for fold in range(search.num_folds):
             of_fold = _as_measured(search, config, fold)
             batches(of_fold.data, split_of(of_config, of_fold).train.labels, seed=of_fold.seed, epoch=1)
