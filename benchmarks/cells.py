@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import json
 import multiprocessing
 import resource
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -143,6 +144,54 @@ def describe_machine(device: str) -> Cell:
         "dirty": bool(changes),
         "pytorch-metric-learning": version("pytorch-metric-learning"),
     }
+
+
+def open_report(
+    file: Path | None,
+    device: str,
+    settings: Cell,
+    *,
+    same: Sequence[str] = ("commit", "dirty", "processor", "threads", "device", "torch"),
+    same_settings: Sequence[str] = (),
+) -> Cell:
+    """Return a report without cells or, where the file has one, that with the cells it measured.
+
+    Args:
+        file: where `write_report` wrote an earlier one; None: nowhere.
+        device: of torch.
+        settings: of the command.
+        same: parts of the environment that must be those of the earlier report, or the command exits.
+        same_settings: likewise.
+    """
+    environment = describe_machine(device)
+    command = environment.pop("command")
+    report = {"environment": environment, "commands": [command], "settings": settings, "cells": []}
+    if file is None or not file.exists():
+        return report
+    old = json.loads(file.read_text())
+    for part, keys in (("environment", same), ("settings", same_settings)):
+        for key in keys:
+            if old[part][key] != report[part][key]:
+                sys.exit(f"{file} was measured with another {key}; remove it, or name another file")
+    cells = [cell for cell in old["cells"] if cell["status"] in ("measured", "out of memory")]
+    return {**report, "commands": list(dict.fromkeys([*old["commands"], command])), "cells": cells}
+
+
+def write_report(file: Path | None, report: Cell) -> None:
+    """Write a report as JSON, into a folder that is made if need be; None: nowhere."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def machine_line(environment: Cell, *packages: str) -> str:
+    """Return what was measured on, with the versions of torch and more packages, on one line."""
+    changes = " with changes" if environment["dirty"] else ""
+    versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", *packages))
+    return (
+        f"{environment['processor']}, {environment['threads']} threads, device {environment['device']};"
+        f" {versions}; commit {environment['commit'][:12]}{changes}; {environment['started']}"
+    )
 
 
 def _module() -> str:

@@ -11,7 +11,6 @@ measured on `--queries` of them against all others, and the cells say so.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cells import Cell, bytes_text, describe_machine, duration, run_cell
+from benchmarks.cells import Cell, bytes_text, duration, machine_line, open_report, run_cell, write_report
 from benchmarks.evaluation.cell import Request, run
 from benchmarks.evaluation.data import CUB, SOP
 from benchmarks.evaluation.methods import CLUSTERING, METHODS, RETRIEVAL
@@ -74,32 +73,17 @@ def main(arguments: Arguments) -> None:
         torch.set_num_threads(arguments.threads)
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the processes of the cells
-    report = _report(arguments)
+    settings = {**asdict(arguments), "json": str(arguments.json or "")}
+    same = ("commit", "dirty", "processor", "threads", "torch", "faiss-cpu")
+    report = open_report(arguments.json, "cpu", settings, same=same)
     cells: list[Cell] = report["cells"]
     for cell in _missing(cells, arguments):
         cell |= _measured(cell, arguments)
         cells.append(cell)
         print(*row(cell), sep="  ", file=sys.stderr, flush=True)
-        if arguments.json is not None:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(arguments.json, report)
     cells.sort(key=lambda one: (one["size"], one["random"], list(METHODS).index(one["method"])))
     _print(cells, report["environment"])
-
-
-def _report(arguments: Arguments) -> dict[str, Any]:
-    environment = describe_machine("cpu")
-    command = environment.pop("command")
-    settings = {**asdict(arguments), "json": str(arguments.json or "")}
-    report = {"environment": environment, "commands": [command], "settings": settings, "cells": []}
-    if arguments.json is None or not arguments.json.exists():
-        return report
-    old = json.loads(arguments.json.read_text())
-    for key in ("commit", "dirty", "processor", "threads", "torch", "faiss-cpu"):
-        if old["environment"][key] != environment[key]:
-            sys.exit(f"{arguments.json} was measured with another {key}; remove it, or name another file")
-    cells = [cell for cell in old["cells"] if cell["status"] in ("measured", "out of memory")]
-    return {**report, "commands": list(dict.fromkeys([*old["commands"], command])), "cells": cells}
 
 
 def _missing(cells: list[Cell], arguments: Arguments) -> list[Cell]:
@@ -140,13 +124,7 @@ def _print(cells: list[Cell], environment: dict[str, Any]) -> None:
         for name, value, difference in compared(cell, cells):
             values.add_row(_size(cell), TITLES[cell["method"]], name, f"{value:.6f}", difference)
     console.print(values)
-    changes = " with changes" if environment["dirty"] else ""
-    print(
-        f"{environment['processor']}, {environment['threads']} threads; torch {environment['torch']},"
-        f" faiss-cpu {environment['faiss-cpu']}, pytorch-metric-learning"
-        f" {environment['pytorch-metric-learning']}; commit {environment['commit'][:12]}{changes};"
-        f" {environment['started']}"
-    )
+    print(machine_line(environment, "faiss-cpu", "pytorch-metric-learning"))
 
 
 def compared(cell: Cell, cells: list[Cell]) -> list[tuple[str, float, str]]:

@@ -25,7 +25,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.cells import describe_machine, quartiles
+from benchmarks.cells import describe_machine, quartiles, write_report
 from benchmarks.floor import synchronize
 from benchmarks.loss_step.methods import expansion
 from tuplet import HISTLoss
@@ -76,9 +76,7 @@ def main(arguments: Arguments) -> None:
         left = end - time.monotonic()
         report[part] = run(share * left) if left > 5 else "left out: no time"
         print(part, json.dumps(report[part], indent=1), flush=True)
-        if arguments.json is not None:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(arguments.json, report)
 
 
 def _tests(seconds: float) -> dict[str, Any]:

@@ -13,7 +13,6 @@ and parameters are random, labels drawn from all classes, D = h = 512, two layer
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -26,7 +25,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cells import Cell, available_bytes, bytes_text, describe_machine, duration, run_cell
+from benchmarks.cells import (
+    Cell,
+    available_bytes,
+    bytes_text,
+    duration,
+    machine_line,
+    open_report,
+    run_cell,
+    write_report,
+)
 from benchmarks.loss_step.cell import Request, run
 from benchmarks.loss_step.methods import METHODS, OTHERS, WIDTH, bytes_needed
 
@@ -82,7 +90,7 @@ def main(arguments: Arguments) -> None:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the processes of the cells
-    report = _report(arguments)
+    report = open_report(arguments.json, arguments.device, _settings(arguments))
     cells: list[Cell] = report["cells"]
     start = time.monotonic()
     for cell in _missing(cells, arguments):
@@ -94,30 +102,8 @@ def main(arguments: Arguments) -> None:
         cells.append(cell)
         cells.sort(key=lambda one: (one["c"], one["n"], ("floor", *METHODS).index(one["method"])))
         print(*row(cell), sep="  ", file=sys.stderr, flush=True)
-        if arguments.json is not None:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(arguments.json, report)
     _print(cells, report["environment"])
-
-
-def _report(arguments: Arguments) -> dict[str, Any]:
-    environment = describe_machine(arguments.device)
-    command = environment.pop("command")
-    report = {
-        "environment": environment,
-        "commands": [command],
-        "settings": _settings(arguments),
-        "cells": [],
-    }
-    if arguments.json is None or not arguments.json.exists():
-        return report
-    old = json.loads(arguments.json.read_text())
-    for key in ("commit", "dirty", "processor", "threads", "device", "torch"):
-        if old["environment"][key] != environment[key]:
-            sys.exit(f"{arguments.json} was measured with another {key}; remove it, or name another file")
-    ends = "measured", "out of memory"
-    cells = [cell for cell in old["cells"] if cell["status"] in ends]
-    return {**report, "commands": list(dict.fromkeys([*old["commands"], command])), "cells": cells}
 
 
 def _missing(cells: list[Cell], arguments: Arguments) -> list[Cell]:
@@ -194,11 +180,7 @@ def _print(cells: list[Cell], environment: dict[str, Any]) -> None:
     for cell in cells:
         table.add_row(*row(cell))
     Console(width=140).print(table)
-    changes = " with changes" if environment["dirty"] else ""
-    print(
-        f"{environment['processor']}, {environment['threads']} threads, device {environment['device']}; torch"
-        f" {environment['torch']}; commit {environment['commit'][:12]}{changes}; {environment['started']}"
-    )
+    print(machine_line(environment))
 
 
 def row(cell: Cell) -> tuple[str, ...]:

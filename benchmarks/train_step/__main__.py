@@ -10,7 +10,6 @@ the plain loop, float32 in every cell.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cells import Cell, describe_machine, run_cell
+from benchmarks.cells import Cell, machine_line, open_report, run_cell, write_report
 from benchmarks.train_step.cell import AHEAD, WARM, Request, run
 from benchmarks.train_step.plain import PARTS, Photographs
 from tuplet.config import RunConfig
@@ -71,7 +70,10 @@ def main(arguments: Arguments) -> None:
     torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the processes of the cells
-    report = _report(arguments)
+    cuda = torch.cuda.is_available() and arguments.accelerator != "cpu"
+    settings = {**asdict(arguments), "json": str(arguments.json or ""), "photograph": PHOTOGRAPH}
+    same = ("workers", "steps", "batch_size", "image_size")
+    report = open_report(arguments.json, "cuda" if cuda else "cpu", settings, same_settings=same)
     cells: list[Cell] = report["cells"]
     with TemporaryDirectory() as folder:
         paths = photographs(Path(folder), FILES, seed=0)
@@ -83,9 +85,7 @@ def main(arguments: Arguments) -> None:
             cell |= run_cell(run, request, preload=["benchmarks.train_step.cell"])
             cells.append(cell)
             print(*row(cell), sep="  ", file=sys.stderr, flush=True)
-            if arguments.json is not None:
-                arguments.json.parent.mkdir(parents=True, exist_ok=True)
-                arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+            write_report(arguments.json, report)
     _print(cells, report["environment"])
 
 
@@ -133,25 +133,6 @@ def _missing(cells: list[Cell], arguments: Arguments) -> list[Cell]:
     return [dict(zip(keys, cell, strict=True)) for cell in wanted if cell not in there]
 
 
-def _report(arguments: Arguments) -> dict[str, Any]:
-    cuda = torch.cuda.is_available() and arguments.accelerator != "cpu"
-    environment = describe_machine("cuda" if cuda else "cpu")
-    command = environment.pop("command")
-    settings = {**asdict(arguments), "json": str(arguments.json or ""), "photograph": PHOTOGRAPH}
-    report = {"environment": environment, "commands": [command], "settings": settings, "cells": []}
-    if arguments.json is None or not arguments.json.exists():
-        return report
-    old = json.loads(arguments.json.read_text())
-    for key in ("commit", "dirty", "processor", "threads", "device", "torch"):
-        if old["environment"][key] != environment[key]:
-            sys.exit(f"{arguments.json} was measured with another {key}; remove it, or name another file")
-    for key in ("workers", "steps", "batch_size", "image_size"):
-        if old["settings"][key] != settings[key]:
-            sys.exit(f"{arguments.json} was measured with other {key}; remove it, or name another file")
-    cells = [cell for cell in old["cells"] if cell["status"] in ("measured", "out of memory")]
-    return {**report, "commands": list(dict.fromkeys([*old["commands"], command])), "cells": cells}
-
-
 def _print(cells: list[Cell], environment: dict[str, Any]) -> None:
     table = Table(title=f"A step: median; parts are {', '.join(PARTS)}")
     for heading in HEADINGS:
@@ -159,11 +140,7 @@ def _print(cells: list[Cell], environment: dict[str, Any]) -> None:
     for cell in cells:
         table.add_row(*row(cell))
     Console(width=160).print(table)
-    changes = " with changes" if environment["dirty"] else ""
-    print(
-        f"{environment['processor']}, {environment['threads']} threads, device {environment['device']}; torch"
-        f" {environment['torch']}; commit {environment['commit'][:12]}{changes}; {environment['started']}"
-    )
+    print(machine_line(environment))
 
 
 HEADINGS = (

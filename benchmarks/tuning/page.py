@@ -68,11 +68,8 @@ def page(
     """
     honest = [one for one in found if one.objective == "validation"]
     oracle = [one for one in found if one.objective == "oracle"]
-    trials = len(found[0].values)
-    samplers = list(dict.fromkeys(one.sampler for one in honest))
-    kinds = {sampler: [one for one in honest if one.sampler == sampler] for sampler in samplers}
-    repeats = len(next(iter(kinds.values())))
-    base = float(np.mean(own))
+    kinds = {one.sampler: [other for other in honest if other.sampler == one.sampler] for one in honest}
+    trials, repeats = len(found[0].values), len(next(iter(kinds.values())))
     lines = [
         "# What a search finds, and what it is worth",
         "",
@@ -88,6 +85,27 @@ def page(
         "",
         "![Best Recall@1 so far against trials](curves.svg)",
         "",
+        *_gains(kinds, honest, oracle, own, label),
+        *_oracle(oracle, honest, kinds),
+        *_settings(found),
+        "",
+        *_footer(found, environments, command),
+    ]
+    return "\n".join(lines)
+
+
+def _gains(
+    kinds: Mapping[str, Sequence[SearchResult]],
+    honest: Sequence[SearchResult],
+    oracle: Sequence[SearchResult],
+    own: Sequence[float],
+    label: str,
+) -> list[str]:
+    groups = {f"{sampler}, {len(searches)} searches": searches for sampler, searches in kinds.items()}
+    groups[f"all {len(honest)} searches on validation classes"] = honest
+    if oracle:
+        groups[f"oracle ({oracle[0].sampler}), {len(oracle)} searches"] = oracle
+    return [
         "## What the search gained on test classes",
         "",
         f"The best settings of each search, trained again with {len(own)} seeds that no search has seen, on"
@@ -96,30 +114,23 @@ def page(
         "",
         "| settings | Recall@1 on test classes | gain, points | 95 % |",
         "| --- | ---: | ---: | --- |",
-        f"| the recipe's own | {100 * base:.1f} | | |",
+        f"| the recipe's own | {100 * np.mean(own):.1f} | | |",
+        *(_gain_row(title, searches, own) for title, searches in groups.items()),
     ]
-    for sampler, searches in kinds.items():
-        lines.append(_gain_row(f"{sampler}, {len(searches)} searches", searches, own))
-    lines += [_gain_row(f"all {len(honest)} searches on validation classes", honest, own)]
-    lines += (
-        [_gain_row(f"oracle ({oracle[0].sampler}), {len(oracle)} searches", oracle, own)] if oracle else []
-    )
-    lines += [*_oracle(oracle, honest, kinds), *_settings(found)]
-    environment = environments[0]
-    commits = ", ".join(dict.fromkeys(short_commit(one) for one in environments))
-    cost = sum(one.seconds for one in found) / 3600
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Training of all trials: {cost:.1f} hours of {environment.get('processor')}, one thread each,"
-            f" with other work beside it; torch {environment.get('torch')}; commits"
-            f" {commits}.",
-            "",
-            f"    {command}",
-            "",
-        ]
-    )
+
+
+def _footer(
+    found: Sequence[SearchResult], environments: Sequence[Mapping[str, Any]], command: str
+) -> list[str]:
+    environment, cost = environments[0], sum(one.seconds for one in found) / 3600
+    commits = ", ".join(dict.fromkeys(map(short_commit, environments)))
+    return [
+        f"Training of all trials: {cost:.1f} hours of {environment.get('processor')}, one thread each,"
+        f" with other work beside it; torch {environment.get('torch')}; commits {commits}.",
+        "",
+        f"    {command}",
+        "",
+    ]
 
 
 def _curve_table(kinds: Mapping[str, Sequence[SearchResult]], trials: int) -> list[str]:
