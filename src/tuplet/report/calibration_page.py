@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from tuplet.evaluation.calibrating import MeasuredSet, answer_reliability
-from tuplet.evaluation.calibration import Calibration, CalibrationCheck
+from tuplet.evaluation.calibration import Calibration
+from tuplet.metrics.answers import AnswersAt, OperatingPoint
 from tuplet.report.pages import page_template, write_page
 from tuplet.report.plots import DASHES, GRID, INK, SERIES, inline_svg, page_axes
 
@@ -40,10 +41,14 @@ def write_calibration_page(file: Path, found: Calibration, sets: Sequence[Measur
     checks = [found.validation, *([] if found.test is None else [found.test])]
     measured = dict(zip(_TITLES, zip(sets, checks, strict=True), strict=False))
     figures = {
-        "rates": draw_error_rates({name: _rates(*one) for name, one in measured.items()}),
-        "risk": draw_risk_coverage({name: _risk(*one) for name, one in measured.items()}),
+        "rates": draw_error_rates(
+            {name: rates_line(one, check.pairs) for name, (one, check) in measured.items()}
+        ),
+        "risk": draw_risk_coverage(
+            {name: risk_line(one, check.answers) for name, (one, check) in measured.items()}
+        ),
         "reliability": draw_reliability(
-            {name: _reliability(one, found) for name, (one, _) in measured.items()}
+            {name: reliability_line(one, found) for name, (one, _) in measured.items()}
         ),
     }
     page = page_template(
@@ -57,24 +62,27 @@ def write_calibration_page(file: Path, found: Calibration, sets: Sequence[Measur
     write_page(file, page)
 
 
-def _rates(images: MeasuredSet, check: CalibrationCheck) -> Line:
+def rates_line(images: MeasuredSet, threshold: OperatingPoint) -> Line:
+    """Return FNMR by FMR of the pairs of some images, and where the threshold is."""
     points = images.pairs.curve(100)
-    at = (check.pairs.fmr, check.pairs.fnmr)
+    at = (threshold.fmr, threshold.fnmr)
     drawn = [(point.fmr, point.fnmr) for point in points if point.fmr > 0]
     return Line([fmr for fmr, _ in drawn], [fnmr for _, fnmr in drawn], at if min(at) > 0 else None)
 
 
-def _risk(images: MeasuredSet, check: CalibrationCheck) -> Line:
+def risk_line(images: MeasuredSet, threshold: AnswersAt) -> Line:
+    """Return the share of wrong answers by the share of answers, and where the threshold is."""
     coverage, risk = images.answers.risk_coverage()
     # A few hundred points look like all of them.
     step = max(1, len(coverage) // 300)
     kept = [*range(0, len(coverage), step), len(coverage) - 1]
-    answered = check.answers.answered
-    at = None if answered == 0 else (answered, 1 - check.answers.right / answered)
+    answered = threshold.answered
+    at = None if answered == 0 else (answered, 1 - threshold.right / answered)
     return Line(coverage[kept].tolist(), risk[kept].tolist(), at)
 
 
-def _reliability(images: MeasuredSet, found: Calibration) -> Line:
+def reliability_line(images: MeasuredSet, found: Calibration) -> Line:
+    """Return the share of right answers by their probability."""
     bins = answer_reliability(images.answers, found.answer_curve)
     return Line([one.probability for one in bins], [one.right for one in bins])
 

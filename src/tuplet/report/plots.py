@@ -278,7 +278,7 @@ def embedding_map(
         seed: decides which classes are drawn.
     Returns: the figure and its counts.
     """
-    rows = _whole_classes(labels, max_points, max_classes, seed)
+    rows = whole_classes(labels, max_points, max_classes, seed)
     places = tsne(embeddings[rows], seed)
     if np.ptp(places[:, 1]) > np.ptp(places[:, 0]):  # the axes mean nothing, and wide fits better than tall
         places = places[:, ::-1]
@@ -331,9 +331,10 @@ def _names(
     return texts
 
 
-def _whole_classes(
+def whole_classes(
     labels: Int64[np.ndarray, " N"], max_points: int, max_classes: int, seed: int
 ) -> Int64[np.ndarray, " M"]:
+    """Return rows of classes at random, of each all or at most a share, as many as fit; ascending."""
     generator = np.random.default_rng(seed)
     classes = generator.permutation(np.unique(labels))
     most = max(min(150, max_points), max_points // classes.size)

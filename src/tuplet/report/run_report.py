@@ -16,10 +16,12 @@ from markupsafe import Markup
 from tuplet.config import RunConfig
 from tuplet.config.overrides import to_dict
 from tuplet.errors import DataError, RunFolderError
+from tuplet.evaluation.calibration import Calibration
 from tuplet.evaluation.evaluate import EmbeddedSplit
 from tuplet.metrics.intervals import interval_of_share, seed_mean
 from tuplet.metrics.names import headline_metric, metric_title
 from tuplet.report import plots
+from tuplet.report.decisions import decision_section
 from tuplet.report.mistakes import retrieval_findings
 from tuplet.report.pages import page_template, write_page
 from tuplet.training.environment import short_commit
@@ -38,6 +40,7 @@ class ReportContent:
         train: training images, embedded by the trained model.
         evaluated: images of the split that was measured, embedded by the trained model.
         notes: on the data and on images left out, a line each.
+        calibration: of the trained model, if there is one.
     """
 
     config: RunConfig
@@ -46,6 +49,7 @@ class ReportContent:
     train: EmbeddedSplit
     evaluated: EmbeddedSplit
     notes: Sequence[str]
+    calibration: Calibration | None = None
 
 
 def write_report(content: ReportContent, path: Path) -> dict[str, plots.EmbeddingMap]:
@@ -83,6 +87,10 @@ def _page(content: ReportContent, config_path: Path) -> dict[str, Any]:
     selected = select(content.config, content.epochs) if evaluations else None
     after = selected.evaluation if selected is not None and selected.epoch > 0 else None
     shown = after or before
+    split = "Validation" if content.config.evaluation.split == "validation" else "Test"
+    calibration, decisions = content.calibration, None
+    if calibration is not None:
+        decisions = decision_section(calibration, content.evaluated, f"{split} classes")
     draw = {
         "losses": plots.loss_curves(content.epochs),
         "recall": plots.recall_curve(content.epochs),
@@ -106,10 +114,10 @@ def _page(content: ReportContent, config_path: Path) -> dict[str, Any]:
         "epochs": content.epochs,
         "maps": {
             "Training": _map(content.train),
-            "Validation" if content.config.evaluation.split == "validation" else "Test": _map(
-                content.evaluated
-            ),
+            split: _map(content.evaluated),
         },
+        "decisions": decisions,
+        "evaluated": content.evaluated.table,
         "findings": retrieval_findings(content.evaluated),
         "config_yaml": yaml.safe_dump(to_dict(content.config), sort_keys=False, allow_unicode=True),
         "environment": dict(_flat(content.environment)),

@@ -245,6 +245,21 @@ def test_an_export_at_another_size_has_no_calibration(
     assert tuplet.load(tmp_path / "hub", accelerator="cpu").calibration is None
 
 
+def test_the_report_of_a_calibrated_run_shows_its_decisions(
+    root: Path, found: Calibration, says: Callable[..., str], tmp_path: Path
+) -> None:
+    shutil.copytree(root / "run", tmp_path / "run")
+    says("report", tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    section = page.partition('<section id="decisions"')[2].partition("</section>")[0]
+    assert section.count('<svg class="plot"') == 4
+    assert f"{found.same_from:.4f}" in section
+    assert "all 36 images" in section
+    (tmp_path / "run" / "calibration.json").unlink()
+    says("report", tmp_path / "run")
+    assert 'id="decisions"' not in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_calibration_of_other_weights_is_not_used(
     root: Path, found: Calibration, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

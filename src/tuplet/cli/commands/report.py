@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from lightning_fabric import Fabric
 
 from tuplet.cli.console import metric_table
+from tuplet.cli.decision_tables import usable_calibration
 from tuplet.config.overrides import override
 from tuplet.data.splits import Split
+from tuplet.evaluation.calibration import CALIBRATION_FILE, Calibration
 from tuplet.evaluation.evaluate import embed
+from tuplet.inference.encoder import PictureEmbedder
+from tuplet.inference.pictures import absolute
 from tuplet.report.plots import chart_images, map_image
 from tuplet.report.run_report import ReportContent, write_report
 from tuplet.training.devices import launch
@@ -46,7 +51,7 @@ def write_run_report(run: Run, fabric: Fabric, split: Split, tracking: Tracking 
         notes.append(
             "metrics are of queries in the gallery, maps and mistakes of the queries among themselves"
         )
-    content = ReportContent(run.config, epochs, environment, train_part, test_part, notes)
+    content = ReportContent(run.config, epochs, environment, train_part, test_part, notes, _calibration(run))
     maps = write_report(content, run.report_file)
     if tracking:
         drawn = {f"map_{name.lower()}": map_image(one) for name, one in maps.items()}
@@ -54,3 +59,11 @@ def write_run_report(run: Run, fabric: Fabric, split: Split, tracking: Tracking 
     chosen = select(run.config, epochs)
     print(f"\n{metric_table(chosen.evaluation, chosen.label)}")
     print(f"\nreport    {run.report_file}")
+
+
+def _calibration(run: Run) -> Calibration | None:
+    """Return the calibration of a run's network; None where there is none, or it is of other weights."""
+    if not (run.folder / CALIBRATION_FILE).is_file():
+        return None
+    model = PictureEmbedder(run.embedder(), run.config.data, absolute(run.folder), torch.device("cpu")).model
+    return usable_calibration(model)
