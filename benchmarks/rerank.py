@@ -93,8 +93,9 @@ def page(found: dict[str, Any]) -> str:
         " rankings answer the same queries. k of alpha query expansion is the one with the best MAP@R on"
         f" validation classes among {', '.join(map(str, NEIGHBOURS))}; alpha is 3, k-reciprocal has k1 = 20,"
         " k2 = 6 and lambda = 0.3, as published. Nothing was chosen on the test classes. In the rows with a"
-        " gallery every second image is searched, and about 100 of the others ask, each alone. Seconds are those"
-        " of all queries, with one thread on a busy machine: of plain ranking, and of ranking and re-ranking.",
+        " gallery every second image is searched, and about 100 of the others ask, each alone. Seconds are"
+        " those of all queries, with one thread on a busy machine: of plain ranking,"
+        " and of ranking and re-ranking.",
         "",
         f"{machine['processor']}, commit {machine['commit'][:12]}.",
         "",
