@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tuplet.cli.options import IndexFolder
+from tuplet.cli.options import AcceleratorOption, IndexFolder
 from tuplet.cli.rerank_options import RerankArguments
-from tuplet.config import Accelerator, ComputeConfig, DataConfig, EvaluationConfig
+from tuplet.config import ComputeConfig, DataConfig, EvaluationConfig
 from tuplet.config.checks import require
 from tuplet.metrics.names import RetrievalDistance
 
@@ -108,7 +108,6 @@ class IndexMeasureArguments:
     """Measure an index: Recall@K by labels, of exact search and of its approximate search."""
 
     index: IndexFolder
-    """A folder, or s3://bucket/path."""
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
     """The K of Recall@K, each >= 1."""
     queries: int = 1000
@@ -151,8 +150,7 @@ class CalibrateArguments:
     """Choose on FOLDER/<class>/* in place of the validation classes."""
     test_images: Path | None = None
     """Measure on FOLDER/<class>/* in place of the run's own test classes."""
-    accelerator: Accelerator = "auto"
-    """Where the model computes."""
+    accelerator: AcceleratorOption = "auto"
     num_workers: int = 2
     """Processes that decode images, >= 0."""
     json: bool = False

@@ -27,7 +27,19 @@ from tuplet.metrics.names import retrieval_names
 
 ExportTarget: TypeAlias = Literal["onnx", "torch", "hub"]
 Files: TypeAlias = tyro.conf.Positional[tuple[Path, ...]]
-IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR")]
+IndexFolder: TypeAlias = Annotated[str, tyro.conf.arg(metavar="DIR", help="A folder, or s3://bucket/path.")]
+MovedModel: TypeAlias = Annotated[
+    Path | None, tyro.conf.arg(help="Folder of the index's model, if it has moved.")
+]
+AcceleratorOption: TypeAlias = Annotated[Accelerator, tyro.conf.arg(help="Where the model computes.")]
+TrackOption: TypeAlias = Annotated[
+    tuple[TrackerName, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        help="Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several"
+        " times. tensorboard and csv write to the folder of each run."
+    ),
+]
 _ENGINE_HELP = (
     "torch, or onnx: an export of the model in onnxruntime on the CPU, which starts sooner; it is written"
     " where there is none. auto takes an export that is there (tuplet export RUN --to onnx), without a GPU."
@@ -53,9 +65,7 @@ class TrainArguments:
     seeds: int = 1
     """Number of runs, with seeds `seed`, `seed` + 1, ..., >= 1. Several runs go into folders below TO, with a
     summary of mean, standard deviation and interval; the same command with the same --to resumes them."""
-    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
-    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
-    tensorboard and csv write to the folder of each run."""
+    track: TrackOption = ()
 
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
@@ -75,9 +85,7 @@ class ResumeArguments:
 
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     data: MovedImages = field(default_factory=MovedImages)
-    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
-    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
-    tensorboard and csv write to the folder of each run."""
+    track: TrackOption = ()
 
 
 @dataclass(frozen=True)
@@ -123,9 +131,7 @@ class TuneArguments:
     """A worker that is silent for three times as long counts as lost, and its trial is run again, >= 1."""
     to: Path | None = None
     """Folder of the trials and of the results; the default is runs/tune-NAME."""
-    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
-    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
-    tensorboard and csv write to the folder of each run."""
+    track: TrackOption = ()
 
 
 @dataclass(frozen=True)
@@ -153,9 +159,7 @@ class BenchArguments:
     """What the settings are chosen by: recall_at_K, map_at_r or r_precision, on the validation classes."""
     to: Path | None = None
     """Folder of all runs and of the table; the default is runs/bench-NAME."""
-    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
-    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
-    tensorboard and csv write to the folder of each run."""
+    track: TrackOption = ()
 
     def __post_init__(self) -> None:
         require(self.seeds >= 1, "--seeds", self.seeds, "1 or more")
@@ -207,9 +211,7 @@ class ClaimsArguments:
     share TO; the default is an SQLite file, TO/queue.db."""
     to: Path | None = None
     """Folder of the plan, the runs and the report; the default is runs/claims-NAME."""
-    track: Annotated[tuple[TrackerName, ...], tyro.conf.UseAppendAction] = ()
-    """Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several times.
-    tensorboard and csv write to the folder of each run."""
+    track: TrackOption = ()
 
     def __post_init__(self) -> None:
         config = self.config
@@ -264,7 +266,6 @@ class IndexArguments:
     photos: Annotated[Files, _required("PHOTOS [PHOTOS ...]")]
     """Folders of pictures, at any depth."""
     index: IndexFolder
-    """A folder, or s3://bucket/path."""
     model: Path | None = None
     """Folder of a run or of a saved model; the default is the model that made the index, if there is one."""
     labels: Literal["first", "last", "none"] = "first"
@@ -293,8 +294,7 @@ class IndexArguments:
     shard: str | None = None
     """K/N, such as 2/4: look after the K-th of N shares of the pictures only. N machines, each with its own
     K, fill one index in object storage; the same command without --shard then finishes it."""
-    accelerator: Accelerator = "auto"
-    """Where the model computes."""
+    accelerator: AcceleratorOption = "auto"
     engine: EngineOption = "auto"
     json: bool = False
     """Print JSON instead of words."""
@@ -315,7 +315,6 @@ class SearchArguments:
     images: Annotated[Files, _required("IMAGE [IMAGE ...]")]
     """Image files; of several, the mean is looked up."""
     index: IndexFolder
-    """A folder, or s3://bucket/path."""
     top: int = 10
     """Number of pictures to list, >= 1."""
     label: str | None = None
@@ -328,10 +327,8 @@ class SearchArguments:
     """List copies of the images themselves too."""
     exact: bool = False
     """Compare with every vector, even if there is an approximate index."""
-    model: Path | None = None
-    """Folder of the index's model, if it has moved."""
-    accelerator: Accelerator = "auto"
-    """Where the model computes."""
+    model: MovedModel = None
+    accelerator: AcceleratorOption = "auto"
     engine: EngineOption = "auto"
     reranking: Annotated[RerankArguments, tyro.conf.arg(name="")] = field(default_factory=RerankArguments)
     html: Path | None = None
@@ -354,7 +351,6 @@ class ClassifyArguments:
     pictures: Annotated[tyro.conf.Positional[tuple[Path, ...]], _required("PICTURES [PICTURES ...]")]
     """Picture files, or folders of them at any depth."""
     index: IndexFolder
-    """A folder, or s3://bucket/path."""
     votes: int | None = None
     """Neighbours that vote, >= 1; the default is the calibration's, or 5."""
     same_from: float | None = None
@@ -367,10 +363,8 @@ class ClassifyArguments:
     """Let copies of a picture vote too; by default they are left out."""
     batch_size: int = 64
     """Pictures to embed at a time, >= 1."""
-    model: Path | None = None
-    """Folder of the index's model, if it has moved."""
-    accelerator: Accelerator = "auto"
-    """Where the model computes."""
+    model: MovedModel = None
+    accelerator: AcceleratorOption = "auto"
     engine: EngineOption = "auto"
 
     def __post_init__(self) -> None:
@@ -391,18 +385,15 @@ class ServeArguments:
     from the environment variable TUPLET_TOKEN. Ctrl-C stops it.
     """
 
-    index: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """A folder, or s3://bucket/path."""
+    index: tyro.conf.Positional[IndexFolder]
     host: str = "127.0.0.1"
     """Name or address to listen on; 0.0.0.0 lets other machines reach it."""
     port: int = 8000
     """Port to listen on; 0: any free one."""
     token_file: Path | None = None
     """File whose first line is the token that every request must send."""
-    model: Path | None = None
-    """Folder of the index's model, if it has moved."""
-    accelerator: Accelerator = "auto"
-    """Where the model computes."""
+    model: MovedModel = None
+    accelerator: AcceleratorOption = "auto"
     engine: EngineOption = "auto"
     max_upload_mb: float = 20.0
     """Largest picture that may be uploaded, megabytes, > 0."""
@@ -431,8 +422,7 @@ class DuplicatesArguments:
     Each picture of a group has a cosine of at least the threshold with another one of it.
     """
 
-    index: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """A folder, or s3://bucket/path."""
+    index: tyro.conf.Positional[IndexFolder]
     threshold: float = 0.95
     """Cosine from which two pictures count as near-duplicates, in (0, 1]; what fits depends on the model."""
     where: str | None = None
