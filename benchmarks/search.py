@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal
@@ -30,6 +30,7 @@ import tyro
 from benchmarks.cells import bytes_text, describe_machine, duration
 
 BATCH = 25_000
+COMMIT_ROWS = 250_000
 LATENT = 48
 TOP = 10
 BLOCK_BYTES = 1 << 27
@@ -56,6 +57,8 @@ class Arguments:
         "ivf-pq",
     )
     """Approximate indexes, one after the other; the last two take long to build."""
+    codes: tuple[Literal["int8", "bits"], ...] = ()
+    """Further indexes of the same vectors in few bytes, with all directions, as tuplet index --bytes makes."""
     cores: int = 2
     """Of the processor that everything runs on."""
     seed: int = 0
@@ -71,15 +74,21 @@ def main(arguments: Arguments) -> None:
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: arguments.cores]))
     torch.set_num_threads(arguments.cores)
     from tuplet.inference.encoder import IndexedModel
+    from tuplet.metrics.small_vectors import Directions
     from tuplet.search.index import LEAST_PROBES, REFINE_FACTOR, ImageIndex
 
     scratch = Path(mkdtemp(dir=arguments.scratch, prefix="search-"))
     try:
         model = IndexedModel("generated", "0" * 64, arguments.dim, 1, 1, "none")
-        index = ImageIndex.create(str(scratch / "index"), model)
         generated = _Generated(arguments)
+        directions = Directions(next(generated.batches())[1])
+        indexes = {"float32": ImageIndex.create(str(scratch / "float32"), model)}
+        for kind in arguments.codes:
+            code = directions.code(kind, arguments.dim).to_json()
+            indexes[kind] = ImageIndex.create(str(scratch / kind), replace(model, code=code))
+        index = indexes["float32"]
         began = time.perf_counter()
-        truth = _write(index, generated)
+        truth = _write(list(indexes.values()), generated)
         written = time.perf_counter() - began
         report: dict[str, Any] = {
             "environment": describe_machine("cpu"),
@@ -91,6 +100,10 @@ def main(arguments: Arguments) -> None:
         }
         for kind in arguments.kinds:
             report["cells"].append(_built(index, kind, generated.queries, truth, scratch))
+            print(*row(report, report["cells"][-1]), sep="  ", file=sys.stderr, flush=True)
+        for kind in arguments.codes:
+            cell = _measured(indexes[kind], kind, generated.queries, truth)
+            report["cells"].append({**cell, "bytes": _size(scratch / kind)})
             print(*row(report, report["cells"][-1]), sep="  ", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(scratch)
@@ -124,32 +137,49 @@ class _Generated:
             yield start, self.drawn(min(BATCH, self.arguments.rows - start), random)
 
 
-def _write(index: Any, generated: _Generated) -> np.ndarray:
-    """The rows of the nearest vectors to each query, by all products; the vectors are then in the index."""
+def _write(indexes: list[Any], generated: _Generated) -> np.ndarray:
+    """The rows of the nearest vectors to each query, by all products; the vectors are then in each index."""
+    waiting: list[list[pyarrow.Table]] = [[] for _ in indexes]
     best = np.full((len(generated.queries), TOP), -np.inf, dtype=np.float32)
     rows = np.zeros_like(best, dtype=np.int64)
-    schema = index.table.schema
     for start, vectors in generated.batches():
         numbers = np.arange(start, start + len(vectors))
         names = [f"{number:09d}" for number in numbers]
+        modified = pyarrow.array(numbers).cast(pyarrow.timestamp("us", "UTC"))
         columns = {
             "id": names,
             "path": names,
             "label": pyarrow.nulls(len(names), pyarrow.string()),
             "size": numbers,
-            "modified": pyarrow.array(numbers).cast(schema.field("modified").type),
+            "modified": modified,
             "content": names,
-            "vector": pyarrow.FixedSizeListArray.from_arrays(
-                pyarrow.array(vectors.ravel()), vectors.shape[1]
-            ),
             "thumbnail": pyarrow.array([b""] * len(names), pyarrow.binary()),
         }
-        index.table.add(pyarrow.table(columns, schema=schema))
+        last = start + len(vectors) == generated.arguments.rows
+        for index, tables in zip(indexes, waiting, strict=True):
+            own = columns | _stored(vectors, index.model.small)
+            tables.append(pyarrow.table(own, schema=index.table.schema))
+            if last or len(tables) * BATCH >= COMMIT_ROWS:
+                index.table.add(pyarrow.concat_tables(tables))
+                tables.clear()
         scores = np.concatenate([best, generated.queries @ vectors.T], axis=1)
         known = np.concatenate([rows, np.broadcast_to(numbers, (len(rows), len(numbers)))], axis=1)
         kept = np.argpartition(-scores, TOP, axis=1)[:, :TOP]
         best, rows = (np.take_along_axis(one, kept, axis=1) for one in (scores, known))
     return rows
+
+
+def _stored(vectors: np.ndarray, small: Any) -> dict[str, pyarrow.Array]:
+    """The columns of the vectors, as `vector_cells` would fill them row by row."""
+
+    def lists(rows: np.ndarray) -> pyarrow.Array:
+        return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), rows.shape[1])
+
+    if small is None:
+        return {"vector": lists(vectors)}
+    projected = small.project(vectors)
+    columns = {"vector": lists(small.bits(projected))}
+    return columns | ({"code": lists(small.bytes(projected))} if small.kind == "int8" else {})
 
 
 def _floor(arguments: Arguments) -> dict[str, float]:
@@ -249,9 +279,22 @@ def page(report: dict[str, Any]) -> str:
         f" {settings['queries']:,} vectors that are not",
         "  in the index.",
         f"- writing the vectors took {duration(report['write_seconds'])}, with counting the exact answer.",
+        *_about_codes(settings),
         "",
     ]
     return "\n".join(lines)
+
+
+def _about_codes(settings: dict[str, Any]) -> list[str]:
+    """What the rows of small vectors are, if there are any."""
+    if not settings.get("codes"):
+        return []
+    return [
+        "- *int8*, *bits*: the whole index of the same vectors in few bytes, without floats. A search goes"
+        " through the bits",
+        "  of every vector, and ranks 400 candidates by their bytes, or by their bits against the query as"
+        " floats.",
+    ]
 
 
 if __name__ == "__main__":
