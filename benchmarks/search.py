@@ -58,7 +58,7 @@ class Arguments:
     )
     """Approximate indexes, one after the other; the last two take long to build."""
     codes: tuple[Literal["int8", "bits"], ...] = ()
-    """Further indexes of the same vectors in few bytes, with all directions, as tuplet index --bytes makes."""
+    """Further indexes of the same vectors in few bytes, with all directions, as by tuplet index --bytes."""
     cores: int = 2
     """Of the processor that everything runs on."""
     seed: int = 0
