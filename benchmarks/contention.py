@@ -183,7 +183,10 @@ def _command_speed(command: Sequence[str], folder: Path, setting: str) -> float:
 def _output(command: Sequence[str], variables: dict[str, str]) -> str:
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in names} | variables
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-2_000:]}")
+    return done.stdout
 
 
 if __name__ == "__main__":
