@@ -32,7 +32,7 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.recipes.catalogue import recipe
 
-CLASSES = {"cub": 100, "cars": 98, "sop": 11_318}
+CLASSES = {"cub": 100, "cars": 98, "sop": 11_318, "folder": 98}
 """That train, of each data set."""
 PHOTOGRAPH = (500, 375)
 """Pixels."""
@@ -44,7 +44,7 @@ class Arguments:
     """Time training steps, one process a loop."""
 
     recipes: tuple[str, ...] = ("cars-resnet50", "sop-resnet50", "cars-bn-inception", "sop-bn-inception")
-    """Whose data set is cub, cars or sop."""
+    """Whose data are cub, cars, sop or, as if they were half of cars, a folder."""
     precisions: tuple[str, ...] = ("32-true", "bf16-mixed")
     """Of tuplet's side."""
     compiled: bool = False
@@ -55,6 +55,8 @@ class Arguments:
     """Photographs a step."""
     image_size: int = 224
     """Side of what the network sees, pixels."""
+    photograph: tuple[int, int] = PHOTOGRAPH
+    """Width and height of the files, pixels."""
     workers: int = 2
     """Processes that decode, of each loop."""
     threads: int = 2
@@ -71,12 +73,13 @@ def main(arguments: Arguments) -> None:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for the processes of the cells
     cuda = torch.cuda.is_available() and arguments.accelerator != "cpu"
-    settings = {**asdict(arguments), "json": str(arguments.json or ""), "photograph": PHOTOGRAPH}
-    same = ("workers", "steps", "batch_size", "image_size")
+    size = list(arguments.photograph)
+    settings = {**asdict(arguments), "json": str(arguments.json or ""), "photograph": size}
+    same = ("workers", "steps", "batch_size", "image_size", "photograph")
     report = open_report(arguments.json, "cuda" if cuda else "cpu", settings, same_settings=same)
     cells: list[Cell] = report["cells"]
     with TemporaryDirectory() as folder:
-        paths = photographs(Path(folder), FILES, seed=0)
+        paths = photographs(Path(folder), FILES, arguments.photograph, seed=0)
         for cell in _missing(cells, arguments):
             config = _config(cell, arguments)
             cell["classes"] = CLASSES[config.data.source]
@@ -89,13 +92,13 @@ def main(arguments: Arguments) -> None:
     _print(cells, report["environment"])
 
 
-def photographs(folder: Path, count: int, *, seed: int) -> tuple[str, ...]:
+def photographs(folder: Path, count: int, size: tuple[int, int], *, seed: int) -> tuple[str, ...]:
     """Paths of new JPEG files of smooth, coloured noise with some grain: 70 kB each, as photographs have."""
     random, files = np.random.default_rng(seed), []
-    width, height = PHOTOGRAPH
+    width, height = size
     for number in range(count):
         coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        smooth = np.asarray(coarse.resize(PHOTOGRAPH, Image.Resampling.BICUBIC), dtype=np.float32)
+        smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
         pixels = smooth + random.normal(0, 8, (height, width, 1))
         path = folder / f"{number}.jpg"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)

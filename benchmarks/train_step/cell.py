@@ -27,9 +27,10 @@ from torch import Tensor
 from benchmarks.cells import Cell, quartiles, send_outcome
 from benchmarks.floor import synchronize
 from benchmarks.train_step.plain import PARTS, Clock, Parts, Photographs, serve
-from tuplet.config import RunConfig
-from tuplet.data.image_tables import FileImages
+from tuplet.config import DataConfig, RunConfig
+from tuplet.data.image_tables import FileImages, ImageTable, InMemoryImages
 from tuplet.data.splits import Split
+from tuplet.data.transforms import short_side
 from tuplet.training.devices import keeping_memory, launch
 from tuplet.training.loop import train_epoch
 from tuplet.training.run_folder import Run
@@ -80,7 +81,8 @@ def measure(request: Request) -> Cell:
     plain = PlainLoop(request, fabric.device)
     try:
         with TemporaryDirectory() as folder, keeping_memory(fabric.device):
-            session = Session(Run.create(request.config, Path(folder)), _split(request.photographs), fabric)
+            split = _split(request.photographs, request.config.data)
+            session = Session(Run.create(request.config, Path(folder)), split, fabric)
             rounds = Rounds(session, plain, request.steps)
             rounds.watch()
             train_epoch(session, request.config.schedule.warmup_epochs + 1)
@@ -168,9 +170,11 @@ class Rounds:
         return seconds
 
 
-def _split(photographs: Photographs) -> Split:
+def _split(photographs: Photographs, config: DataConfig) -> Split:
     names = [f"class {number}" for number in range(photographs.num_classes)]
-    train = FileImages(photographs.paths, np.array(photographs.labels, dtype=np.int64), names)
+    train: ImageTable = FileImages(photographs.paths, np.array(photographs.labels, dtype=np.int64), names)
+    if config.cache == "memory":
+        train = InMemoryImages(train, short_side=short_side(config))
     # Nothing is evaluated.
     test = FileImages(photographs.paths[:4], np.array([0, 0, 1, 1], dtype=np.int64), ["one", "other"])
     return Split(train, test)
