@@ -122,8 +122,11 @@ def _layout(root: Path, notes: list[str]) -> list[Path]:
             wanted = f"{sides['validation'].name} renamed to test, to be measured on it; or {wanted}"
         raise unusable(root, f"has a folder {sides[part].name} but none called {absent}", wanted)
     if not folders:
-        found = "its images right inside" if any(map(is_image, files)) else "no folders inside"
-        raise root_error(root, f"has {found}", _WANTED)
+        if any(map(is_image, files)):
+            # Who has no classes wants to search, which needs a model and no labels.
+            wanted = f"{_WANTED}; tuplet index takes images without classes, with a model trained on others"
+            raise root_error(root, "has its images right inside", wanted)
+        raise root_error(root, "has no folders inside", _WANTED)
     return [root]
 
 
