@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from tuplet.config.overrides import fields_by_path
 from tuplet.data.batches import batches
 from tuplet.data.load import load_split
 from tuplet.evaluation.evaluate import embed
@@ -90,6 +93,25 @@ def row(run: Run) -> list[str]:
     ]
 
 
+def measured(run: Run) -> list[tuple[int, dict[str, float]]]:
+    """The diagnosis of every epoch that has one."""
+    return [(report.epoch, report.diagnosis) for report in run.reports() if report.diagnosis]
+
+
+def labels_of(runs: Sequence[Run]) -> list[str]:
+    """The settings in which each run differs from most of them, such as "alpha 4"; else its folder."""
+    settings = [
+        {path: repr(reduce(getattr, path.split("."), run.config)) for path in fields_by_path()}
+        for run in runs
+    ]
+    usual = {path: Counter(one[path] for one in settings).most_common(1)[0][0] for path in settings[0]}
+    labels = []
+    for run, one in zip(runs, settings, strict=True):
+        own = [f"{path.split('.')[-1]} {value}" for path, value in one.items() if value != usual[path]]
+        labels.append(", ".join(own) or f"as most ({run.folder.name})")
+    return labels
+
+
 @torch.no_grad()
 def tuplets_of(
     loss: HISTLoss, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
@@ -103,7 +125,7 @@ def tuplets_of(
 
 def drawn(runs: Sequence[Run]) -> Figure:
     """The measurements of every epoch, a chart each and a line a run, of runs with evaluation.diagnose."""
-    rows = {run.folder.name: [(e.epoch, e.diagnosis) for e in run.reports() if e.diagnosis] for run in runs}
+    rows = dict(zip(labels_of(runs), map(measured, runs), strict=True))
     names = list(dict.fromkeys(name for row in rows.values() for _, found in row for name in found))
     if not names:
         raise SystemExit("none of the runs was diagnosed; want runs trained with --evaluation.diagnose True")

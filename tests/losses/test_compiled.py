@@ -10,6 +10,7 @@ import torch
 from calls import Calls
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tuplet.config import HypergraphConfig
 from tuplet.errors import DataError
 from tuplet.losses import hist
 from tuplet.losses.hist import HISTLoss
@@ -51,6 +52,21 @@ def test_the_plain_loss_is_one_graph(distance, num_layers):
         assert len(got) == len(wanted) > 3
         for a, b in zip(got, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_variants_are_one_graph_too():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    hypergraph = HypergraphConfig(features="unit", output_gain=2.0, self_loops=0.2)
+    loss = make(implementation="plain", own_share=0.5, label_smoothing=0.1, hypergraph=hypergraph)
+    other = copy.deepcopy(loss)
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager", dynamic=False)
+    embeddings, labels = torch.randn(N, D), torch.arange(N) // 2
+    wanted = gradients(loss, loss, embeddings, labels)
+    got = gradients(compiled, other, embeddings, labels)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 

@@ -68,7 +68,7 @@ def test_bfloat16_is_near_float32(implementation):
 @pytest.mark.usefixtures("_no_wait")
 @pytest.mark.parametrize(
     "settings",
-    [{"implementation": "plain"}, {"implementation": "chunked"}, {"class_fraction": 0.5}],
+    [{"implementation": "plain"}, {"implementation": "chunked"}, {"class_fraction": 0.5}, {"own_share": 0.5}],
     ids=str,
 )
 def test_no_step_waits(settings):

@@ -28,6 +28,7 @@ GRAPHS = {"compute.compile": True, "compute.compile_mode": "reduce-overhead"}
         {"compute.precision": "bf16-mixed"},
         {"compute.precision": "16-mixed", "optimizer.clip_norm": 1.0},
         GRAPHS,
+        {"schedule.ema": 0.9, "evaluation.diagnose": True},
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from training_runs import assert_same_weights, trained
 
+from benchmarks import hypergraph
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.errors import SettingsError
@@ -51,6 +52,22 @@ def test_a_diagnosis_changes_no_number_of_the_training(
     assert len(charts) == 4
     assert ">own share<" in charts[0]
     assert plots.diagnosis_curves(plain.reports()) == []
+
+
+def test_the_benchmark_draws_a_line_a_run(tiny: RunConfig, tmp_path: Path) -> None:
+    changes = {"evaluation.diagnose": True, "schedule.epochs": 2}
+    runs = [Run.create(override(tiny, changes | {"loss.alpha": a}), tmp_path / str(a)) for a in (0.9, 4.0)]
+    for run in runs:
+        trained(run)
+    assert hypergraph.labels_of(runs) == ["as most (0.9)", "alpha 4.0"]
+    figure = hypergraph.drawn(runs)
+    charts = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert set(charts) == {name.replace("_", " ") for name in MEASURED}
+    first, second = charts["own share"].lines
+    assert list(first.get_ydata()) == [report.diagnosis["own_share"] for report in runs[0].reports()[1:]]
+    assert min(second.get_ydata()) > max(first.get_ydata())  # a larger alpha leaves foreign images out
+    share = hypergraph.row(runs[1])[6]
+    assert 0 < int(share.removesuffix(" %")) <= 100
 
 
 def test_other_losses_are_not_measured(tiny: RunConfig, tmp_path: Path) -> None:
