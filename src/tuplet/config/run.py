@@ -138,11 +138,18 @@ class RunConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
-        check, loss, compute = Check(self), self.loss, self.compute
-        rowwise, sampled = self.optimizer.class_update == "rowwise", loss.class_fraction < 1
+        check = Check(self)
         named = self.name != "" and all(c.isalnum() or c in "._-" for c in self.name)
         check("name", named, "letters, digits, '.', '_' and '-'")
         check("seed", 0 <= self.seed < 2**63, "0..2^63-1")
+        self._check_batch(check)
+        self._check_classes_of_a_process(check)
+        self._check_fused(check)
+        self._check_steps(check)
+        self._check_loss(check)
+
+    def _check_batch(self, check: Check) -> None:
+        compute = self.compute
         batch_size, num_processes = self.data.batch_size, compute.num_processes
         machines = f" in all on {compute.num_nodes} machines" if compute.num_nodes > 1 else ""
         check(
@@ -156,6 +163,9 @@ class RunConfig:
             batch_size // num_processes % self.data.accumulate == 0,
             f"a divisor of data.batch_size = {batch_size}" if num_processes == 1 else f"a divisor of {share}",
         )
+
+    def _check_classes_of_a_process(self, check: Check) -> None:
+        loss, compute = self.loss, self.compute
         check(
             "loss.implementation",
             not compute.shard_classes or loss.implementation != "plain",
@@ -163,8 +173,8 @@ class RunConfig:
         )
         check(
             "loss.class_fraction",
-            num_processes == 1 or compute.shard_classes or not sampled,
-            f"1, or compute.shard_classes: each of {num_processes} devices would draw other classes",
+            compute.num_processes == 1 or compute.shard_classes or loss.class_fraction == 1,
+            f"1, or compute.shard_classes: each of {compute.num_processes} devices would draw other classes",
         )
         check(
             "loss.label_smoothing",
@@ -176,10 +186,17 @@ class RunConfig:
             not (self.evaluation.diagnose and compute.shard_classes),
             "False, for compute.shard_classes: no process has all classes",
         )
+
+    def _check_fused(self, check: Check) -> None:
+        loss, compute = self.loss, self.compute
         fused = compute.compile or loss.implementation == "compiled"
         for name in ("tau_end", "lambda_s_end"):
             wanted = "None, for compute.compile or loss.implementation = compiled: fused for one value"
             check(f"loss.{name}", not fused or getattr(loss, name) is None, wanted)
+
+    def _check_steps(self, check: Check) -> None:
+        compute = self.compute
+        rowwise, sampled = self.optimizer.class_update == "rowwise", self.loss.class_fraction < 1
         # 16-mixed scales the loss, and skips the steps of an optimizer whose gradients overflow. Parameters
         # that another optimizer or another rank holds would take theirs all the same.
         for path, own_steps in (
@@ -196,6 +213,9 @@ class RunConfig:
             not (rowwise and sampled) or self.optimizer.clip_norm == 0,
             "0, for sparse gradients (class_update = rowwise with class_fraction < 1) have no norm to clip",
         )
+
+    def _check_loss(self, check: Check) -> None:
+        loss, compute = self.loss, self.compute
         for name, common, given in (
             ("optimizer.class_update", "same", self.optimizer.class_update),
             ("optimizer.weight_decay_distributions", None, self.optimizer.weight_decay_distributions),
