@@ -298,6 +298,11 @@ class HISTLoss(MetricLoss):
         self.distance, self.variance, self.implementation = distance, variance, implementation
         self.sparse_gradients, self.shard = sparse_gradients, shard
         self._memory = ReusedMemory()
+        self._draw_parameters(embedding_dim, hidden_dim, num_layers)
+
+    def _draw_parameters(self, embedding_dim: int, hidden_dim: int, num_layers: int) -> None:
+        """Draw the distributions of the classes that are kept here, and the hypergraph network."""
+        shard = self.shard
         rows = self.num_classes if shard is None else shard.num_kept
         self.means = nn.Parameter(torch.empty(rows, embedding_dim))
         self.log_variances = nn.Parameter(torch.empty(rows, embedding_dim))
@@ -312,7 +317,7 @@ class HISTLoss(MetricLoss):
         else:
             self.hgnn.keep_output_rows(rows)
             initialise_rows(shard, self.means, self.log_variances, *self.hgnn.output_parameters())
-        if variance == "unit":
+        if self.variance == "unit":
             nn.init.zeros_(self.log_variances.requires_grad_(False))
 
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> HISTTerms:
