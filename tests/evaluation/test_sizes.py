@@ -56,7 +56,7 @@ def test_evaluate_prints_and_draws_sizes(
     np.savez(file, embeddings=embeddings, labels=LABELS)
     main(["evaluate", str(file), "--kmeans-runs", "0", "--sizes", "--sizes-plot", str(plot), "--json"])
     tree = json.loads(capsys.readouterr().out)
-    assert len(tree["sizes"]) == 9
+    assert len(tree["sizes"]) == 12
     assert {one["num_bytes"] for one in tree["sizes"]} >= {128, 36, 4}
     assert plot.read_bytes().startswith(b"\x89PNG")
     main(["evaluate", str(file), "--kmeans-runs", "0", "--sizes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf
 from typing import Literal
 
@@ -83,6 +84,9 @@ class LossConfig:
     """lambda_s in the last epoch, >= 0, reached in equal steps, one an epoch; None: lambda_s throughout."""
     label_smoothing: float = 0.0
     """Of the distribution loss, in [0, 1): share of the target that is spread evenly over all classes."""
+    matryoshka: tuple[int, ...] = ()
+    """Leading widths of the embeddings, ascending and below model.embedding_dim, whose loss is added (of
+    hist: the distribution loss), so that embeddings may be cut off there; none: ()."""
     hypergraph: HypergraphConfig = field(default_factory=HypergraphConfig)
     hidden_dim: int = 512
     """Width h of the hidden propagations, >= 1."""
@@ -127,6 +131,14 @@ class LossConfig:
             "label_smoothing",
             self.label_smoothing == 0 or is_plain,
             "0: with loss.class_fraction < 1 or loss.implementation = chunked or compiled there is none",
+        )
+        widths = (0, *self.matryoshka)
+        ascends = all(first < second for first, second in pairwise(widths))
+        check("matryoshka", ascends, "widths >= 1, ascending, such as (64, 128, 256)")
+        check(
+            "matryoshka",
+            not self.matryoshka or is_plain,
+            "(): with loss.class_fraction < 1 or loss.implementation = chunked or compiled there is none",
         )
         check.at_least(1, "hidden_dim", "num_layers")
         check("class_fraction", 0 < self.class_fraction <= 1, "a share in (0, 1]")

@@ -182,6 +182,14 @@ class RunConfig:
             "0, for compute.shard_classes: no process has the scores of all classes",
         )
         check(
+            "loss.matryoshka",
+            not compute.shard_classes or not loss.matryoshka,
+            "(), for compute.shard_classes: no process has the scores of all classes",
+        )
+        dim = self.model.embedding_dim
+        below = f"widths below model.embedding_dim = {dim}"
+        check("loss.matryoshka", max(loss.matryoshka, default=0) < dim, below)
+        check(
             "evaluation.diagnose",
             not (self.evaluation.diagnose and compute.shard_classes),
             "False, for compute.shard_classes: no process has all classes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -12,9 +12,11 @@ from jaxtyping import Float, Float32, Int64
 from tuplet.errors import SettingsError
 from tuplet.metrics.intervals import Interval
 from tuplet.metrics.ranked import RankedScores, nearest_rows, num_relevant, ranked_scores
-from tuplet.metrics.small_vectors import CodeKind, Directions, SmallCode, code_bytes, widest
+from tuplet.metrics.small_vectors import CodeKind, Directions, SmallCode, widest
 
 _NUM_NEIGHBOURS = 10
+SizeKind: TypeAlias = Literal["float32", "int8", "bits", "leading"]
+"""A `CodeKind`; or leading: the embeddings cut off, for which Matryoshka training makes them."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class SizePoint:
     """One way to store a vector, and what searches find with it.
 
     Attributes:
-        kind: float32, int8 or bits.
-        width: leading directions that are kept.
+        kind: float32, int8 or bits, of the leading directions; or leading, the first coordinates themselves
+            as float32.
+        width: directions or coordinates that are kept.
         num_bytes: of a picture.
         recall_at_1: in [0, 1].
         map_at_r: in [0, 1].
@@ -31,7 +34,7 @@ class SizePoint:
         map_interval: likewise of MAP@R.
     """
 
-    kind: CodeKind
+    kind: SizeKind
     width: int
     num_bytes: int
     recall_at_1: float
@@ -69,13 +72,19 @@ def size_curve(
         raise SettingsError(
             f"the embeddings have {unit.shape[1]} dimensions; want 8 or more", subject="sizes"
         )
-    for kind in get_args(CodeKind):
+    for kind in get_args(SizeKind):
         for width in sorted(set(_halved(unit.shape[1]) if widths is None else widths)):
-            scores = stored_scores(unit, labels, directions.code(kind, width))
+            code = leading_code(unit.shape[1], width) if kind == "leading" else directions.code(kind, width)
+            scores = stored_scores(unit, labels, code)
             recall, mean = scores.intervals()
-            size = code_bytes(kind, width)
+            size = code.num_bytes
             points.append(SizePoint(kind, width, size, scores.recall_at_1, scores.map_at_r, recall, mean))
     return points
+
+
+def leading_code(dim: int, width: int) -> SmallCode:
+    """Return the code that cuts embeddings off after their first coordinates."""
+    return SmallCode("float32", np.eye(dim, width, dtype=np.float32))
 
 
 def stored_scores(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tuplet.config.checks import type_name
+from tuplet.config.checks import require, type_name, whole_number
 from tuplet.errors import DataError
 from tuplet.losses.faults import NUM_NOTES, Fault, LateReader, note_values, require_values
 from tuplet.losses.many_classes.shards import ClassShard
@@ -31,12 +34,16 @@ class LossTerms:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+Terms = TypeVar("Terms", bound=LossTerms)
+
+
 class MetricLoss(nn.Module, ABC):
     """A loss of embeddings and their labels, which may have parameters of its own.
 
     Attributes:
         shard: the classes whose parameters this rank keeps; None: all.
         num_classes: training classes, C.
+        matryoshka: leading widths whose loss is added, ascending; empty: none.
         faults: what is wrong with the values of the batches so far, on devices other than a CPU.
         raises_late: whether a later call raises the error of an earlier batch on a GPU. Without it, and in
             compiled code, `require_no_faults` does.
@@ -44,6 +51,7 @@ class MetricLoss(nn.Module, ABC):
 
     shard: ClassShard | None = None
     num_classes: int
+    matryoshka: tuple[int, ...] = ()
     faults: Int[Tensor, " 5"]
 
     def __init__(self) -> None:
@@ -55,6 +63,27 @@ class MetricLoss(nn.Module, ABC):
     @abstractmethod
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LossTerms:
         """Compute the loss of one batch in its parts."""
+
+    @abstractmethod
+    def leading_loss(self, leading: Float[Tensor, "N w"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+        """Compute the loss of the first w coordinates, with those of the class parameters.
+
+        Args:
+            leading: the first w of the D coordinates of each embedding, checked.
+            labels: class of each sample, checked.
+        """
+
+    def with_leading(
+        self, terms: Terms, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
+    ) -> Terms:
+        """Add the losses of the leading widths to the total, each with weight 1.
+
+        References: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, Eq. 1.
+        """
+        if not self.matryoshka:
+            return terms
+        leading = [self.leading_loss(embeddings[:, :width], labels) for width in self.matryoshka]
+        return replace(terms, total=torch.stack([terms.total, *leading]).sum())
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that have a row a class, by their names in `named_parameters`."""
@@ -106,6 +135,15 @@ class MetricLoss(nn.Module, ABC):
             fault = Fault(*(int(number) for number in arrived[0][1:]))
             self.forget_faults()
             raise fault.error(self.num_classes, late=True)
+
+
+def leading_widths(widths: Sequence[int], embedding_dim: int) -> tuple[int, ...]:
+    """Return leading widths as a tuple, or raise a `SettingsError` unless they ascend within 1..D - 1."""
+    wanted = f"widths in 1..{embedding_dim - 1}, ascending; the full width {embedding_dim} is always there"
+    numbers = tuple(whole_number("matryoshka", width) for width in widths)
+    ascends = all(first < second for first, second in pairwise([*numbers, embedding_dim]))
+    require(ascends, "matryoshka", widths, wanted)
+    return numbers
 
 
 def require_batch(embeddings: Tensor, labels: Tensor, *, width: int, num_classes: int) -> None:

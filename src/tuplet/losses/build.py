@@ -10,7 +10,7 @@ from tuplet.losses.many_classes.shards import ClassShard
 from tuplet.losses.rivals import RivalLoss
 
 HIST_SETTINGS = (
-    *("tau", "alpha", "alpha_control", "own_share", "lambda_s", "label_smoothing"),
+    *("tau", "alpha", "alpha_control", "own_share", "lambda_s", "label_smoothing", "matryoshka"),
     *("hidden_dim", "num_layers", "hypergraph"),
     *("distance", "variance", "implementation", "class_fraction"),
 )
@@ -28,7 +28,7 @@ def build_loss(config: RunConfig, num_classes: int) -> MetricLoss:
     loss, dim = config.loss, config.model.embedding_dim
     if loss.name != "hist":
         rival = {name: getattr(loss, name) for name in RIVALS[loss.name]}
-        return RivalLoss(loss.name, num_classes, dim, **rival)
+        return RivalLoss(loss.name, num_classes, dim, matryoshka=loss.matryoshka, **rival)
     return HISTLoss(
         num_classes,
         dim,

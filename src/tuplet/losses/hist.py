@@ -8,6 +8,7 @@ Sizes: N samples in a batch, C classes, D embedding width, h hidden width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from tuplet.config import Distance, HypergraphConfig, Implementation, Variance
 from tuplet.config.checks import number, positive_number, require, whole_number
 from tuplet.errors import DataError, SettingsError
-from tuplet.losses.base import LossTerms, MetricLoss
+from tuplet.losses.base import LossTerms, MetricLoss, leading_widths
 from tuplet.losses.hgnn import HGNN, propagation_matrix
 from tuplet.losses.many_classes.head import class_head, draw_classes
 from tuplet.losses.many_classes.memory import ReusedMemory
@@ -193,7 +194,7 @@ class HISTTerms(LossTerms):
     """The parts of the loss, each a scalar with its gradient (Eq. 6).
 
     Attributes:
-        total: distribution + lambda_s * cross_entropy.
+        total: distribution + lambda_s * cross_entropy, and the losses of leading widths.
         distribution: L_D (Eq. 1).
         cross_entropy: L_CE (Eq. 5), not yet weighted; zero where lambda_s is 0.
     """
@@ -217,6 +218,8 @@ class HISTLoss(MetricLoss):
             solved in each batch, as a constant of the gradient; 0 uses alpha.
         lambda_s: weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 skips the HGNN.
         label_smoothing: of the distribution loss, in [0, 1); plain only, which auto then is.
+        matryoshka: leading widths, ascending and below D, whose distribution loss is added to the total, so
+            that embeddings may be cut off there; plain only, which auto then is.
         hidden_dim: width of the hidden propagations, h >= 1.
         num_layers: propagations of the HGNN, L >= 1; the paper has 2.
         hypergraph: variants of the HGNN; none if not given.
@@ -255,6 +258,7 @@ class HISTLoss(MetricLoss):
         own_share: float = 0.0,
         lambda_s: float = 1.0,
         label_smoothing: float = 0.0,
+        matryoshka: Sequence[int] = (),
         hidden_dim: int = 512,
         num_layers: int = 2,
         hypergraph: HypergraphConfig | None = None,
@@ -295,6 +299,10 @@ class HISTLoss(MetricLoss):
         sums_over_all = implementation in ("auto", "plain") and self.class_fraction == 1 and shard is None
         plain_only = "0 with implementation chunked or compiled, class_fraction < 1 or a shard"
         require(self.label_smoothing == 0 or sums_over_all, "label_smoothing", label_smoothing, plain_only)
+        self.matryoshka = leading_widths(matryoshka, embedding_dim)
+        require(
+            not self.matryoshka or sums_over_all, "matryoshka", matryoshka, plain_only.replace("0", "()", 1)
+        )
         self.distance, self.variance, self.implementation = distance, variance, implementation
         self.sparse_gradients, self.shard = sparse_gradients, shard
         self._memory = ReusedMemory()
@@ -326,13 +334,27 @@ class HISTLoss(MetricLoss):
         A batch of one is an error while the BatchNorms of the HGNN train.
         """
         embeddings, labels = self._checked(embeddings, labels)
-        return (self._plain_terms if self._is_plain() else self._chunked_terms)(embeddings, labels)
+        compute = self._plain_terms if self._is_plain() else self._chunked_terms
+        return self.with_leading(compute(embeddings, labels), embeddings, labels)
+
+    def leading_loss(self, leading: Float[Tensor, "N w"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+        """Compute the distribution loss (Eq. 1-2) of the first w coordinates.
+
+        Cutting off the coordinates of a Gaussian with a diagonal covariance gives its marginal, so the class
+        distributions of every width are those of the full one. Sample and mean get length one again. The
+        HGNN reads the full width only: it is not needed after training, and would be most of the cost.
+        """
+        width = leading.shape[1]
+        rows = (self.means[:, :width], self.log_variances[:, :width])
+        distances = class_distances(leading, *rows, distance=self.distance)
+        return distribution_loss(distances, labels, tau=self.tau, label_smoothing=self.label_smoothing)
 
     def _is_plain(self) -> bool:
         if self.implementation != "auto":
             return self.implementation == "plain"
         whole = self.shard is None and (self.class_fraction == 1 or not self.training)
-        return whole and (self.label_smoothing > 0 or self.means.numel() <= FEW_PARAMETERS)
+        plain_only = self.label_smoothing > 0 or len(self.matryoshka) > 0
+        return whole and (plain_only or self.means.numel() <= FEW_PARAMETERS)
 
     def _plain_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
         distances = class_distances(embeddings, self.means, self.log_variances, distance=self.distance)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from tuplet.config import LossName
 from tuplet.config.checks import positive_number, require, whole_number
 from tuplet.config.loss import RIVALS
 from tuplet.errors import MissingExtraError
-from tuplet.losses.base import LossTerms, MetricLoss
+from tuplet.losses.base import LossTerms, MetricLoss, leading_widths
 
 MINED_SIMILARITY = 0.1
 """epsilon of the pairs that multi-similarity mines (Wang et al., CVPR 2019)."""
+
+WIDTH_AXES = {"proxies": 1, "fc": 0, "W": 0}
+"""Which axis of each parameter of pytorch-metric-learning is as wide as the embeddings."""
 
 CENTRE_WEIGHT = 0.2
 """Weight of the distances between the centres of a class of soft-triple (Qian et al., ICCV 2019)."""
@@ -37,6 +41,7 @@ class RivalLoss(MetricLoss):
             a batch, which needs several of a class.
         num_classes: training classes, C >= 1.
         embedding_dim: width of the embeddings, D >= 1.
+        matryoshka: leading widths, ascending and below D, whose loss is added; pairs are mined anew for each.
         settings: margin, scale, positive_scale and num_centers, as far as the loss has them (see
             `LossConfig`); those left out or None are as published.
     Raises:
@@ -45,7 +50,13 @@ class RivalLoss(MetricLoss):
     """
 
     def __init__(
-        self, name: LossName, num_classes: int, embedding_dim: int, **settings: float | None
+        self,
+        name: LossName,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        matryoshka: Sequence[int] = (),
+        **settings: float | None,
     ) -> None:
         super().__init__()
         require(name in RIVALS, "the rival", name, f"one of {', '.join(RIVALS)}")
@@ -57,17 +68,25 @@ class RivalLoss(MetricLoss):
                 self.settings[key] = checked(key, value)
         self.num_classes = whole_number("num_classes", num_classes)
         self.embedding_dim = whole_number("embedding_dim", embedding_dim)
+        self.matryoshka = leading_widths(matryoshka, self.embedding_dim)
         self.name = name
         self.loss, self.miner = _build(name, self.settings, self.num_classes, self.embedding_dim)
 
     def terms(self, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> LossTerms:
         """Compute the loss of one batch; arguments and errors as in `forward`."""
         embeddings, labels = self.checked(embeddings, labels, width=self.embedding_dim)
-        mined = None if self.miner is None else self.miner(embeddings.detach(), labels)
-        total: Tensor = self.loss(embeddings, labels, mined)
+        return self.with_leading(LossTerms(self.leading_loss(embeddings, labels)), embeddings, labels)
+
+    def leading_loss(self, leading: Float[Tensor, "N w"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+        """Compute the loss of the first w coordinates, with those of proxies, centres or class weights."""
+        width = leading.shape[1]
+        rows = {name: row.narrow(WIDTH_AXES[name], 0, width) for name, row in self.loss.named_parameters()}
+        inputs = (leading, labels, None if self.miner is None else self.miner(leading.detach(), labels))
+        is_whole = width == self.embedding_dim
+        total: Tensor = self.loss(*inputs) if is_whole else functional_call(self.loss, rows, inputs)
         if self.settings.get("num_centers", 0) > 1:
-            total = total + CENTRE_WEIGHT * centre_distance(self.loss.fc.T, int(self.settings["num_centers"]))
-        return LossTerms(total)
+            total = total + CENTRE_WEIGHT * centre_distance(rows["fc"].T, int(self.settings["num_centers"]))
+        return total
 
     def parameter_groups(self, *, lr_proxies: float) -> list[dict[str, Any]]:
         """Return optimizer groups that hold every parameter of the loss once; none where it has none.
