@@ -25,7 +25,7 @@ THUMBNAIL_SIDE = 256
 """Longest side of a thumbnail, pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A file, and the hash of the content that the index knows of it; empty where it is new."""
 

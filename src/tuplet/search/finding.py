@@ -25,7 +25,7 @@ _LATEST = 253_402_214_400_000_000
 """The last day that Python's datetime knows, in microseconds since 1970; file systems can be wrong."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundPicture:
     """A file with the name of an image: absolute path, links kept; size in bytes; microseconds since 1970."""
 

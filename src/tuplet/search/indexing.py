@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -201,19 +202,23 @@ def _open_or_create(uri: Uri, model: IndexedModel, num_bytes: int | None) -> Ima
 def _known(index: ImageIndex, shard: Shard | None) -> tuple[dict[str, Entry], set[str]]:
     """Return the rows of an index or of a share by id, and the ids that occur twice, as after two writers."""
     columns = ["id", "path", "label", "size", "modified", "content"]
-    with lance_errors(f"cannot read the index {index.uri}", subject=index.uri):
-        rows = index.table.search().select(columns).to_arrow().select(columns)
-    microseconds = rows["modified"].cast(pyarrow.int64())
-    rows = rows.set_column(columns.index("modified"), "modified", microseconds)
     known: dict[str, Entry] = {}
     twice: set[str] = set()
-    for name, *facts, content in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        if shard is not None and not shard.has(name):
-            continue
-        if name in known:
-            twice.add(name)
-        known[name] = Entry(FoundPicture(*facts), content)
-    return {name: entry for name, entry in known.items() if name not in twice}, twice
+    # A batch at a time: ten million rows as Arrow and as lists at once would take as much memory again.
+    with lance_errors(f"cannot read the index {index.uri}", subject=index.uri):
+        for batch in index.table.search().select(columns).to_batches():
+            facts = [batch[column] for column in columns]
+            facts[columns.index("modified")] = batch["modified"].cast(pyarrow.int64())
+            for name, path, label, *numbers, content in zip(*(one.to_pylist() for one in facts), strict=True):
+                if shard is not None and not shard.has(name):
+                    continue
+                if name in known:
+                    twice.add(name)
+                shared = None if label is None else sys.intern(label)  # many pictures have the same one
+                known[name] = Entry(FoundPicture(path, shared, *numbers), content)
+    for name in twice:
+        del known[name]
+    return known, twice
 
 
 def _missing(
