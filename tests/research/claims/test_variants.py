@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import pytest
+from fabricated import fabricate_entry
 
 from tuplet.config.overrides import override
 from tuplet.errors import SettingsError
 from tuplet.recipes.catalogue import recipe
-from tuplet.research.claims.plan import Plan, claims_of, entry_at, full_entry, glyphs, jobs_of
+from tuplet.research.claims.plan import (
+    Plan,
+    claims_of,
+    entry_at,
+    full_entry,
+    glyphs,
+    jobs_of,
+    read_plan,
+    write_plan,
+)
+from tuplet.research.claims.report import claims_report, report_html
+from tuplet.research.claims.rules import Point
 
 REFERENCES = [("plain HIST",), ("L_D alone",), ("Proxy-Anchor",)]
 BASES = [glyphs(), recipe("cars-half-lite0"), recipe("cub-2010-lite0")]
@@ -31,25 +46,50 @@ def test_every_variant_is_compared_with_plain_hist_and_with_a_rival() -> None:
     assert {other for _, other in compared} == {REFERENCES[0], REFERENCES[2]}
 
 
-def test_points_that_are_named_are_run_beside_their_rivals() -> None:
+def test_points_that_are_named_are_run_beside_their_rivals(tmp_path: Path) -> None:
     base = recipe("cars-half-lite0")
     claim = claims_of(base)["variants"]
     entry = entry_at(claim, 5, ["own share 0.5", "unit variance"])
     assert entry.points == (*REFERENCES, ("own share 0.5",), ("unit variance",))
-    assert len(entry.left_out) == 1
-    assert "gain 5" in entry.left_out[0]
+    assert "gain 5" in entry.not_asked
+    assert len(entry.not_asked) + len(entry.points) == len(claim.points)
     rule = claim.rule.among(entry.points)
     assert rule is not None
     assert len(rule.comparisons) == 4
     assert len(jobs_of(Plan(base), [entry])) == 5 * 5
     assert entry_at(claim, 5, []) == full_entry(claim, 5)
+    write_plan(Plan(base).including([entry], "tuplet claims run variants"), tmp_path)
+    plan = read_plan(tmp_path)
+    assert plan is not None
+    assert plan.entries["variants"].not_asked == entry.not_asked
 
 
 def test_an_axis_without_a_named_level_stays_whole() -> None:
     claim = claims_of(glyphs())["ema"]
-    entry = entry_at(claim, 2, ["decay 0.99"])
-    wanted = [(average, loss) for average in ("off", "decay 0.99") for loss in ("hist", "proxy-anchor")]
-    assert list(entry.points) == wanted
+    entry = entry_at(claim, 2, ["decay = 0.99"])
+    decays, losses = ("decay = 0", "decay = 0.99"), ("hist", "proxy-anchor")
+    assert entry.points == tuple(itertools.product(decays, losses))
+
+
+def test_both_claims_have_a_report_with_figures(tmp_path: Path) -> None:
+    plan = Plan(override(glyphs(), {"schedule.epochs": 1, "schedule.warmup_epochs": 0}))
+    names = ["own share 0.5", "decay = 0.99"]
+    entries = [entry_at(plan.claims[key], 3, names) for key in ("variants", "ema")]
+    plan = plan.including(entries, "tuplet claims run variants,ema")
+    gain = {"own share 0.5": 0.1, "decay = 0.99": 0.05}
+
+    def recall(point: Point, seed: int) -> float:
+        return 0.5 + gain.get(point[0], 0.0) + 0.001 * seed * len(point[0])
+
+    for entry in entries:
+        fabricate_entry(tmp_path, plan, entry, recall)
+    write_plan(plan, tmp_path)
+    report = claims_report(plan, tmp_path)
+    page = report_html(report)
+    assert "Not asked for: L_CE trains the HGNN alone" in page
+    assert page.count("<svg") >= 2
+    told = {section.result.claim.key: section.verdict for section in report.sections}
+    assert told["variants"] == told["ema"] == "holds"
 
 
 def test_screening_is_on_validation_classes() -> None:

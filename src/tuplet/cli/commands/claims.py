@@ -240,6 +240,8 @@ def _print_plan(
     print(f"{what}, {states.count('finished')} of them finished before")
     for entry in entries:
         print(f"claim {entry.key}: {plan.entries[entry.key].rule}")
+        if entry.not_asked:
+            print(f"  not asked for: {', '.join(entry.not_asked)}")
         for line in entry.left_out:
             print(f"  for the budget: {line}")
         earlier = [before.entries[entry.key]] if entry.key in before.entries else []

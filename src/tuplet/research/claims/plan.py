@@ -90,6 +90,7 @@ class Entry:
         rule: in words, as it stood before the runs.
         epochs: of each training, where a budget shortens them; None: the base's.
         left_out: what a budget leaves out, a line each.
+        not_asked: levels of its axes that the command did not name.
         planned_by: the command; empty in old plans.
     """
 
@@ -99,6 +100,7 @@ class Entry:
     rule: str
     epochs: int | None = None
     left_out: tuple[str, ...] = ()
+    not_asked: tuple[str, ...] = ()
     planned_by: str = ""
 
 
@@ -191,17 +193,17 @@ def entry_at(claim: Claim, num_seeds: int, names: Collection[str]) -> Entry:
             stays whole. Empty: all points.
     """
     entry = full_entry(claim, num_seeds)
-    kept, left_out = [], []
+    kept: list[set[str]] = []
     for axis, published in zip(claim.axes, claim.published, strict=True):
         levels = {level.name for level in axis.levels}
         always = {level.name for level in axis.levels if level.kept} | {published}
         kept.append(levels & (always | set(names)) if levels & set(names) else levels)
-        left_out += [level.name for level in axis.levels if level.name not in kept[-1]]
     points = [
         point for point in claim.points if all(name in some for name, some in zip(point, kept, strict=True))
     ]
-    words = (f"not asked for: {', '.join(left_out)}",) if left_out else ()
-    return replace(entry, points=tuple(points), left_out=words)
+    named = {name for some in kept for name in some}
+    others = tuple(level.name for axis in claim.axes for level in axis.levels if level.name not in named)
+    return replace(entry, points=tuple(points), not_asked=others)
 
 
 def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
@@ -316,6 +318,7 @@ def _entry(tree: dict[str, Any]) -> Entry:
     changes = {
         "points": tuple(tuple(point) for point in tree["points"]),
         "left_out": tuple(tree["left_out"]),
+        "not_asked": tuple(tree.get("not_asked", ())),
         "planned_by": _without_password(tree.get("planned_by", "")),
     }
     return Entry(**{**tree, **changes})

@@ -156,6 +156,8 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
         settings.append(f"Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else single)
         if result.claim.base == "glyphs":
             settings.append("On generated characters, whatever the study is run on.")
+        if entry.not_asked:
+            settings.append(f"Not asked for: {', '.join(entry.not_asked)}.")
         if entry.left_out:
             settings.append(f"For the budget: {'; '.join(entry.left_out)}.")
         if entry.rule != result.claim.rule.sentence:

@@ -7,7 +7,7 @@ docs/results/hypergraph/hypotheses.md.
 from __future__ import annotations
 
 from tuplet.config import RunConfig
-from tuplet.research.claims.claim import Axis, Claim, Level, loss_axis
+from tuplet.research.claims.claim import Axis, Claim, Level, loss_axis, number_axis
 from tuplet.research.claims.rules import Above, Point, minus
 
 _HIST, _RIVAL = ("plain HIST",), ("Proxy-Anchor",)
@@ -94,11 +94,8 @@ def _controls(base: RunConfig) -> list[tuple[str, tuple[tuple[str, object], ...]
 
 
 def _running_average() -> Claim:
-    decays = (0.95, 0.99)
-    levels = (
-        Level("off", (("schedule.ema", 0.0),), "off", kept=True),
-        *(Level(f"decay {decay}", (("schedule.ema", decay),), str(decay)) for decay in decays),
-    )
+    decay = number_axis("decay of the running average", "decay", "schedule.ema", (0.0, 0.95, 0.99))
+    off, *others = (level.name for level in decay.levels)
     names = ("hist", "proxy-anchor")
     return Claim(
         "ema",
@@ -106,10 +103,10 @@ def _running_average() -> Claim:
         "The running average of the weights is better than the weights of the last step, for every loss.",
         _NOT_IN_THE_STUDY,
         "",
-        (Axis("running average", levels), loss_axis(names)),
-        Above(tuple(minus((f"decay {d}", name), ("off", name)) for name in names for d in decays)),
-        ("off", "hist"),
-        reading="The average and the last weights come from the same training: differences are of one run"
-        " with itself.",
+        (decay, loss_axis(names)),
+        Above(tuple(minus((other, name), (off, name)) for name in names for other in others)),
+        (off, "hist"),
+        reading="With a decay of 0 there is no average. The average and the last weights come from the same"
+        " training: differences are of one run with itself.",
         in_all=False,
     )
