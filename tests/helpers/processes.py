@@ -6,6 +6,7 @@ tuplet is not among them: each process imports it anew, as a new interpreter wou
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -129,4 +130,6 @@ def _run_command_into(folder, arguments):
     print_into(folder / "stdout.txt", folder / "stderr.txt")
     os.setsid()  # so that Ctrl-C can be sent to it and to its loaders, and to nobody else
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background would ignore it
+    # What Fabric starts as the other ranks.
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("tuplet.__main__")
     _run_command(0, 1, 0, arguments)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +12,7 @@ from typing import cast
 
 import pytest
 import torch
-from processes import command_started, in_processes, run_command
+from processes import command_in_background, command_started, in_processes, line_with, run_command
 from training_runs import assert_close_weights, trained
 
 from tuplet.config import RunConfig
@@ -171,17 +169,9 @@ def test_where_the_first_process_dies_the_others_end(endless: Path, tmp_path: Pa
 
 
 def test_a_process_that_dies_ends_the_job_and_the_run_resumes(endless: Path, tmp_path: Path) -> None:
-    # The whole command line in interpreters of its own, for Fabric starts and watches the other process.
-    job = subprocess.Popen(
-        [sys.executable, "-m", "tuplet", "train", "--config", endless, "--to", tmp_path / "run"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={name: value for name, value in os.environ.items() if "LOCAL_RANK" not in name},
-    )
-    assert job.stdout is not None
-    while "3/400" not in job.stdout.readline():
-        assert job.poll() is None
+    # Fabric starts the other process, as an interpreter, and watches it.
+    job = command_in_background(tmp_path, "train", "--config", endless, "--to", tmp_path / "run")
+    line_with("3/400", tmp_path / "stdout.txt", job)
     children = Path(f"/proc/{job.pid}/task/{job.pid}/children")
     other = next(
         int(child)
@@ -190,13 +180,15 @@ def test_a_process_that_dies_ends_the_job_and_the_run_resumes(endless: Path, tmp
     )
     began = time.monotonic()
     os.kill(other, signal.SIGKILL)
-    said, _ = job.communicate(timeout=180)
+    job.join(180)
+    code = job.exitcode
+    job.kill()
     while (
         Path(f"/proc/{other}").exists() and b"Z" not in Path(f"/proc/{other}/stat").read_bytes().split()[2:3]
     ):
         assert time.monotonic() - began < 180
         time.sleep(0.1)
-    assert job.returncode != 0, said
+    assert code not in (None, 0), (tmp_path / "stderr.txt").read_text()
     run = Run(tmp_path / "run")
     finished = run.reports()[-1].epoch
     assert finished >= 3
