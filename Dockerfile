@@ -1,4 +1,4 @@
-# tuplet serve: docker build -t tuplet . && docker run -p 8000:8000 -v DIR:/index -v TOKEN_FILE:/run/token:ro tuplet
+# tuplet serve; docs/serve.md, "In a container", has the commands that build and run it.
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -16,4 +16,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=5)"]
 ENTRYPOINT ["tuplet"]
-CMD ["serve", "/index", "--host", "0.0.0.0", "--port", "8000", "--token-file", "/run/token"]
+CMD ["serve", "/index", "--model", "/model", "--host", "0.0.0.0", "--port", "8000", "--token-file", "/run/token"]
