@@ -114,6 +114,15 @@ def test_small_photographs_keep_what_the_study_tuned(name: str, study: str) -> N
     assert "not comparable with published numbers" in (RECIPES[name].__doc__ or "")
 
 
+def test_rivals_of_a_variant_are_those_of_plain_hist() -> None:
+    variant = override(
+        recipe("demo"),
+        {"loss.own_share": 0.5, "loss.tau_end": 8.0, "optimizer.weight_decay_distributions": 0.1},
+    )
+    assert with_loss(variant, "proxy-anchor") == with_loss(recipe("demo"), "proxy-anchor")
+    assert with_loss(variant, "hist") == variant
+
+
 def test_every_data_set_and_backbone_has_its_recipe() -> None:
     wanted = {f"{data}-{backbone}" for data in DATA_SETS for backbone in ("resnet50", "bn-inception")}
     wanted |= {f"{name}-original" for name in wanted}

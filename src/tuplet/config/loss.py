@@ -144,7 +144,7 @@ class LossConfig:
         check("class_fraction", 0 < self.class_fraction <= 1, "a share in (0, 1]")
         can_sample = self.class_fraction == 1 or self.implementation != "plain"
         check("implementation", can_sample, f"chunked, for loss.class_fraction = {self.class_fraction}")
-        for name, paper in _VARIANTS.items():
+        for name, paper in HIST_VARIANTS.items():
             hist_only = f"{paper!r}, for loss.name = {self.name}: it is there for hist only"
             check(name, self.name == "hist" or getattr(self, name) == paper, hist_only)
         have = RIVALS.get(self.name, {})
@@ -155,7 +155,7 @@ class LossConfig:
             check(name, value is None or value > 0, "a number > 0")
 
 
-_VARIANTS: dict[str, object] = {
+HIST_VARIANTS: dict[str, object] = {
     "tau_end": None,
     "own_share": 0.0,
     "lambda_s_end": None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from tuplet.config import (
     ComputeConfig,
@@ -18,6 +18,7 @@ from tuplet.config import (
     ScheduleConfig,
 )
 from tuplet.config.checks import require
+from tuplet.config.loss import HIST_VARIANTS
 from tuplet.errors import SettingsError
 from tuplet.recipes.further import FURTHER_RECIPES
 from tuplet.recipes.paper import PAPER_RECIPES
@@ -102,9 +103,9 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
 
     Args:
         config: whose data, network, schedule and settings of HIST stay.
-        name: hist, or a rival with its published settings. For a rival that compares samples, random batches
-            become `data.images_per_class` images of each class, or the nearest number that divides the batch
-            into two classes or more.
+        name: hist, or a rival with its published settings, and without the variants of HIST that the config
+            may have. For a rival that compares samples, random batches become `data.images_per_class` images
+            of each class, or the nearest number that divides the batch into two classes or more.
 
     Raises: SettingsError: no such loss, a batch that cannot be divided so, or a setting that only hist has.
     """
@@ -113,8 +114,13 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
     if name in COMPARE_SAMPLES and data.sampler == "random":
         images = _images_per_class(data.batch_size, data.images_per_class, name)
         data = replace(data, sampler="per-class", images_per_class=images)
-    loss = replace(config.loss, name=name, margin=None, scale=None, positive_scale=None, num_centers=None)
-    return replace(config, loss=loss, data=data)
+    published: dict[str, Any] = dict.fromkeys(("margin", "scale", "positive_scale", "num_centers"))
+    optimizer = config.optimizer
+    if name != "hist":
+        published |= HIST_VARIANTS
+        optimizer = replace(optimizer, weight_decay_distributions=None)
+    loss = replace(config.loss, name=name, **published)
+    return replace(config, loss=loss, data=data, optimizer=optimizer)
 
 
 def loss_notes(config: RunConfig) -> tuple[str, ...]:
