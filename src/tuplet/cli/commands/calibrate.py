@@ -10,8 +10,8 @@ import torch
 
 from tuplet.cli.commands.evaluate import seen_in_training
 from tuplet.cli.console import print_json
-from tuplet.cli.decision_tables import calibration_table
 from tuplet.cli.measure_options import CalibrateArguments
+from tuplet.cli.measure_tables import calibration_table
 from tuplet.config import RunConfig
 from tuplet.data.class_folders import load_images
 from tuplet.data.image_tables import ImageTable

@@ -8,7 +8,7 @@ from typing import Any
 
 from tuplet.cli.commands.search import picture_tree
 from tuplet.cli.console import print_json, print_table
-from tuplet.cli.decision_tables import usable_calibration
+from tuplet.cli.measure_tables import usable_calibration
 from tuplet.cli.options import DuplicatesArguments
 from tuplet.errors import counted
 from tuplet.evaluation.calibration import Calibration

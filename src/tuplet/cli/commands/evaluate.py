@@ -13,10 +13,9 @@ import numpy as np
 
 from tuplet.cli.arguments import parse
 from tuplet.cli.console import metric_table, print_compute_notes, print_json
-from tuplet.cli.decision_tables import decision_table
 from tuplet.cli.measure_options import FileArguments, IndexMeasureArguments, MeasureArguments, ModelArguments
+from tuplet.cli.measure_tables import decision_table, require_plot, size_table
 from tuplet.cli.rerank_options import rerank_settings, rerank_table
-from tuplet.cli.size_tables import plot_sizes, require_plot, size_table
 from tuplet.config import EvaluationConfig, RunConfig
 from tuplet.data.class_folders import load_images
 from tuplet.data.image_tables import ImageTable, Subset
@@ -262,7 +261,9 @@ def _sizes(parts: Sequence[Measured], options: MeasureArguments) -> list[list[Si
         )
     curves = [size_curve(part.queries.embeddings, part.queries.labels) for part in parts]
     if options.sizes_plot is not None:
-        plot_sizes(curves[0], options.sizes_plot)
+        from tuplet.report.decisions import write_size_plot  # matplotlib takes a second to import
+
+        write_size_plot(curves[0], options.sizes_plot)
     return curves
 
 

@@ -6,7 +6,7 @@ import torch
 from lightning_fabric import Fabric
 
 from tuplet.cli.console import metric_table
-from tuplet.cli.decision_tables import usable_calibration
+from tuplet.cli.measure_tables import usable_calibration
 from tuplet.config.overrides import override
 from tuplet.data.splits import Split
 from tuplet.evaluation.calibration import CALIBRATION_FILE, Calibration

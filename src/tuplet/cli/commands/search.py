@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tuplet.cli.console import print_json, print_table, printable
-from tuplet.cli.decision_tables import answer_line, usable_calibration
+from tuplet.cli.measure_tables import answer_line, usable_calibration
 from tuplet.cli.options import SearchArguments
 from tuplet.cli.rerank_options import rerank_settings
 from tuplet.data.pixels import UnreadableImageError, decode_pixels

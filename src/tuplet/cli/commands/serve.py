@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from tuplet.cli.console import printable
-from tuplet.cli.decision_tables import usable_calibration
+from tuplet.cli.measure_tables import usable_calibration
 from tuplet.cli.options import ServeArguments
 from tuplet.errors import SettingsError, counted
 from tuplet.inference.engines import encoder_of_index

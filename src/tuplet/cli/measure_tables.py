@@ -1,19 +1,25 @@
-"""Print what decisions by cosine are worth."""
+"""Print what commands measure: decisions by cosine, answers, and embeddings in few bytes."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuplet.errors import ModelError
+from tuplet.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     from tuplet.evaluation.calibration import Calibration
     from tuplet.evaluation.decisions import DecisionReport
+    from tuplet.evaluation.sizes import SizePoint
     from tuplet.inference.pictures import IndexedModel
     from tuplet.metrics.intervals import Interval
     from tuplet.metrics.open_set import OpenSetReport
     from tuplet.search.classify import IndexAnswer
+
+
+PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def decision_table(report: DecisionReport) -> str:
@@ -99,3 +105,25 @@ def answer_line(found: IndexAnswer) -> str:
     return (
         f"answer: {found.answer}{of} (probability {100 * found.probability:.0f} %, cosine {found.cosine:.4f})"
     )
+
+
+def size_table(points: Sequence[SizePoint]) -> str:
+    """Return a line for each way to store a vector, with Recall@1, MAP@R and their intervals."""
+    lines = [f"  {'bytes':>7}  {'kind':<8} {'width':>5}  {'Recall@1 %':>10} {'':<16} {'MAP@R %':>8}"]
+    for one in sorted(points, key=lambda point: point.num_bytes):
+        recall = f"{100 * one.recall_at_1:10.2f} {_interval_ends(one.recall_interval):<16}"
+        mean = f"{100 * one.map_at_r:8.2f} {_interval_ends(one.map_interval)}"
+        lines.append(f"  {one.num_bytes:>7,}  {one.kind:<8} {one.width:>5}  {recall} {mean}".rstrip())
+    return "\n".join(lines)
+
+
+def _interval_ends(interval: Interval | None) -> str:
+    return "" if interval is None else f"{100 * interval.low:.2f} .. {100 * interval.high:.2f}"
+
+
+def require_plot(file: Path | None) -> None:
+    """Raise a SettingsError if a file has no ending of a picture that can be drawn."""
+    if file is not None and file.suffix not in PLOT_ENDINGS:
+        raise SettingsError(
+            f"--sizes-plot {file} ends in {file.suffix!r}; want .png, .svg or .pdf", subject="--sizes-plot"
+        )
