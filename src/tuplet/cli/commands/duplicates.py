@@ -77,7 +77,6 @@ def _tree(group: DuplicateGroup, calibration: Calibration | None) -> dict[str, A
 def _write_page(
     file: Path, chosen: DuplicatesArguments, index: ImageIndex, groups: Sequence[DuplicateGroup]
 ) -> None:
-
     from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet
 
     shown = []

@@ -93,7 +93,6 @@ def _opener(chosen: IndexArguments) -> Callable[[], PictureEncoder]:
 def _summary(
     report: IndexingReport, index: ImageIndex, chosen: IndexArguments, recall: MeasuredRecall | None
 ) -> list[str]:
-
     done = (
         (report.added, "new"),
         (report.changed, "changed"),

@@ -127,7 +127,6 @@ def _tree(
 def _write_page(
     file: Path, chosen: SearchArguments, index: ImageIndex, found: Sequence[Neighbour], copies: set[str]
 ) -> None:
-
     from tuplet.report.contact_sheet import Shot, ShotGroup, write_contact_sheet  # Jinja, for pages only
 
     asked = [Shot(jpeg_thumbnail(decode_pixels(image)), "", str(image)) for image in chosen.images]
