@@ -19,7 +19,7 @@ from tuplet.evaluation.sizes import choose_code
 from tuplet.inference.pictures import IndexedModel, PictureEncoder, absolute
 from tuplet.progress import track
 from tuplet.search.approximate import APPROXIMATE_FROM, keep_approximate_index, misses_rows
-from tuplet.search.embedding import Entry, ReadingSettings, embed_entries
+from tuplet.search.embedding import Embedded, Entry, ReadingSettings, embed_entries
 from tuplet.search.finding import FoundPicture, FoundPictures, LabelFolder, find_pictures
 from tuplet.search.index import ImageIndex, picture_id, schema_of
 from tuplet.search.shards import Shard
@@ -140,22 +140,44 @@ def index_pictures(
             if rebuild or dropped_rebuilds or written or misses_rows(index) or is_scattered(index):
                 tidy(index)
             keep_approximate_index(index, approximate_from)
-        num_pictures, touched = len(found.pictures) - len(done.problems), relabelled + done.num_updated
-        ids = set(map(picture_id, found.pictures))
-        problems = [f"{path}: {reason}" for path, reason in done.problems.items()]
-        return IndexingReport(
-            added=done.num_added,
-            changed=done.num_embedded - done.num_added,
-            touched=touched,
-            unchanged=num_pictures - done.num_embedded - touched,
-            dropped=len(gone) + len(lost),
-            kept=len(kept),
-            others=len(known.keys() - ids - gone - kept),
-            unreadable=(*found.broken, *problems),
-            notes=(*found.notes, *_elsewhere(known, found, gone | kept)),
-            total=index.count(),
-            approximate=index.is_approximate,
-        )
+        rows = _Rows(known, gone | lost, kept)
+        return _report(index, found, rows, done, relabelled)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that an index had before.
+
+    Attributes:
+        known: all of them, by id.
+        dropped: ids of pictures that are gone or can no longer be read.
+        kept: ids of pictures that cannot be read now.
+    """
+
+    known: dict[str, Entry]
+    dropped: set[str]
+    kept: set[str]
+
+
+def _report(
+    index: ImageIndex, found: FoundPictures, rows: _Rows, done: Embedded, relabelled: int
+) -> IndexingReport:
+    """Count what was done; pictures with another label or time were `relabelled` before any was read."""
+    num_pictures, touched = len(found.pictures) - len(done.problems), relabelled + done.num_updated
+    ids = set(map(picture_id, found.pictures))
+    return IndexingReport(
+        added=done.num_added,
+        changed=done.num_embedded - done.num_added,
+        touched=touched,
+        unchanged=num_pictures - done.num_embedded - touched,
+        dropped=len(rows.dropped),
+        kept=len(rows.kept),
+        others=len(rows.known.keys() - ids - rows.dropped - rows.kept),
+        unreadable=(*found.broken, *(f"{path}: {reason}" for path, reason in done.problems.items())),
+        notes=(*found.notes, *_elsewhere(rows.known, found, rows.dropped | rows.kept)),
+        total=index.count(),
+        approximate=index.is_approximate,
+    )
 
 
 def _model_in_bytes(embedder: PictureEncoder, found: FoundPictures, num_bytes: int | None) -> IndexedModel:
