@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -214,3 +216,12 @@ def test_bad_embeddings_and_counts() -> None:
         reranked(np.full((3, 4), np.nan), AlphaQueryExpansion(), 1)
     with pytest.raises(DataError):
         reranked(np.zeros((0, 4)), AlphaQueryExpansion(), 1)
+
+
+def test_no_torch_is_needed() -> None:
+    code = (
+        "import sys, numpy as np; from tuplet.metrics.reranking import *\n"
+        "for settings in (AlphaQueryExpansion(), KReciprocal()): reranked(np.eye(9), settings, 3)\n"
+        "assert 'scipy.sparse' in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
