@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from picture_folder import draw
 from scipy import stats
+from tiny_run import tiny_options
 
 from tuplet.cli.main import main
 from tuplet.config import RunConfig
@@ -22,24 +23,9 @@ from tuplet.research.tuning.search import run_trials
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
 
-TINY = {
-    "data.glyph-train-classes": 8,
-    "data.glyph-test-classes": 4,
-    "data.glyphs-per-class": 6,
-    "data.image-size": 16,
-    "data.resize": 16,
-    "data.batch-size": 8,
-    "model.embedding-dim": 16,
-    "loss.hidden-dim": 16,
-    "schedule.epochs": 1,
-    "evaluation.kmeans-runs": 1,
-    "compute.num-workers": 0,
-    "compute.accelerator": "cpu",
-}
-
 
 def bench(folder: Path, losses: str) -> None:
-    options = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+    options = tiny_options()
     main(["bench", "demo", "--losses", losses, "--seeds=2", "--trials=2", "--to", str(folder), *options])
 
 

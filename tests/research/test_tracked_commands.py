@@ -6,27 +6,14 @@ import csv
 from pathlib import Path
 
 import pytest
+from tiny_run import tiny_options
 
 from tuplet.cli.main import main
 from tuplet.training.run_folder import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own imports
 
-TINY = {
-    "data.glyph-train-classes": 8,
-    "data.glyph-test-classes": 4,
-    "data.glyphs-per-class": 5,
-    "data.image-size": 16,
-    "data.resize": 16,
-    "data.batch-size": 8,
-    "model.embedding-dim": 16,
-    "loss.hidden-dim": 16,
-    "schedule.epochs": 1,
-    "evaluation.kmeans-runs": 1,
-    "compute.num-workers": 0,
-    "compute.accelerator": "cpu",
-}
-OPTIONS = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+OPTIONS = tiny_options(data__glyphs_per_class=5)
 TRACK = ["--track", "csv", "--track", "mlflow"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from tiny_run import tiny_options
 
 from tuplet.cli.commands import claims as command
 from tuplet.cli.main import main
@@ -24,20 +25,7 @@ from tuplet.training.devices import launch
 from tuplet.training.experiment import open_run
 from tuplet.training.run_folder import EpochReport, Run
 
-TINY = {
-    "data.glyph-train-classes": 8,
-    "data.glyph-test-classes": 4,
-    "data.glyphs-per-class": 5,
-    "data.image-size": 16,
-    "data.resize": 16,
-    "data.batch-size": 8,
-    "model.embedding-dim": 16,
-    "loss.hidden-dim": 16,
-    "schedule.epochs": 1,
-    "compute.num-workers": 0,
-    "compute.accelerator": "cpu",
-}
-OPTIONS = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+OPTIONS = tiny_options(data__glyphs_per_class=5)
 
 
 @pytest.fixture(scope="module")
