@@ -15,6 +15,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from processes import command_in_background
+from tiny_run import tiny_options
 
 from tuplet.research.queue import Queue, first_number
 
@@ -74,18 +75,14 @@ def server() -> Iterator[Server]:
             server.stop()
 
 
-OPTIONS = """
---data.glyph-train-classes=8 --data.glyph-test-classes=4 --data.glyphs-per-class=6 --data.image-size=16
---data.resize=16 --data.batch-size=8 --model.embedding-dim=16 --loss.hidden-dim=16 --schedule.epochs=16
---schedule.warmup-epochs=0 --compute.num-workers=0 --compute.accelerator=cpu --trials=4 --sampler=random
---heartbeat-seconds=1 --pruner=median
-"""
+SEARCH = ["--trials=4", "--sampler=random", "--heartbeat-seconds=1", "--pruner=median"]
 
 
 def worker(server: Server, folder: Path) -> BaseProcess:
     folder.mkdir()
+    options = tiny_options(schedule__epochs=16, schedule__warmup_epochs=0)
     where = ["--storage", server.url, "--study", "shared", "--to", folder]
-    return command_in_background(folder, "tune", "demo", *OPTIONS.split(), *where)
+    return command_in_background(folder, "tune", "demo", *options, *SEARCH, *where)
 
 
 def test_a_worker_is_killed_in_mid_trial(server: Server, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 from rich.console import Console
+from tiny_run import tiny_options
 
 from tuplet.cli.commands.tune import LiveTable
 from tuplet.cli.main import main
@@ -20,15 +21,9 @@ from tuplet.research.tuning.search import Search
 from tuplet.research.tuning.space import Range
 from tuplet.training.run_folder import Run, read_config
 
-TINY = """
---data.glyph-train-classes=8 --data.glyph-test-classes=4 --data.glyphs-per-class=6 --data.image-size=16
---data.resize=16 --data.batch-size=8 --model.embedding-dim=16 --loss.hidden-dim=16 --schedule.epochs=2
---evaluation.kmeans-runs=1 --compute.num-workers=0 --compute.accelerator=cpu
-"""
-
 
 def tune(folder: Path, options: str) -> None:
-    main(["tune", "demo", *shlex.split(TINY), *shlex.split(options), "--to", str(folder)])
+    main(["tune", "demo", *tiny_options(schedule__epochs=2), *shlex.split(options), "--to", str(folder)])
 
 
 def test_from_the_first_trial_to_the_report(tmp_path: Path, capsys) -> None:
