@@ -15,7 +15,10 @@ from tuplet.config import DataConfig
 _MOST_PRECISION = 22
 _SIXTEEN_BITS = 1 << 15
 _EXACT_PRECISION = 16
-_BLOCK = 32  # outputs a matrix product: each needs few inputs, so that one matrix would be mostly zeros
+_BLOCK = 16  # outputs a matrix product: each needs few inputs, so that one matrix would be mostly zeros
+_ONE_THREAD = 1 << 18
+"""OpenBLAS computes products of up to so many multiplications in the thread that asks for them. Larger ones go
+to threads of its own, which then wait in a loop and take the cores from those that decode other pictures."""
 
 
 @final
@@ -114,10 +117,14 @@ class _Taps:
             weights = np.zeros((end - begin, high - low + self.weights.shape[1]), dtype=kind)
             places = self.first[begin:end, None] - low + np.arange(self.weights.shape[1])
             np.put_along_axis(weights, places, self.weights[begin:end].astype(kind), axis=1)
-            sums = weights[:, : high - low] @ values[low - offset : high - offset]
-            whole = (sums.astype(np.int32) + (1 << (self.precision - 1))) >> self.precision
-            # Weights that were rounded up may sum to a little more than one.
-            np.minimum(whole, 255, out=result[begin - start : end - start], casting="unsafe")
+            weights = weights[:, : high - low]
+            width = max(1, _ONE_THREAD // weights.size)
+            for column in range(0, m * channels, width):
+                part = slice(column, column + width)
+                sums = weights @ values[low - offset : high - offset, part]
+                whole = (sums.astype(np.int32) + (1 << (self.precision - 1))) >> self.precision
+                # Weights that were rounded up may sum to a little more than one.
+                np.minimum(whole, 255, out=result[begin - start : end - start, part], casting="unsafe")
         return result.reshape(count, m, channels)
 
 
