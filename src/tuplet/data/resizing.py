@@ -17,8 +17,8 @@ _SIXTEEN_BITS = 1 << 15
 _EXACT_PRECISION = 16
 _BLOCK = 16  # outputs a matrix product: each needs few inputs, so that one matrix would be mostly zeros
 _ONE_THREAD = 1 << 18
-"""OpenBLAS computes products of up to so many multiplications in the thread that asks for them. Larger ones go
-to threads of its own, which then wait in a loop and take the cores from those that decode other pictures."""
+"""OpenBLAS computes products of up to so many multiplications in the thread that asks for them. Larger ones
+go to threads of its own, which then wait in a loop, on the cores that decode other pictures."""
 
 
 @final
