@@ -11,31 +11,31 @@ random pixels. The commands of tuplet use `passive`, see cli/main.py.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import tyro
 from PIL import Image
 
-from benchmarks.cells import describe_machine
+from benchmarks.cells import open_report, write_report
 from tuplet.data.glyphs import glyph
 
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "spin-1000": {"GOMP_SPINCOUNT": "1000"},
+    "spin-10000": {"GOMP_SPINCOUNT": "10000"},
 }
 """How threads wait: by default libgomp spins for a long time, passive ones sleep at once."""
 NETWORKS = {"tuplet_convnet": (32, 48), "resnet50": (8, 128)}
@@ -43,11 +43,13 @@ NETWORKS = {"tuplet_convnet": (32, 48), "resnet50": (8, 128)}
 CLASSES = 100
 COMMANDS: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "--to", "{new}", "--schedule.epochs", "4"),
-    "index": ("index", "{pictures}", "--model", "{run}", "--to", "{new}"),
+    "index": ("index", "{pictures}", "--model", "{run}", "--index", "{new}"),
     "evaluate": ("evaluate", "{run}"),
 }
 """Commands of tuplet, on generated characters: {run} is a trained run, {new} a path that does not exist."""
 NUM_PICTURES = 600
+Key: TypeAlias = tuple[str, int, str]
+"""What is timed, how many processes are busy beside it, and with which setting."""
 AS_OPENMP_HAS_IT = {"KMP_BLOCKTIME": "200"}
 """A variable of another OpenMP: it changes nothing in libgomp, but stops a command from setting `passive`."""
 
@@ -69,7 +71,7 @@ class Arguments:
     rounds: int = 3
     """Runs of each cell, >= 1."""
     json: Path | None = None
-    """File to write."""
+    """File to write; what it has is not measured again."""
     train: str | None = None
     """Only train this network, and print images a second; for the processes of the cells."""
 
@@ -79,15 +81,16 @@ def main(arguments: Arguments) -> None:
     if arguments.train is not None:
         print(images_per_second(arguments.train, arguments.seconds))
         return
+    report = open_report(arguments.json, "cpu", {"settings": SETTINGS, "rounds": arguments.rounds}, same=())
+    known = {(cell["what"], cell["busy"], cell["setting"]) for cell in report["cells"]}
     with TemporaryDirectory() as folder:
-        cells = list(_cells(arguments, Path(folder)))
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        tree = {"environment": describe_machine("cpu"), "settings": SETTINGS, "cells": cells}
-        arguments.json.write_text(json.dumps(tree, indent=1) + "\n")
+        for cell in _cells(arguments, Path(folder), known):
+            report["cells"].append({**cell, "status": "measured"})
+            write_report(arguments.json, report)
 
 
-def _cells(arguments: Arguments, folder: Path) -> Iterator[dict[str, Any]]:
+def _cells(arguments: Arguments, folder: Path, known: Container[Key]) -> Iterator[dict[str, Any]]:
+    """Measure what is not known yet."""
     speeds: dict[str, Callable[[str], float]] = {
         network: partial(_training_speed, network, arguments.seconds) for network in arguments.networks
     }
@@ -97,6 +100,8 @@ def _cells(arguments: Arguments, folder: Path) -> Iterator[dict[str, Any]]:
         speeds[f"tuplet {command}"] = partial(_command_speed, COMMANDS[command], folder)
     for what, speed_with in speeds.items():
         for busy in arguments.busy:
+            if all((what, busy, name) in known for name in arguments.settings):
+                continue
             with busy_processes(busy):
                 rounds = [
                     {name: speed_with(name) for name in arguments.settings} for _ in range(arguments.rounds)

@@ -91,14 +91,18 @@ def test_each_command_imports_only_what_it_uses(paths: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "policy"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "5"}, None)],
+    ("given", "spins", "policy"),
+    [
+        ({}, "1000", "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None, "ACTIVE"),
+        ({"GOMP_SPINCOUNT": "5"}, "5", None),
+    ],
 )
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
-    given: dict[str, str], policy: str | None
+    given: dict[str, str], spins: str | None, policy: str | None
 ) -> None:
     code = "import os; from tuplet.cli.main import main; main(['--version']); "
-    code += "print(os.environ.get('OMP_WAIT_POLICY'))"
+    code += "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
     if policy == "PASSIVE":
         code += "; import torch"  # it takes seconds; OpenMP then prints what it has read
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -107,7 +111,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    assert done.stdout.splitlines()[-1] == str(policy)
+    assert done.stdout.splitlines()[-1] == f"{spins} {policy}"
     if "OMP_WAIT_POLICY" in done.stderr:
         assert re.search(r"OMP_WAIT_POLICY ?= ?'PASSIVE'", done.stderr)
 

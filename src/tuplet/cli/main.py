@@ -87,15 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _let_threads_sleep() -> None:
-    """Make OpenMP threads sleep while they wait, unless the user has chosen how they wait.
+    """Make OpenMP threads sleep soon when they wait, unless the user has chosen how they wait.
 
-    By default they spin, so beside one other busy process the threads of a matrix product wait for each
-    other's time slices, and training falls to a tenth of its speed. benchmarks/contention.py measures what
-    sleeping costs on a quiet machine and gains on a busy one. OpenMP reads this when torch loads it.
+    By default they spin for long, so beside one other busy process the threads of a matrix product wait for
+    each other's time slices, and training falls to a tenth of its speed. Threads that sleep at once are
+    slower on a quiet machine: ResNet-50 trains at 0.83 of the speed, and at 0.95 to 0.97 after a thousand
+    spins, with most of the gain beside a busy process (benchmarks/contention.py). OpenMP reads this when
+    torch loads it.
     """
     chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     if "torch" not in sys.modules and not any(name in os.environ for name in chosen):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ |= {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "PASSIVE"}  # GNU's OpenMP, and others
 
 
 def _lost_another_rank(error: RuntimeError) -> bool:
