@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,3 +16,10 @@ def sample(
     centres = random.normal(size=(num_classes, dim))[(labels + 4) // 3]
     order = random.permutation(len(labels))
     return (centres + noise * random.normal(size=(len(labels), dim)))[order], labels[order]
+
+
+def sample_file(folder: Path) -> Path:
+    """Write a sample as a file of embeddings and labels."""
+    x, labels = sample(12, 1.0, 0)
+    np.savez(folder / "x.npz", embeddings=x, labels=labels)
+    return folder / "x.npz"

@@ -13,6 +13,8 @@ from tuplet.data.glyphs import glyph
 from tuplet.inference.encoder import IndexedModel, PictureEmbedder
 from tuplet.models.embedder import Embedder
 from tuplet.search.index import ImageIndex, picture_id
+from tuplet.search.small_storage import vector_cells
+from tuplet.search.writing import RowWriter
 
 DIM = 16
 
@@ -49,6 +51,18 @@ def index_of_vectors(
     index = ImageIndex.create(str(uri), model)
     add_vectors(index, vectors, labels, paths)
     return index
+
+
+def stored_index(uri: Path, vectors: np.ndarray, code: str | None = None, *, num_labels: int) -> ImageIndex:
+    """An index that holds vectors as `code` says, as indexing writes them; labels 0, 1, ... in turn."""
+    model = IndexedModel("/model", "0" * 64, vectors.shape[1], 16, 18, "crop-flip", code)
+    writer = RowWriter(ImageIndex.create(str(uri), model))
+    for number, cells in enumerate(vector_cells(vectors, model)):
+        path, label = f"/{number:04}.png", str(number % num_labels)
+        facts = {"id": picture_id(path), "path": path, "label": label, "size": 1, "modified": 0}
+        writer.add({**facts, "content": "0" * 32, "thumbnail": b"", **cells})
+    writer.commit()
+    return ImageIndex(str(uri))
 
 
 def add_vectors(

@@ -22,6 +22,8 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
+from tiny_run import tiny_options
+
 MODULES = {
     "baselines": {"pytorch_metric_learning"},
     "heic": {"pillow_heif"},
@@ -34,23 +36,7 @@ MODULES = {
 """What each extra installs, by import name."""
 SECOND = "proxy-anchor|triplet|--track"
 """What needs a second extra beside tune."""
-TINY_RUN = {
-    "data.glyph-train-classes": 8,
-    "data.glyph-test-classes": 4,
-    "data.glyphs-per-class": 6,
-    "data.image-size": 16,
-    "data.resize": 16,
-    "data.batch-size": 8,
-    "model.embedding-dim": 16,
-    "loss.hidden-dim": 16,
-    "schedule.epochs": 1,
-    "schedule.warmup-epochs": 0,
-    "evaluation.kmeans-runs": 1,
-    "compute.num-workers": 0,
-    "compute.accelerator": "cpu",
-}
-TINY = [word for option, value in TINY_RUN.items() for word in (f"--{option}", str(value))]
-"""Options of a training of a second."""
+TINY = tiny_options(schedule__warmup_epochs=0)
 
 
 class Without(importlib.machinery.PathFinder, MetaPathFinder):

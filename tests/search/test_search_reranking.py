@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_folder import unit
+from picture_folder import stored_index, unit
 
 from tuplet.errors import RequestError
-from tuplet.inference.pictures import IndexedModel
 from tuplet.metrics.reranking import AlphaQueryExpansion, KReciprocal, Reranking, reranked
 from tuplet.metrics.small_vectors import CodeKind, Directions
 from tuplet.search.index import ImageIndex, picture_id
-from tuplet.search.small_storage import vector_cells
-from tuplet.search.writing import RowWriter
 
 DIM, COUNT = 32, 240
 
@@ -31,20 +28,9 @@ def query(vectors: np.ndarray) -> np.ndarray:
     return unit(vectors[:1] + 0.1 * np.random.default_rng(1).normal(size=(1, DIM)))
 
 
-def made_index(uri: Path, vectors: np.ndarray, small: str | None = None) -> ImageIndex:
-    model = IndexedModel("/model", "0" * 64, DIM, 16, 18, "crop-flip", small)
-    writer = RowWriter(ImageIndex.create(str(uri), model))
-    for number, cells in enumerate(vector_cells(vectors, model)):
-        path = f"/{number:04}.png"
-        facts = {"id": picture_id(path), "path": path, "label": str(number % 3), "size": 1, "modified": 0}
-        writer.add({**facts, "content": "0" * 32, "thumbnail": b"", **cells})
-    writer.commit()
-    return ImageIndex(str(uri))
-
-
 @pytest.fixture(scope="module")
 def index(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
-    return made_index(tmp_path_factory.mktemp("reranked") / "index", vectors)
+    return stored_index(tmp_path_factory.mktemp("reranked") / "index", vectors, num_labels=3)
 
 
 METHODS = [AlphaQueryExpansion(k=8), KReciprocal(k1=10, k2=4, num_candidates=60)]
@@ -85,7 +71,7 @@ def test_vectors_in_few_bytes_are_ranked_as_they_are_kept(
     kind: CodeKind, width: int, settings: Reranking, vectors: np.ndarray, query: np.ndarray, tmp_path: Path
 ) -> None:
     code = Directions(vectors).code(kind, width)
-    index = made_index(tmp_path / "index", vectors, code.to_json())
+    index = stored_index(tmp_path / "index", vectors, code.to_json(), num_labels=3)
     projected = code.project(query)
     found = index.nearest(query[0], 10, exact=True, rerank=settings)
     stored = code.stored(code.project(vectors))

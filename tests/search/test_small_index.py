@@ -7,32 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_folder import unit
+from picture_folder import stored_index, unit
 
 from tuplet.errors import SearchIndexError
 from tuplet.inference.encoder import PictureEmbedder
-from tuplet.inference.pictures import IndexedModel
 from tuplet.metrics.small_vectors import CodeKind, Directions
 from tuplet.search import indexing, small_storage
 from tuplet.search.index import ImageIndex, picture_id
 from tuplet.search.indexing import index_pictures
-from tuplet.search.small_storage import vector_cells
-from tuplet.search.writing import RowWriter
 
 DIM = 32
 
 
 def small_index(uri: Path, vectors: np.ndarray, kind: CodeKind, width: int) -> ImageIndex:
     code = Directions(vectors).code(kind, width)
-    model = IndexedModel("/model", "0" * 64, DIM, 16, 18, "crop-flip", code.to_json())
-    index = ImageIndex.create(str(uri), model)
-    writer = RowWriter(index)
-    for number, cells in enumerate(vector_cells(vectors, model)):
-        path = f"/{number:04}.png"
-        facts = {"id": picture_id(path), "path": path, "label": str(number % 5), "size": 1, "modified": 0}
-        writer.add({**facts, "content": "0" * 32, "thumbnail": b"", **cells})
-    writer.commit()
-    return ImageIndex(str(uri))
+    return stored_index(uri, vectors, code.to_json(), num_labels=5)
 
 
 @pytest.mark.parametrize(("kind", "width"), [("float32", 16), ("int8", 24), ("bits", 32)])

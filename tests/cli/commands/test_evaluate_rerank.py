@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_points import sample
+from labelled_points import sample, sample_file
 
 from tuplet.evaluation.embedding_files import read_embeddings
 from tuplet.evaluation.reranking import measure_reranking
@@ -17,10 +17,7 @@ from tuplet.metrics.reranking import AlphaQueryExpansion, KReciprocal
 
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    x, labels = sample(12, 1.0, 0)
-    file = tmp_path_factory.mktemp("vectors") / "x.npz"
-    np.savez(file, embeddings=x, labels=labels)
-    return file
+    return sample_file(tmp_path_factory.mktemp("vectors"))
 
 
 def test_json_holds_what_the_library_measures(vectors: Path, says: Callable[..., str]) -> None:

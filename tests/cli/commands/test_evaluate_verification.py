@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_points import sample
+from labelled_points import sample_file
 
 from tuplet.metrics.open_set import Answers
 from tuplet.metrics.verification import verification_metrics
@@ -16,10 +16,7 @@ from tuplet.metrics.verification import verification_metrics
 
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    x, labels = sample(12, 1.0, 0)
-    file = tmp_path_factory.mktemp("vectors") / "x.npz"
-    np.savez(file, embeddings=x, labels=labels)
-    return file
+    return sample_file(tmp_path_factory.mktemp("vectors"))
 
 
 def test_json_holds_what_the_metrics_say(vectors: Path, says: Callable[..., str]) -> None:
