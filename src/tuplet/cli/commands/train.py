@@ -33,7 +33,10 @@ def demo(chosen: TrainArguments, command: str) -> None:
     """Generate characters, train on some, search among others, write the report."""
     run = train(chosen, command)
     if run is not None:
-        program = "tuplet" if shutil.which("tuplet") else f"{Path(sys.executable).name} -m tuplet"
+        program = "tuplet"
+        if not shutil.which(program):  # an environment that is not active is named by its own path
+            is_module = Path(sys.argv[0]).name == "__main__.py"
+            program = f"{sys.executable} -m tuplet" if is_module else sys.argv[0]
         print(f"\nOpen {run.report_file} in a browser: curves, maps, and the worst mistakes as pictures.")
         print("Try next, on your own pictures in folders PHOTOS/<class>/*:")
         print(f"  {program} train folder --data.root PHOTOS")
