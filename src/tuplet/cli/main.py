@@ -241,7 +241,7 @@ def _train(arguments: list[str]) -> None:
     "evaluate FILE [--labels FILE] [--gallery FILE [--gallery-labels FILE]]",
     "evaluate --index DIR",
     kind=ModelArguments,
-    more="tuplet evaluate RUN --help lists every option; MODEL and FILE have their own.",
+    more="tuplet evaluate RUN --help lists every option; MODEL and FILE have their own options.",
 )
 def _evaluate(arguments: list[str]) -> None:
     if arguments[0].partition("=")[0] == "--index":
@@ -348,7 +348,7 @@ def _claims(arguments: list[str]) -> None:
 
 @_command("report", "write the report of a run again:  tuplet report RUN", "report RUN")
 def _report_run(arguments: list[str]) -> None:
-    """Measure the run in the folder RUN again and write RUN/report.html. Its epochs stay as they are."""
+    """Measure the run in the folder RUN again and write RUN/report.html; the run itself does not change."""
     if {"-h", "--help"} & set(arguments):
         _print_usage(COMMANDS["report"])
         return
@@ -409,7 +409,7 @@ def _on_index(name: str, kind: type[Any], *modules: str) -> Callable[[list[str]]
 for _name, _summary, _kind, _modules in (
     (
         "calibrate",
-        "choose from which cosine two pictures are the same:  tuplet calibrate RUN --fmr 1e-3",
+        "choose the cosine from which two pictures are the same:  tuplet calibrate RUN --fmr 1e-3",
         CalibrateArguments,
         (),
     ),
@@ -421,19 +421,19 @@ for _name, _summary, _kind, _modules in (
     ),
     (
         "search",
-        "find the pictures most like an image:  tuplet search IMAGE --index DIR",
+        "find the pictures most similar to an image:  tuplet search IMAGE --index DIR",
         SearchArguments,
         ("lancedb",),
     ),
     (
         "classify",
-        "name pictures by their neighbours:  tuplet classify PICTURES --index DIR",
+        "label pictures by their neighbours:  tuplet classify PICTURES --index DIR",
         ClassifyArguments,
         ("lancedb",),
     ),
     (
         "serve",
-        "serve an index: a search page and an API:  tuplet serve DIR",
+        "serve a search page and an API for an index:  tuplet serve DIR",
         ServeArguments,
         ("lancedb", "fastapi", "uvicorn", "prometheus_client"),
     ),
@@ -456,12 +456,12 @@ for _name, _summary, _kind, _modules in (
     more="tuplet data describe --help lists every option.",
 )
 def _data(arguments: list[str]) -> None:
-    """Count the images and classes that a run would train on and be tested on, or download a benchmark.
+    """Count the images and classes that a run would train and test on, or download a benchmark.
 
-    Sources: folder, cub, cars, sop, inshop, torchvision (with --dataset NAME) and table.
+    Sources: folder, cub, cars, sop, inshop, torchvision (with --dataset NAME), table and glyphs.
 
-    fetch downloads cub or sop from where it is published, checks it, unpacks it into FOLDER (data) and
-    counts it; for cars and inshop it says what has to be done by hand. An interrupted download resumes.
+    fetch cub and fetch sop download the benchmark, check it, unpack it into FOLDER (default: data) and
+    count it; fetch cars and fetch inshop say what to download by hand. An interrupted download resumes.
     """
     if arguments[0] == "describe":
         config = parse(DataConfig, arguments[1:], "tuplet data describe")

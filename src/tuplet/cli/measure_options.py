@@ -20,28 +20,29 @@ class MeasureArguments:
     """How to measure, and what to do with the result."""
 
     recall_at: tuple[int, ...] | None = None
-    """The K of Recall@K, each >= 1; the default is those of the run, or 1 2 4 8."""
+    """Values of K for Recall@K, each >= 1; default: those of the run, or 1 2 4 8."""
     distance: RetrievalDistance = "cosine"
-    """What ranks the results."""
+    """Distance by which results are ranked."""
     kmeans_runs: int | None = None
-    """k-means runs behind NMI and AMI, >= 0; 0 leaves them out; the default is as the run says, or 10."""
+    """Runs of k-means for NMI and AMI, >= 0; 0: no clustering; default: as in the run, or 10."""
     verification: bool = False
-    """Measure decisions too: ROC AUC, EER and FNMR at FMR of all pairs; accuracy, risk-coverage and unknown
-    classes of answers by neighbours. By cosine only."""
+    """Also measure decisions: ROC AUC, EER and FNMR at FMR over all pairs; accuracy, risk-coverage and
+    unknown classes for answers by neighbours. Cosine only."""
     balanced: bool = False
-    """With --verification: weigh classes, and pairs of classes, alike, not pairs of images."""
+    """With --verification: give every class and every pair of classes the same weight, instead of every pair
+    of images."""
     save: Path | None = None
-    """Write the embeddings to this file, .npz or .parquet; with a gallery or several splits, to files beside
-    it: NAME-gallery, NAME-1, NAME-2."""
+    """Write the embeddings to this file, .npz or .parquet; with a gallery or several splits, to several
+    files: NAME-gallery, NAME-1, NAME-2."""
     sizes: bool = False
-    """Measure the embeddings in fewer bytes too: their leading directions as floats, bytes and bits."""
+    """Also measure the embeddings in fewer bytes: their leading directions as floats, bytes and bits."""
     sizes_plot: Path | None = None
-    """Draw Recall@1 and MAP@R of --sizes against the bytes of a picture, .png, .svg or .pdf."""
+    """Draw Recall@1 and MAP@R of --sizes against bytes per picture, .png, .svg or .pdf."""
     reranking: Annotated[RerankArguments, tyro.conf.arg(name="")] = field(default_factory=RerankArguments)
     qe_database: bool = False
-    """With --rerank alpha-qe: expand every gallery vector by its neighbours too."""
+    """With --rerank alpha-qe: also expand every gallery vector by its neighbours."""
     json: bool = False
-    """Print JSON, with the intervals over queries too."""
+    """Print JSON, which also has the intervals over queries."""
 
     def __post_init__(self) -> None:
         for option, given in (("--verification", self.verification), ("--rerank", self.reranks)):
@@ -65,11 +66,11 @@ class FileArguments:
     """Measure the embeddings in a file."""
 
     labels: Path | None = None
-    """Class of each embedding: .npy, or .txt or .csv with one a line; replaces labels in the file."""
+    """Class of each embedding: .npy, or .txt or .csv with one per line; replaces labels in the file."""
     gallery: Path | None = None
-    """Embeddings to search; by default the measured ones, each left out of its own results."""
+    """File of embeddings to search; default: the measured embeddings themselves, without the query."""
     gallery_labels: Path | None = None
-    """Class of each embedding of the gallery."""
+    """File with the class of each embedding of the gallery."""
     measuring: Annotated[MeasureArguments, tyro.conf.arg(name="")] = field(default_factory=MeasureArguments)
 
 
@@ -77,26 +78,27 @@ class FileArguments:
 class ModelArguments:
     """Measure how good embeddings are: Recall@K, R-precision, MAP@R, NMI and AMI, with intervals.
 
-    RUN is a folder made by tuplet train; MODEL one written by save_pretrained, such as RUN/model; FILE holds
-    embeddings: .npy (its labels in --labels: .npy, .txt or .csv), .npz or .parquet; DIR is an index made by
-    tuplet index, whose approximate search is compared with exact search.
+    RUN is a folder written by tuplet train; MODEL is a folder written by save_pretrained, such as RUN/model;
+    FILE contains embeddings: .npy (with labels in --labels: .npy, .txt or .csv), .npz or .parquet; DIR is an
+    index written by tuplet index: its approximate search is compared with exact search.
 
-      --images FOLDER              measure all images of FOLDER/<class>/*; may be given once for each split
-      --gallery-images FOLDER      search those instead of the images themselves
+      --images FOLDER              measure all images of FOLDER/<class>/*; may be repeated, once per split
+      --gallery-images FOLDER      search these images instead of the measured ones
       --gallery FILE               the same for embeddings
-      --recall-at K [K ...]        the K of Recall@K; --distance, --kmeans-runs: how else to measure
-      --verification               pairs and answers too: AUC, EER, FNMR at FMR, accuracy, unknown classes
-      --rerank METHOD              Recall@1 and MAP@R after alpha-qe or k-reciprocal re-ranking too
-      --save FILE                  write the embeddings, .npz or .parquet; --json: print JSON
+      --recall-at K [K ...]        values of K for Recall@K; see also --distance and --kmeans-runs
+      --verification               also pairs and answers: AUC, EER, FNMR at FMR, accuracy, unknown classes
+      --rerank METHOD              also Recall@1 and MAP@R after re-ranking by alpha-qe or k-reciprocal
+      --save FILE                  write the embeddings, .npz or .parquet
+      --json                       print JSON
 
-    Without --images a RUN is measured on its own test images, or on those of --data.root FOLDER: FOLDER/test,
-    or half of the classes of FOLDER/<class>/*.
+    Without --images, a RUN is measured on its own test images, or on those of --data.root FOLDER:
+    FOLDER/test, or half of the classes of FOLDER/<class>/*.
     """
 
     images: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """Measure all images of FOLDER/<class>/*; may be given once for each split."""
+    """Measure all images of FOLDER/<class>/*; may be repeated, each folder is a split of its own."""
     gallery_images: Path | None = None
-    """Folder of class folders to search; by default the images search each other."""
+    """Folder of class folders to search; default: the images search each other."""
     measuring: Annotated[MeasureArguments, tyro.conf.arg(name="")] = field(default_factory=MeasureArguments)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -105,15 +107,15 @@ class ModelArguments:
 
 @dataclass(frozen=True)
 class IndexMeasureArguments:
-    """Measure an index: Recall@K by labels, of exact search and of its approximate search."""
+    """Measure an index: Recall@K by labels, with exact search and with its approximate search."""
 
     index: IndexFolder
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
-    """The K of Recall@K, each >= 1."""
+    """Values of K for Recall@K, each >= 1."""
     queries: int = 1000
-    """Number of pictures to look up, chosen at random, >= 1."""
+    """Number of pictures to use as queries, chosen at random, >= 1."""
     seed: int = 0
-    """Seed of the choice, >= 0."""
+    """Seed of this choice, >= 0."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -123,33 +125,35 @@ class IndexMeasureArguments:
 
 @dataclass(frozen=True)
 class CalibrateArguments:
-    """Choose the cosine from which two pictures count as the same class, on classes that were not trained on.
+    """Choose the cosine from which two pictures count as the same class, on classes not used for training.
 
-    The thresholds and the probabilities are chosen on the validation classes of RUN (a run trained with
-    --evaluation.split validation), or on those of --images FOLDER, for one goal: --fmr, --precision or --f1.
-    Then they are measured on the test classes. RUN/calibration.json stores them, and tuplet search,
-    duplicates, serve and classify answer by them; RUN/calibration.html shows them.
+    Thresholds and probabilities are chosen on the validation classes of RUN (a run trained with
+    --evaluation.split validation), or on the classes of --images FOLDER, for one goal: --fmr, --precision or
+    --f1. They are then measured on the test classes. RUN/calibration.json stores them, RUN/calibration.html
+    shows them, and tuplet search, duplicates, serve and classify use them in their answers.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of a run or of a saved model."""
     fmr: float | None = None
-    """Share of pairs of two classes that may count as the same, in (0, 1); the default goal is 0.001."""
+    """Goal: share of pairs of different classes that may be called the same, in (0, 1). The default goal is
+    an FMR of 0.001."""
     precision: float | None = None
-    """Share of the answers "same" that has to be right, in (0, 1), where the class of every second picture
+    """Goal: share of the answers "same" that must be right, in (0, 1), if the class of every second picture
     is in the index."""
     f1: bool = False
-    """The best F1 of precision and share of known pictures answered rightly."""
+    """Goal: the best F1 of precision and of the share of known pictures that are answered correctly."""
     miss: float = 0.05
-    """Share of pictures whose class is in the index that may be answered with "nothing like it here"."""
+    """Share of the pictures whose class is in the index that may be answered "nothing like it here", in [0,
+    1)."""
     votes: int = 5
-    """Neighbours that vote for the class of a picture, >= 1."""
+    """Number of neighbours that vote for the class of a picture, >= 1."""
     method: Literal["isotonic", "platt"] = "isotonic"
-    """How probabilities are fitted."""
+    """How to fit the probabilities."""
     images: Path | None = None
-    """Choose on FOLDER/<class>/* in place of the validation classes."""
+    """Choose on FOLDER/<class>/* instead of the validation classes."""
     test_images: Path | None = None
-    """Measure on FOLDER/<class>/* in place of the run's own test classes."""
+    """Measure on FOLDER/<class>/* instead of the run's own test classes."""
     accelerator: AcceleratorOption = "auto"
     num_workers: int = 2
     """Processes that decode images, >= 0."""
@@ -167,10 +171,10 @@ class CalibrateArguments:
 
 @dataclass(frozen=True)
 class OtherImages:
-    """Other images than those of the runs' own configs."""
+    """Measure other images than those of the runs' own configs."""
 
     root: Path | None = None
-    """For both runs: FOLDER/test/<class>/*, or half of the classes of FOLDER/<class>/*."""
+    """Images for both runs: FOLDER/test/<class>/*, or half of the classes of FOLDER/<class>/*."""
 
 
 @dataclass(frozen=True)
@@ -184,18 +188,18 @@ class CompareArguments:
     data: OtherImages = field(default_factory=OtherImages)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     labels: Path | None = None
-    """Classes of the items in files of embeddings, for files that do not hold them."""
+    """Class of each item, for files of embeddings that do not contain labels."""
     recall_at: tuple[int, ...] | None = None
-    """The K of Recall@K, each >= 1; the default is those of the runs' configs, A's first."""
+    """Values of K for Recall@K, each >= 1; default: those in the runs' configs, A's first."""
     distance: RetrievalDistance = "cosine"
-    """What ranks the results of a query."""
+    """Distance by which results are ranked."""
     level: float = 0.95
-    """Share of such intervals that should hold the true difference, in (0, 1)."""
+    """Confidence level of the intervals, in (0, 1)."""
     num_resamples: int = 2000
-    """Resamples behind the intervals, >= 100."""
+    """Number of bootstrap resamples for the intervals, >= 100."""
     num_flips: int = 10000
-    """Sign patterns behind p if more than 12 classes differ, >= 100."""
+    """Number of sign patterns for the p-value if more than 12 classes differ, >= 100."""
     seed: int = 0
     """Seed of resamples and sign patterns, >= 0."""
     json: bool = False
-    """Print JSON, with the intervals over queries too."""
+    """Print JSON, which also has the intervals over queries."""

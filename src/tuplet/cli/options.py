@@ -1,4 +1,4 @@
-"""The options of each command: a dataclass, whose docstrings are its help.
+"""The options of each command: a dataclass whose docstrings are its help.
 
 Nothing here imports torch, so that help and mistakes are answered at once.
 """
@@ -36,13 +36,14 @@ TrackOption: TypeAlias = Annotated[
     tuple[TrackerName, ...],
     tyro.conf.UseAppendAction,
     tyro.conf.arg(
-        help="Where to watch it, beside the report: tensorboard, wandb, mlflow or csv; may be given several"
-        " times. tensorboard and csv write to the folder of each run."
+        help="Also log the metrics to tensorboard, wandb, mlflow or csv; may be repeated. tensorboard and csv"
+        " write to the folder of each run."
     ),
 ]
 _ENGINE_HELP = (
-    "torch, or onnx: an export of the model in onnxruntime on the CPU, which starts sooner; it is written"
-    " where there is none. auto takes an export that is there (tuplet export RUN --to onnx), without a GPU."
+    "torch: PyTorch; onnx: an export of the model in onnxruntime on the CPU, which starts faster (it is"
+    " written if it does not exist); auto: onnx if an export exists (tuplet export RUN --to onnx) and there"
+    " is no GPU, otherwise torch."
 )
 EngineOption: TypeAlias = Annotated[Engine, tyro.conf.arg(help=_ENGINE_HELP)]
 
@@ -55,16 +56,17 @@ def _required(metavar: str) -> Any:
 class TrainArguments:
     """Train a model, evaluate it after every epoch, and write a report.
 
-    --loss NAME trains with another loss than hist, with its published settings and the batches that
-    it needs.
+    --loss NAME trains with another loss than hist, with its published settings and with batches as
+    it needs them.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     to: Path | None = None
-    """Folder of the new run; the default is runs/NAME-DATE-TIME."""
+    """Folder of the new run; default: runs/NAME-DATE-TIME."""
     seeds: int = 1
-    """Number of runs, with seeds `seed`, `seed` + 1, ..., >= 1. Several runs go into folders below TO, with a
-    summary of mean, standard deviation and interval; the same command with the same --to resumes them."""
+    """Number of runs, >= 1, with seeds `seed`, `seed` + 1, ... With more than one, each run gets a folder
+    below TO, beside a summary of mean, standard deviation and interval; the same command with the same --to
+    resumes them."""
     track: TrackOption = ()
 
     def __post_init__(self) -> None:
@@ -76,12 +78,12 @@ class MovedImages:
     """Where the images of a run are now."""
 
     root: Path | None = None
-    """Folder or file of the run's images, if they moved; they have to be the same images."""
+    """New folder or file of the run's images, if they have moved; they must be the same images."""
 
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Resume a run that was stopped, on other devices or with images that moved if you like."""
+    """Resume a run that was stopped, also on other devices or with images that have moved."""
 
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     data: MovedImages = field(default_factory=MovedImages)
@@ -93,7 +95,7 @@ class TuneArguments:
     """Search the settings of a recipe by Bayesian optimisation.
 
     Each trial trains on a part of the training classes and is measured on the others. The test
-    classes are measured when the search has ended and do not influence it. Writes the best settings
+    classes are measured after the search and do not influence it. The command writes the best settings
     as a recipe for tuplet train --config (TO/best.yaml) and a report (TO/report.html).
 
       --space wide                 the loss's own settings over wide ranges (the default)
@@ -101,36 +103,40 @@ class TuneArguments:
       --space loss.tau=8:64:log    one field over a range; with :log, evenly on a logarithmic scale
       --space loss.alpha=0.5,1,2   one field over a list; --space may be given several times
 
-    The same command resumes a search. Several such commands at once share it, on one machine or, with
-    --storage postgresql://USER:PASSWORD@HOST/DATABASE, on many. --loss NAME tunes another loss.
+    The same command resumes a search. Started several times at once, the processes share the search, on
+    one machine or, with --storage postgresql://USER:PASSWORD@HOST/DATABASE, on many. --loss NAME tunes
+    another loss.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     trials: int = 60
-    """Number of trials over all workers, >= 1; a larger number continues a search that has ended."""
+    """Number of trials over all workers, >= 1; a larger number continues a finished search."""
     space: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """wide, paper, PATH=VALUE,VALUE,..., PATH=LOW:HIGH or PATH=LOW:HIGH:log; may be given several times."""
+    """wide, paper, PATH=VALUE,VALUE,..., PATH=LOW:HIGH or PATH=LOW:HIGH:log; may be repeated."""
     sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
-    """gp: Gaussian process; tpe: tree-structured Parzen estimators; random; grid: every combination."""
+    """gp: Gaussian process; tpe: tree-structured Parzen estimator; random: random draws; grid: every
+    combination."""
     pruner: Literal["none", "median", "hyperband"] = "none"
-    """How poor trials are stopped early, by their epochs so far."""
+    """How to stop poor trials early, by their results so far."""
     objective: Literal["validation", "oracle"] = "validation"
     """validation: the last epoch on validation classes; oracle: the best epoch on the test classes
-    themselves, as the study searched. An oracle's scores are too good, and are labelled so."""
+    themselves, as in the study's searches. Oracle scores are too optimistic and are labelled as such."""
     metric: str = "recall_at_1"
-    """What is maximised: recall_at_K, map_at_r or r_precision."""
+    """Metric to maximise: recall_at_K, map_at_r or r_precision."""
     folds: int = 1
-    """Folds of validation classes to average over, 1..evaluation.validation_folds, one training each."""
+    """Number of validation folds to average over, 1..evaluation.validation_folds; a trial trains once for
+    each."""
     sampler_seed: int = 0
-    """Seed of the sampler, >= 0; the trainings use the recipe's `seed`."""
+    """Seed of the sampler, >= 0; the trainings use `seed`."""
     storage: str | None = None
-    """Address of a database that workers share; the default is an SQLite file, TO/study.db."""
+    """URL of a database that the workers share; default: the SQLite file TO/study.db."""
     study: str | None = None
-    """Name of the search in the storage; the default is NAME-OBJECTIVE."""
+    """Name of the search in the database; default: NAME-OBJECTIVE."""
     heartbeat_seconds: int = 20
-    """A worker that is silent for three times as long counts as lost, and its trial is run again, >= 1."""
+    """Seconds between two heartbeats of a worker, >= 1. A worker that is silent for three times as long
+    counts as lost, and its trial is run again."""
     to: Path | None = None
-    """Folder of the trials and of the results; the default is runs/tune-NAME."""
+    """Folder of the trials and the results; default: runs/tune-NAME."""
     track: TrackOption = ()
 
 
@@ -139,26 +145,28 @@ class BenchArguments:
     """Compare several losses under one protocol.
 
     The settings of each loss are searched with the same number of trials on validation classes; the best ones
-    are then trained with the same number of seeds. Writes one table with means, intervals, paired tests, the
-    frozen backbone and cost (TO/comparison.md) and its data (TO/comparison.json). The same command resumes.
+    are then trained with the same number of seeds. The command writes a table with means, intervals, paired
+    tests, the frozen backbone and the cost of each loss (TO/comparison.md) and its data (TO/comparison.json).
+    The same command resumes.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     losses: str = ",".join(get_args(LossName))
-    """Separated by commas; the others are compared with the first."""
+    """Losses to compare, separated by commas; each is compared with the first."""
     seeds: int = 5
-    """Final trainings of each loss, with seeds 0, 1, ..., >= 1."""
+    """Number of final trainings of each loss, with seeds 0, 1, ..., >= 1."""
     trials: int = 8
-    """Settings tried for each loss, >= 1; the first are the published ones, and the only ones with 1."""
+    """Settings to try for each loss, >= 1. The published ones (of hist: the recipe's) are first; with 1 there
+    is no search."""
     trial_epochs: int | None = None
-    """Length of a trial's training, 1..schedule.epochs, the schedule shortened in proportion; None: as
-    long as the final trainings."""
+    """Epochs of a trial, 1..schedule.epochs, with the schedule shortened in proportion; None: as many as in
+    the final trainings."""
     sampler: Literal["gp", "tpe", "random"] = "gp"
-    """How the other settings are chosen, from the ranges of tuplet tune --space wide."""
+    """How to choose the settings of further trials, from the ranges of tuplet tune --space wide."""
     metric: str = "recall_at_1"
-    """What the settings are chosen by: recall_at_K, map_at_r or r_precision, on the validation classes."""
+    """Metric on the validation classes that chooses the settings: recall_at_K, map_at_r or r_precision."""
     to: Path | None = None
-    """Folder of all runs and of the table; the default is runs/bench-NAME."""
+    """Folder of all runs and of the table; default: runs/bench-NAME."""
     track: TrackOption = ()
 
     def __post_init__(self) -> None:
@@ -184,33 +192,35 @@ class BenchArguments:
 
 @dataclass(frozen=True)
 class ClaimsArguments:
-    """Check the claims of the HIST study, and what it left open, on any data.
+    """Check the claims of the HIST study, and questions that it left open, on any data.
 
-    The rule of each claim is fixed before its runs. Writes one report with figures, the study's numbers
-    beside yours, and verdicts with intervals (TO/report.html, .md and .json).
+    The rule of each claim is fixed before its runs. The command writes one report with figures, the study's
+    numbers beside yours, and verdicts with intervals (TO/report.html, .md and .json).
 
       tuplet claims run 2 --on glyphs --budget 5m        generated characters: no files are needed
       tuplet claims run 1,3,noise --on folder --data.root PHOTOS --seeds 5
       tuplet claims run all --on cars-resnet50 --data.root data/cars
 
-    The same command resumes, and several at once share its runs. Runs that exist are used again, also
-    by other claims. A run that failed is reported, does not stop the others, and makes the exit status 1.
+    The same command resumes; started several times at once, the processes share the runs. Existing runs
+    are reused, also by other claims. A failed run is reported and does not stop the others; the exit
+    status is then 1.
     """
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     seeds: int = 5
-    """Trainings of each point, with seeds `seed`, `seed` + 1, ..., >= 1; a verdict needs two or more."""
+    """Number of trainings at each point, >= 1, with seeds `seed`, `seed` + 1, ...; a verdict needs two or
+    more."""
     points: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Name of a point to run, such as "own share 0.5"; may be given several times. The published one and its
-    rivals stay. The default is all."""
+    """Name of a point to run, such as "own share 0.5"; may be repeated. The published point and its rivals
+    are always run. Default: all points."""
     budget: str | None = None
-    """Time for the runs that are left, such as 45s, 30m, 2h or 1h30m. To fit, points are left out first, then
-    epochs, then seeds, by the speed of the first run; the report says what was left out."""
+    """Time for the remaining runs, such as 45s, 30m, 2h or 1h30m. The first run is timed; then points, then
+    epochs, then seeds are dropped until the rest fits, and the report says what was dropped."""
     storage: str | None = None
-    """Address of the queue's database, postgresql://USER@HOST/DATABASE for workers on many machines that
-    share TO; the default is an SQLite file, TO/queue.db."""
+    """URL of the queue's database, postgresql://USER@HOST/DATABASE, for workers on several machines that
+    share TO; default: the SQLite file TO/queue.db."""
     to: Path | None = None
-    """Folder of the plan, the runs and the report; the default is runs/claims-NAME."""
+    """Folder of the plan, the runs and the report; default: runs/claims-NAME."""
     track: TrackOption = ()
 
     def __post_init__(self) -> None:
@@ -227,23 +237,23 @@ class ClaimsArguments:
 class ExportArguments:
     """Write a trained network for use without tuplet.
 
-    RUN is a folder made by tuplet train, MODEL one written by save_pretrained, such as RUN/model. The export
-    takes uint8 RGB [N, 3, S, S] with any N and gives [N, D], as the network does.
+    RUN is a folder written by tuplet train, MODEL a folder written by save_pretrained, such as RUN/model.
+    Like the network, the export takes uint8 RGB [N, 3, S, S] with any N and returns [N, D].
 
       --to onnx   one file for onnxruntime and others (pip install 'tuplet[search]')
-      --to torch  one file for torch.export.load, which needs only PyTorch
+      --to torch  one file for torch.export.load; it needs only PyTorch
       --to hub    a folder for the Hugging Face hub: weights, config.json and a model card
     """
 
     to: ExportTarget
-    """onnx: a file for onnxruntime; torch: one for torch.export.load; hub: a folder for the hub."""
+    """onnx: a file for onnxruntime; torch: a file for torch.export.load; hub: a folder for the hub."""
     output: Path | None = None
-    """File or folder to write; the default is RUN/model.onnx, RUN/model.pt2 or RUN/hub, or beside MODEL."""
+    """File or folder to write; default: RUN/model.onnx, RUN/model.pt2 or RUN/hub; for a MODEL, beside it."""
     check: Path | None = None
-    """Folder of pictures, at any depth, to compare the export and the network on; the default is the run's
+    """Folder of pictures, at any depth, on which the export is compared with the network; default: the run's
     own test images, or noise if there are none."""
     overwrite: bool = False
-    """Replace what an earlier export wrote."""
+    """Replace an earlier export."""
     data: DataConfig = field(default_factory=DataConfig)
 
 
@@ -257,47 +267,50 @@ class FetchArguments:
 
 @dataclass(frozen=True)
 class IndexArguments:
-    """Add every picture below the folders PHOTOS to the index DIR, with its embedding by a model.
+    """Add every picture below the folders PHOTOS to the index DIR, with its embedding.
 
-    Called again, it embeds pictures that are new or have changed, drops those that are gone, and needs no
+    Called again, the command embeds new and changed pictures, removes those that are gone, and needs no
     --model. DIR may be s3://bucket/path; LanceDB then reads AWS_ACCESS_KEY_ID, AWS_ENDPOINT and so on.
     """
 
     photos: Annotated[Files, _required("PHOTOS [PHOTOS ...]")]
-    """Folders of pictures, at any depth."""
+    """Folders of pictures, searched at any depth."""
     index: IndexFolder
     model: Path | None = None
-    """Folder of a run or of a saved model; the default is the model that made the index, if there is one."""
+    """Folder of a run or of a saved model; default: the model that made the index."""
     labels: Literal["first", "last", "none"] = "first"
-    """Label of a picture: the folder right below PHOTOS, the folder that it lies in, or none."""
+    """Label of a picture. first: the name of the folder directly below PHOTOS; last: the name of the folder
+    that contains it; none: no labels."""
     only: bool = False
-    """Drop pictures of other folders than these."""
+    """Remove pictures of all other folders from the index."""
     rebuild: bool = False
-    """Start again, perhaps with another model; until that has finished, searches use the index as it was."""
+    """Build the index anew, if you like with another model; searches use the old one until the new one is
+    complete."""
     image_size: int | None = None
-    """Side of the square that the model sees, pixels; the default is as the model was trained."""
+    """Side of the square that the model sees, pixels; default: as in training."""
     resize: int | None = None
-    """Short side before the centre is cut out, pixels; the default is as the model was trained."""
+    """Short side before the centre crop, pixels; default: as in training."""
     bytes: int | None = None
-    """Most bytes of a picture's vector in a new index: the kind (float32, int8, bits) and number of leading
-    directions that find most among up to 2,000 of the pictures are kept. Such a search is always exact."""
+    """Largest size of a picture's vector, bytes; new indexes only. Of the kinds (float32, int8, bits) and
+    numbers of leading directions that fit, the one that searches best among up to 2,000 of the pictures is
+    kept. Searches of such an index are always exact."""
     approximate_from: int = 100_000
-    """Number of pictures from which search is approximate, >= 1."""
+    """Number of pictures from which searches are approximate, >= 1."""
     recall: bool = False
-    """Measure how much of the exact answer the approximate search finds."""
+    """Measure what share of the exact results the approximate search finds."""
     batch_size: int = 64
-    """Pictures to embed at a time, >= 1."""
+    """Pictures to embed at once, >= 1."""
     num_workers: int = 2
-    """Threads that decode pictures, in each process, >= 0."""
+    """Threads that decode pictures, per process, >= 0."""
     workers: int = 1
     """Processes that embed, >= 1; each loads the model and takes a share of the pictures."""
     shard: str | None = None
-    """K/N, such as 2/4: look after the K-th of N shares of the pictures only. N machines, each with its own
-    K, fill one index in object storage; the same command without --shard then finishes it."""
+    """K/N, such as 2/4: embed only the K-th of N shares of the pictures. N machines, each with its own K, can
+    fill one index in object storage; the same command without --shard then finishes it."""
     accelerator: AcceleratorOption = "auto"
     engine: EngineOption = "auto"
     json: bool = False
-    """Print JSON instead of words."""
+    """Print JSON instead of text."""
 
     def __post_init__(self) -> None:
         _require_given(self.photos, "PHOTOS", "tuplet index PHOTOS --model RUN --index DIR")
@@ -310,21 +323,22 @@ class IndexArguments:
 
 @dataclass(frozen=True)
 class SearchArguments:
-    """Find the pictures of an index that look most like an image, or like the mean of several."""
+    """Find the pictures of an index that are most similar to an image, or to the mean of several."""
 
     images: Annotated[Files, _required("IMAGE [IMAGE ...]")]
-    """Image files; of several, the mean is looked up."""
+    """Image files; several are searched by the mean of their vectors."""
     index: IndexFolder
     top: int = 10
     """Number of pictures to list, >= 1."""
     label: str | None = None
     """Only pictures with this label."""
     path: str | None = None
-    """Only pictures whose path matches this pattern: * any text, ? a character, [ab] one of these."""
+    """Only pictures whose path matches this pattern: * stands for any text, ? for one character, [ab] for one
+    of these."""
     where: str | None = None
     """Only pictures that meet this SQL condition on id, path, label, size, modified or content."""
     include_itself: bool = False
-    """List copies of the images themselves too."""
+    """List exact copies of the images too."""
     exact: bool = False
     """Compare with every vector, even if there is an approximate index."""
     model: MovedModel = None
@@ -332,7 +346,7 @@ class SearchArguments:
     engine: EngineOption = "auto"
     reranking: Annotated[RerankArguments, tyro.conf.arg(name="")] = field(default_factory=RerankArguments)
     html: Path | None = None
-    """Write a page of thumbnails."""
+    """Write the results to this file, as a page of thumbnails."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -342,27 +356,28 @@ class SearchArguments:
 
 @dataclass(frozen=True)
 class ClassifyArguments:
-    """Find the label of pictures by a vote of their nearest pictures in an index.
+    """Label pictures by a vote of their nearest pictures in an index.
 
     With a calibrated model (tuplet calibrate), the answer is "same", "unsure" or "nothing like it here", with
     a probability; only "same" and "unsure" come with a label. Otherwise every picture gets a label.
     """
 
     pictures: Annotated[tyro.conf.Positional[tuple[Path, ...]], _required("PICTURES [PICTURES ...]")]
-    """Picture files, or folders of them at any depth."""
+    """Picture files, or folders of them, searched at any depth."""
     index: IndexFolder
     votes: int | None = None
-    """Neighbours that vote, >= 1; the default is the calibration's, or 5."""
+    """Number of neighbours that vote, >= 1; default: as in the calibration, or 5."""
     same_from: float | None = None
-    """Least cosine of "same", in place of the calibration's; a label needs at least this."""
+    """Lowest cosine that is answered "same", instead of the calibration's; a label needs at least this
+    cosine."""
     to: Path | None = None
-    """Write to this file, .csv or .json, in place of printing."""
+    """Write to this file, .csv or .json, instead of printing."""
     json: bool = False
     """Print JSON instead of CSV."""
     include_itself: bool = False
-    """Let copies of a picture vote too; by default they are left out."""
+    """Let exact copies of a picture vote too."""
     batch_size: int = 64
-    """Pictures to embed at a time, >= 1."""
+    """Pictures to embed at once, >= 1."""
     model: MovedModel = None
     accelerator: AcceleratorOption = "auto"
     engine: EngineOption = "auto"
@@ -381,28 +396,29 @@ class ClassifyArguments:
 class ServeArguments:
     """Serve a page to search an index by pictures, and an API for programs (docs/serve.md).
 
-    Only this machine can reach it, unless --host says otherwise; then a token is needed, from --token-file or
-    from the environment variable TUPLET_TOKEN. Ctrl-C stops it.
+    Only this machine can reach the server, unless --host says otherwise. Any other host requires a token,
+    from --token-file or from the environment variable TUPLET_TOKEN. Ctrl-C stops the server.
     """
 
     index: tyro.conf.Positional[IndexFolder]
     host: str = "127.0.0.1"
     """Name or address to listen on; 0.0.0.0 lets other machines reach it."""
     port: int = 8000
-    """Port to listen on; 0: any free one."""
+    """Port to listen on; 0: any free port."""
     token_file: Path | None = None
     """File whose first line is the token that every request must send."""
     model: MovedModel = None
     accelerator: AcceleratorOption = "auto"
     engine: EngineOption = "auto"
     max_upload_mb: float = 20.0
-    """Largest picture that may be uploaded, megabytes, > 0."""
+    """Size of the largest picture that may be uploaded, megabytes, > 0."""
     max_upload_megapixels: float = 25.0
-    """Millions of pixels that may have to be decoded, > 0; a JPEG is decoded at the scale that is needed."""
+    """Largest number of pixels to decode for one picture, millions, > 0; a JPEG is decoded at the scale that
+    is needed."""
     queue: int = 32
-    """Pictures that may wait or be looked up at the same time, >= 1; more are asked to come back."""
+    """Uploaded pictures that may wait or be searched at the same time, >= 1; further ones get status 503."""
     batch_size: int = 16
-    """Pictures that the model sees at a time, >= 1."""
+    """Pictures to embed at once, >= 1."""
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
@@ -419,18 +435,19 @@ class ServeArguments:
 class DuplicatesArguments:
     """Find groups of pictures of an index that look nearly the same.
 
-    Each picture of a group has a cosine of at least the threshold with another one of it.
+    Each picture of a group has a cosine of at least the threshold with another picture of the group.
     """
 
     index: tyro.conf.Positional[IndexFolder]
     threshold: float = 0.95
-    """Cosine from which two pictures count as near-duplicates, in (0, 1]; what fits depends on the model."""
+    """Cosine from which two pictures count as near-duplicates, in (0, 1]; a suitable value depends on the
+    model."""
     where: str | None = None
-    """Only pictures that meet this SQL condition, see tuplet search."""
+    """Only pictures that meet this SQL condition; see tuplet search."""
     accelerator: Accelerator = "auto"
-    """Where the products of all pairs are computed."""
+    """Where to compute the products of all pairs."""
     html: Path | None = None
-    """Write a page of thumbnails."""
+    """Write the groups to this file, as a page of thumbnails."""
     json: bool = False
     """Print JSON instead of a table."""
 

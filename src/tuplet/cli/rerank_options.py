@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RerankArguments:
-    """How results are re-ranked."""
+    """How to re-rank results."""
 
     rerank: Literal["none", "alpha-qe", "k-reciprocal"] = "none"
-    """Search again with the first results: alpha query expansion, or k-reciprocal re-ranking."""
+    """alpha-qe: search again with alpha query expansion; k-reciprocal: re-rank the first results by their
+    common neighbours."""
     qe_k: int = 10
-    """Of alpha-qe: neighbours that are added to a query, >= 1."""
+    """For alpha-qe: number of neighbours that are added to the query, >= 1."""
     qe_alpha: float = 3.0
-    """Of alpha-qe: power of their cosines that weighs them, >= 0."""
+    """For alpha-qe: power of a neighbour's cosine that is its weight, >= 0."""
     k1: int = 20
-    """Of k-reciprocal: nearest pictures among which two must find each other, >= 1."""
+    """For k-reciprocal: two pictures are neighbours if each is among the other's k1 nearest, >= 1."""
     k2: int = 6
-    """Of k-reciprocal: nearest pictures whose codes are averaged, in 1..k1 + 1."""
+    """For k-reciprocal: number of nearest pictures whose codes are averaged, in 1..k1 + 1."""
     rerank_lambda: float = 0.3
-    """Of k-reciprocal: weight of the original distance, in [0, 1]."""
+    """For k-reciprocal: weight of the original distance, in [0, 1]."""
 
     def __post_init__(self) -> None:
         require(self.qe_k >= 1, "--qe-k", self.qe_k, "1 or more")

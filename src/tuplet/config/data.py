@@ -17,60 +17,66 @@ Source = Literal["folder", "cub", "cars", "sop", "inshop", "torchvision", "table
 @takes_any_number
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, how they are split by class, and how they become batches."""
+    """Which images to use, how to split them by class, and how to make batches of them."""
 
     source: Source = "folder"
-    """folder: images in folders by class; cub, cars, sop, inshop: a benchmark as it was downloaded;
-    torchvision: its `dataset`; table: a file of paths and labels; glyphs: characters drawn by a seeded
-    program, no files needed."""
+    """folder: one folder of images per class; cub, cars, sop, inshop: a benchmark as it was downloaded;
+    torchvision: the class named in `dataset`; table: a file of paths and labels; glyphs: generated
+    characters, which need no files."""
     root: Path | None = None
-    """folder: train/<class>/* and test/<class>/*, or <class>/*, to be split; table: the .csv or .parquet
-    file; otherwise the folder that the download was unpacked in. glyphs takes none."""
+    """folder: the folder with train/<class>/* and test/<class>/*, or with <class>/*, which is then split;
+    table: the .csv or .parquet file; cub, cars, sop, inshop, torchvision: the folder of the download; glyphs:
+    None."""
     dataset: str | None = None
-    """A class of torchvision.datasets whose images have one label each, such as Flowers102."""
+    """source=torchvision only: a class of torchvision.datasets whose images have one label each, such as
+    Flowers102."""
     train_fraction: float = 0.5
-    """Share of the classes that trains, in (0, 1); ignored where the data come with a split by class."""
+    """Share of the classes to train on, in (0, 1); ignored if the data already have a split by class."""
     split_seed: int | None = None
-    """None: the first classes by name train. A number: a random share of them, drawn with this seed."""
+    """None: train on the first classes by name. A number >= 0: draw the training classes at random with this
+    seed."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do about unreadable images: stop at the first; or read all before training, skip and list
-    them."""
+    """stop: raise an error at the first unreadable image; skip: read all images before training, skip the
+    unreadable ones and list them."""
     glyph_train_classes: int = 100
-    """Generated characters that train, >= 2; source=glyphs only."""
+    """Number of generated characters to train on, >= 2; source=glyphs only."""
     glyph_test_classes: int = 100
-    """Generated characters that are only queried, >= 2; source=glyphs only."""
+    """Number of generated characters to test on, >= 2; source=glyphs only."""
     glyphs_per_class: int = 20
-    """Drawings of each generated character, >= 2; source=glyphs only."""
+    """Drawings per generated character, >= 2; source=glyphs only."""
     image_size: int = 224
-    """Side of the square the network sees, pixels, >= 8."""
+    """Side of the square that the network sees, pixels, >= 8."""
     resize: int | None = None
-    """Short side before the centre crop at test, pixels, >= image_size; None: 256 / 224 of image_size.
-    Used by augmentation=crop-flip only; the others take the whole image."""
+    """Short side before the centre crop at test time, pixels, >= image_size; None: 256 / 224 of image_size.
+    Used with augmentation=crop-flip only; with the others the whole image is scaled to the square."""
     augmentation: Augmentation = "crop-flip"
-    """Training: crop-flip is RandomResizedCrop and a horizontal flip; affine is for characters; or none."""
+    """Augmentation of the training images. crop-flip: RandomResizedCrop and horizontal flip; affine: small
+    random affine transforms, for characters; none."""
     quarter_turns: bool = False
-    """Add each training class turned by 90, 180 and 270 degrees as three more classes: for characters."""
+    """Add each training class rotated by 90, 180 and 270 degrees as three more classes; for characters."""
     cache: Literal["none", "memory"] = "none"
-    """memory: decode once and keep every image, short side at `resize`, as uint8. For sets that fit."""
+    """memory: decode each image once and keep it as uint8, short side scaled to `resize`; for data sets that
+    fit into memory."""
     sampler: Literal["random", "per-class"] = "random"
-    """random: shuffled; per-class: `images_per_class` images of each class in the batch."""
+    """random: shuffled images; per-class: `images_per_class` images of each class in a batch."""
     batch_size: int = 32
-    """Images a step, N, over all ranks together, >= 2."""
+    """Images per step (N), over all processes together, >= 2."""
     images_per_class: int = 4
-    """Images a class in a batch, >= 1, dividing batch_size; sampler=per-class only."""
+    """Images per class in a batch, >= 1, a divisor of batch_size; sampler=per-class only."""
     accumulate: int = 1
-    """Parts, >= 1, in which each process takes its share of a batch, to need the memory of one part only. The
-    loss still sees the whole batch, and the gradients are the same (gradient caching); a step takes about a
-    third longer. A BatchNorm that is not frozen normalises each part by itself."""
+    """Number of parts into which each process divides its share of a batch, >= 1; the network then needs the
+    memory of one part only. The loss still sees the whole batch, and the gradients are the same (gradient
+    caching); a step takes about a third longer. A BatchNorm that is not frozen normalises each part by
+    itself."""
     label_noise: float = 0.0
     """Share of the training images, in [0, 1), whose label is replaced by that of another training class."""
     label_noise_seed: int | None = None
-    """Which images, and which labels, >= 0; None: the run's seed."""
+    """Seed that decides which images get which wrong labels, >= 0; None: the run's seed."""
     imbalance: float = 1.0
-    """Ratio of the shares that the fullest and the emptiest training class keep of their images, >= 1: a
-    long tail, in which every class keeps two images if it has them; 1 leaves the classes as they are."""
+    """Makes the training set long-tailed: ratio of the shares of their images that the largest and the
+    smallest class keep, >= 1. Every class keeps two images if it has them. 1: keep all images."""
     imbalance_seed: int | None = None
-    """Which classes and which images are kept, >= 0; None: the run's seed."""
+    """Seed that decides which classes and images are kept, >= 0; None: the run's seed."""
 
     @property
     def default_resize(self) -> int:

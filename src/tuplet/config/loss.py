@@ -44,14 +44,14 @@ class HypergraphConfig:
     """Variants of HIST's hypergraph network; the defaults are the paper's."""
 
     features: HypergraphFeatures = "embedding"
-    """What the HGNN reads: embedding, the f of the network; or unit, the x of length one."""
+    """What the HGNN reads. embedding: f, the output of the network; unit: x, the same at unit length."""
     output_gain: float = 1.0
-    """Factor on the HGNN's logits, > 0; mixing shrinks them to about the own share of a tuplet."""
+    """Factor on the logits of the HGNN, > 0; mixing shrinks them to about the own share of a tuplet."""
     self_loops: float = 0.0
-    """Share s of its own row that a sample keeps in each propagation, (1 - s) G + s I, in [0, 1)."""
+    """Weight s of a sample's own row in each propagation, (1 - s) G + s I, in [0, 1)."""
     detach: HypergraphDetach = "none"
-    """What the cross entropy's gradient leaves out: incidence, the path through H; inputs, embeddings and
-    class distributions altogether, so that it trains the HGNN alone."""
+    """Where the gradient of the cross entropy stops. incidence: no gradient through H; inputs: no gradient to
+    embeddings and class distributions at all, so that it trains the HGNN alone."""
 
     def __post_init__(self) -> None:
         check = Check(self, "loss.hypergraph.")
@@ -62,54 +62,60 @@ class HypergraphConfig:
 @takes_any_number
 @dataclass(frozen=True)
 class LossConfig:
-    """The loss: HIST (Eq. 1-6), or one that it is compared with."""
+    """The loss: HIST (Eq. 1-6), or one of the losses that it is compared with."""
 
     name: LossName = "hist"
-    """hist; or a rival, from pytorch-metric-learning."""
+    """hist, or a rival from pytorch-metric-learning."""
     tau: float = 32.0
     """Temperature of the distribution loss (Eq. 2), > 0."""
     tau_end: float | None = None
-    """tau in the last epoch, > 0, reached in equal steps, one an epoch; None: tau throughout."""
+    """tau in the last epoch, > 0, reached in equal steps, one per epoch; None: tau is constant."""
     alpha: float = 0.9
-    """Decay of the semantic tuplets per unit of distance (Eq. 3), > 0; see `alpha_control`."""
+    """Decay of a sample's weight in a semantic tuplet per unit of distance (Eq. 3), > 0; see
+    `alpha_control`."""
     alpha_control: bool = False
     """Allow alpha <= 0, outside the paper's range, as a control experiment: at 0 every sample of the batch
-    has weight 1 in every tuplet, below 0 the weight grows with the distance."""
+    has weight 1 in every tuplet; below 0 the weight grows with the distance."""
     own_share: float = 0.0
-    """Mean share of a tuplet's weight that is on images of its own class, in [0, 1): alpha is solved for it
-    in each batch, and `alpha` is not used. 0: `alpha` is."""
+    """Mean share of a tuplet's weight that is on images of its own class, in [0, 1). If > 0, alpha is solved
+    for this share in each batch, and `alpha` is ignored."""
     lambda_s: float = 1.0
-    """Weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 leaves the HGNN out."""
+    """Weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 skips the HGNN."""
     lambda_s_end: float | None = None
-    """lambda_s in the last epoch, >= 0, reached in equal steps, one an epoch; None: lambda_s throughout."""
+    """lambda_s in the last epoch, >= 0, reached in equal steps, one per epoch; None: lambda_s is constant."""
     label_smoothing: float = 0.0
-    """Of the distribution loss, in [0, 1): share of the target that is spread evenly over all classes."""
+    """Label smoothing of the distribution loss, in [0, 1): share of the target that is spread evenly over all
+    classes."""
     matryoshka: tuple[int, ...] = ()
-    """Leading widths of the embeddings, ascending and below model.embedding_dim, whose loss is added (of
-    hist: the distribution loss), so that embeddings may be cut off there; none: ()."""
+    """Leading widths of the embeddings, ascending and below model.embedding_dim, at which the loss is added
+    (for hist the distribution loss), so that embeddings can be cut off there. (): none."""
     hypergraph: HypergraphConfig = field(default_factory=HypergraphConfig)
     hidden_dim: int = 512
-    """Width h of the hidden propagations, >= 1."""
+    """Width of the hidden propagations of the HGNN (h), >= 1."""
     num_layers: int = 2
-    """Propagations L of the HGNN, >= 1."""
+    """Number of propagations of the HGNN (L), >= 1."""
     distance: Distance = "mahalanobis"
     """Distance between a sample and a class distribution."""
     variance: Variance = "learnt"
-    """Of the class distributions. unit: fixed at one, not trained; distance=mahalanobis only."""
+    """Variances of the class distributions. learnt: trained; unit: fixed at one, distance=mahalanobis
+    only."""
     implementation: Implementation = "auto"
-    """chunked: little extra memory, for any number of classes; compiled: the same, fused by torch.compile;
-    plain: the readable functions in order; auto: plain for few classes, where it is faster, else chunked."""
+    """plain: the readable functions in order; chunked: little extra memory, for any number of classes;
+    compiled: chunked, fused by torch.compile; auto: plain for few classes, where it is faster, otherwise
+    chunked."""
     class_fraction: float = 1.0
-    """Share of the classes that a step sums over, in (0, 1]: the batch's, and others drawn anew each step."""
+    """Share of the classes that a step sums over, in (0, 1]: those of the batch and a random sample of the
+    others, drawn again at each step."""
     margin: float | None = None
-    """Of proxy-anchor, soft-triple, arcface (radians), multi-similarity and triplet; None: as published."""
+    """Margin of proxy-anchor, soft-triple, arcface (radians), multi-similarity and triplet; None: as
+    published."""
     scale: float | None = None
     """Factor on a rival's similarities, > 0: 1 / temperature of proxy-nca and supcon, alpha of proxy-anchor,
     lambda of soft-triple, s of arcface, beta of multi-similarity; None: as published."""
     positive_scale: float | None = None
     """alpha of multi-similarity, > 0; None: as published."""
     num_centers: int | None = None
-    """Centres a class of soft-triple, >= 1; None: as published."""
+    """Centres per class of soft-triple, >= 1; None: as published."""
 
     def __post_init__(self) -> None:
         check = Check(self, "loss.")

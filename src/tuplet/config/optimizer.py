@@ -24,16 +24,17 @@ class OptimizerConfig:
     lr_hgnn: float = 1e-3
     """Learning rate of the hypergraph network (lr-HGNN of Tables 8 and 9), >= 0."""
     lr_proxies: float = 1e-2
-    """Learning rate of a rival's proxies, centres or class weights, >= 0; no part of HIST."""
+    """Learning rate of a rival's proxies, centres or class weights, >= 0; not used by hist."""
     weight_decay: float = 1e-4
-    """Of every group, >= 0."""
+    """Weight decay of every group, >= 0."""
     weight_decay_distributions: float | None = None
-    """Of the class means and log-variances, >= 0; None: weight_decay."""
+    """Weight decay of the class means and log-variances, >= 0; None: weight_decay."""
     class_update: Literal["same", "rowwise"] = "same"
-    """Of means, log-variances and output weights. rowwise: Adam without momentum and weight decay, with one
-    second moment a class; for so many classes that the optimizer costs more than the loss."""
+    """How class means, log-variances and output weights are updated. same: by the optimizer in `name`;
+    rowwise: by Adam without momentum and weight decay, with one second moment per class; for so many classes
+    that the optimizer costs more than the loss."""
     clip_norm: float = 0.0
-    """Largest norm of the joint gradient of network and loss, >= 0; 0 leaves it as it is."""
+    """Largest norm of the joint gradient of network and loss, >= 0; 0: no clipping."""
 
     def __post_init__(self) -> None:
         check = Check(self, "optimizer.")
@@ -49,25 +50,27 @@ class OptimizerConfig:
 @takes_any_number
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, and how the learning rates fall."""
+    """How long to train, and how the learning rates fall."""
 
     epochs: int = 50
-    """Passes over the training images, >= 1, warm-up included."""
+    """Passes over the training images, >= 1, including the warm-up."""
     warmup_epochs: int = 1
-    """First epochs in which the backbone's weights rest and the learning rates stand still, 0..epochs."""
+    """Number of first epochs in which the backbone is frozen and the learning rates are constant,
+    0..epochs."""
     decay: Literal["step", "cosine", "none"] = "step"
-    """step: times `step_gamma` every `step_epochs`; cosine: to zero over the epochs after the warm-up."""
+    """step: multiply by `step_gamma` every `step_epochs` epochs; cosine: fall to zero over the epochs after
+    the warm-up; none: constant."""
     step_epochs: int = 10
-    """k of the paper's Step(k/g), >= 1."""
+    """Epochs between two steps, k of the paper's Step(k/g), >= 1."""
     step_gamma: float = 0.5
-    """g of the paper's Step(k/g), in (0, 1]."""
+    """Factor of one step, g of the paper's Step(k/g), in (0, 1]."""
     stop_after: int | None = None
-    """Epochs after which training ends, though the learning rates fall as they would over `epochs`,
-    warmup_epochs..epochs; None: all of them."""
+    """Epoch after which training ends, warmup_epochs..epochs, while the learning rates fall as they would
+    over `epochs`; None: the last."""
 
     ema: float = 0.0
-    """Decay a step of the running average of the network's weights, in [0, 1), such as 0.99 for a thousand
-    steps; the average is what is evaluated and saved. 0: the weights of the last step are."""
+    """Decay per step of a running average of the network's weights, in [0, 1), such as 0.99 for a thousand
+    steps; the average is evaluated and saved. 0: no averaging."""
 
     @property
     def last_epoch(self) -> int:

@@ -26,17 +26,19 @@ class ModelConfig:
     """The embedding network."""
 
     backbone: str = "resnet50.tv_in1k"
-    """Any timm model name, or tuplet_convnet, the small network for small images."""
+    """Any timm model name, or tuplet_convnet, a small network for small images."""
     embedding_dim: int = 512
-    """D, >= 1."""
+    """Dimension of the embeddings (D), >= 1."""
     pooling: Pooling = "avg+max"
-    """How the feature map becomes one vector; token is the class token of a transformer."""
+    """How to pool the feature map into one vector; token: the class token of a transformer."""
     pretrained: bool = True
-    """Start from the backbone's pretrained weights: from `weights`, or else from the hub."""
+    """Start from pretrained weights of the backbone: from the file `weights` if it is given, otherwise from
+    the hub."""
     weights: Path | None = None
-    """A local .safetensors or .pth file of the backbone, loaded strictly."""
+    """Local .safetensors or .pth file with weights of the backbone, loaded strictly."""
     freeze_batch_norm: BatchNormFreeze = "none"
-    """statistics: running statistics stay fixed (the paper's "BN freeze"); full: the affine weights too."""
+    """BatchNorm layers of the backbone. none: trained; statistics: running statistics stay fixed (the paper's
+    "BN freeze"); full: the affine weights stay fixed too."""
 
     def __post_init__(self) -> None:
         Check(self, "model.").at_least(1, "embedding_dim")
@@ -45,30 +47,33 @@ class ModelConfig:
 @takes_any_number
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured, on which classes, and when."""
+    """What to measure, on which classes, and when."""
 
     split: Literal["test", "validation"] = "test"
-    """validation: hold out part of the training classes, measure on those, never touch the test images."""
+    """test: measure on the test classes; validation: hold out part of the training classes, measure on those,
+    and never touch the test images."""
     validation_folds: int = 4
-    """Parts, as equal as can be, of the training classes, >= 2; each fold holds one of them out."""
+    """Number of parts, as equal as possible, into which the training classes are divided, >= 2; each fold
+    holds one of them out."""
     validation_fold: int = 0
-    """Which part is held out, in 0..validation_folds-1; split=validation only."""
+    """The part that is held out, in 0..validation_folds-1; split=validation only."""
     validation_seed: int = 0
-    """Which classes make up each part, >= 0."""
+    """Seed that decides which classes are in which part, >= 0."""
     selection: Selection = "last"
-    """Whose epoch's numbers count. last: the last; validation: as many epochs as are best on average over all
-    folds, each trained on its own, and then a training on all training classes; oracle: the best epoch on the
-    test classes themselves, to compare with papers that report it."""
+    """The epoch whose numbers are reported. last: the last; validation: train once for each fold, take the
+    number of epochs that is best on average, and train for that long on all training classes; oracle: the
+    best epoch on the test classes themselves, to compare with papers that report it."""
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
-    """The K of Recall@K, each >= 1."""
+    """Values of K for Recall@K, each >= 1."""
     every_epochs: int = 1
-    """Measure after every so many epochs, and after the last, >= 1."""
+    """Epochs from one evaluation to the next, >= 1; the last epoch is always evaluated."""
     diagnose: bool = False
-    """Measure in some batches of each epoch what HIST's hypergraph sees and what each half of the loss asks
-    for; training stays the same, bit for bit. Other losses have no such halves and are not measured."""
+    """In some batches of each epoch, measure what HIST's hypergraph sees and the gradient of each half of the
+    loss. Training stays the same, bit for bit. loss.name=hist only; other losses have no such halves and are
+    not measured."""
     kmeans_runs: int | None = None
-    """k-means runs behind NMI and AMI, after the last epoch only, >= 0; 0 leaves clustering out; None is ten,
-    or one beyond 20,000 images."""
+    """Runs of k-means for NMI and AMI, after the last epoch only, >= 0. 0: no clustering; None: ten, or one
+    beyond 20,000 images."""
 
     def __post_init__(self) -> None:
         check = Check(self, "evaluation.")
@@ -90,24 +95,26 @@ class EvaluationConfig:
 @takes_any_number
 @dataclass(frozen=True)
 class ComputeConfig:
-    """On what it runs, how many processes share a batch, and in which precision."""
+    """Where to compute, with how many processes, and in which precision."""
 
     accelerator: Accelerator = "auto"
-    """auto takes a GPU where there is one."""
+    """auto: a GPU if there is one, otherwise the CPU."""
     devices: int = 1
-    """Processes of data-parallel training on each machine, >= 1, dividing data.batch_size."""
+    """Processes of data-parallel training on each machine, one per device, >= 1; together a divisor of
+    data.batch_size."""
     num_nodes: int = 1
-    """Machines that train together, >= 1, each with as many `devices`; torchrun or Slurm starts them."""
+    """Machines that train together, >= 1, each with `devices` processes; torchrun or Slurm starts them."""
     shard_classes: bool = False
-    """Each process keeps the parameters of its share of the classes only: for more than one device holds."""
+    """Each process keeps only the parameters of its share of the classes; for more classes than one device
+    can hold."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Of the backbone; the distances of the loss are float32 always."""
+    """Precision of the backbone; distances in the loss are always float32."""
     compile: bool = False
-    """Whether torch.compile fuses network and loss; the first steps then take a minute or more."""
+    """Compile network and loss with torch.compile; the first steps then take a minute or more."""
     compile_mode: CompileMode = "default"
-    """Of torch.compile; reduce-overhead replays the steps of a GPU as CUDA graphs."""
+    """Mode of torch.compile; reduce-overhead replays the steps on a GPU as CUDA graphs."""
     num_workers: int = 2
-    """Processes that decode images, >= 0; 0 decodes in the training process."""
+    """Processes that decode images, >= 0; 0: decode in the training process."""
 
     def __post_init__(self) -> None:
         check = Check(self, "compute.")
@@ -123,12 +130,12 @@ class ComputeConfig:
 @takes_any_number
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides one run: the same config gives the same weights on the same machine."""
+    """Configuration of one run: the same config gives the same weights on the same machine."""
 
     name: str = "run"
     """First part of the run folder's name; letters, digits, '.', '_' and '-'."""
     seed: int = 0
-    """Seeds weights, batches and augmentation, >= 0."""
+    """Seed of weights, batches and augmentation, >= 0."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)

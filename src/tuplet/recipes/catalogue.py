@@ -25,7 +25,7 @@ from tuplet.recipes.paper import PAPER_RECIPES
 
 
 def demo() -> RunConfig:
-    """Generated characters, a small network, a minute on two cores: to see the whole job at work."""
+    """Generated characters and a small network: shows the whole job in about a minute on two cores."""
     data = DataConfig(
         source="glyphs",
         glyph_train_classes=100,
@@ -40,13 +40,13 @@ def demo() -> RunConfig:
 
 
 def omniglot() -> RunConfig:
-    """Handwritten characters below data.root, a small network trained from scratch, in minutes."""
+    """Handwritten characters below data.root: a small network, trained from scratch in minutes."""
     data = DataConfig(image_size=48, augmentation="affine", quarter_turns=True, cache="memory", batch_size=32)
     return _characters("omniglot", data, tau=8.0, epochs=16)
 
 
 def folder() -> RunConfig:
-    """Photographs below data.root, a pretrained backbone fine-tuned gently for a few epochs."""
+    """Photographs below data.root: a pretrained backbone, fine-tuned for a few epochs at low rates."""
     return RunConfig(
         name="folder",
         model=ModelConfig(freeze_batch_norm="statistics"),

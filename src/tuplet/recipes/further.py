@@ -86,7 +86,7 @@ FURTHER_RECIPES: dict[str, Callable[[], RunConfig]] = {
     **{f"inshop-{name}": documented(INSHOP_PURPOSE, inshop, name) for name in ("resnet50", "bn-inception")},
     **{
         f"{source}-{name}": documented(
-            f"{title}, with settings after the literature that nobody has measured here.",
+            f"{title}, with settings taken from the literature; not measured here.",
             transformer,
             source,
             name,
