@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuplet.config import RunConfig
@@ -24,6 +24,7 @@ def fabricate(
     *,
     seconds: float = 2.0,
     rate: float = 50.0,
+    diagnosis: Mapping[str, float] | None = None,
 ) -> Run:
     """A finished run whose epochs measured these recalls, epoch 0 first; None: not measured."""
     assert len(recalls) == config.schedule.last_epoch + 1
@@ -31,7 +32,8 @@ def fabricate(
     for epoch, recall in enumerate(recalls):
         found = None if recall is None else measured(recall)
         told = (seconds, 1.0, rate) if epoch else (0.0, 1.0, 0.0)
-        run.append(EpochReport(epoch, {"total": 1.0} if epoch else {}, found, *told, {}))
+        losses = {"total": 1.0, "cross_entropy": 0.25} if epoch else {}
+        run.append(EpochReport(epoch, losses, found, *told, {}, dict(diagnosis or {}) if epoch else {}))
     run.write_json(run.environment_file, {"processor": "one", "cores": 2, "device": "cpu", "torch": "2"})
     run.model_folder.mkdir()
     return run

@@ -25,7 +25,15 @@ from tuplet.research.claims.report import (
     report_json,
     report_markdown,
 )
-from tuplet.research.claims.results import ClaimResult, measure_file, results, seed_pairs, shared_neighbours
+from tuplet.research.claims.results import (
+    MEASUREMENTS,
+    ClaimResult,
+    diagnosis_table,
+    measure_file,
+    results,
+    seed_pairs,
+    shared_neighbours,
+)
 from tuplet.research.claims.rules import Point
 from tuplet.research.claims.running import Job, record_failure, run_folder
 
@@ -76,7 +84,8 @@ def test_numbers_and_verdict_are_those_of_the_runs(tmp_path: Path, plan: Plan) -
     assert f"| L = 5 |  | {100 * mean:.1f} ± " in page
     assert "L = 5 minus L = 2: -5.0 points (95 %: " in page
     assert "| **does not hold**. L = 5 minus L = 2: -5.0 points (95 %: " in page
-    assert page.count("**not run**") == len(plan.claims) - 1
+    others = [key for key in plan.claims if key != "2"]
+    assert f"\nNot run: {', '.join(others)}.\n" in page
 
 
 def test_an_incomplete_study_has_no_verdict(tmp_path: Path, plan: Plan) -> None:
@@ -95,6 +104,30 @@ def test_an_incomplete_study_has_no_verdict(tmp_path: Path, plan: Plan) -> None:
     page = report_markdown(claims_report(plan, tmp_path))
     assert not re.search(r"\*\*(Holds|Does not hold|Undecided)\.\*\*", page)
     assert "| without HGNN |  | not run |  | 0 of 2 |" in page
+
+
+def test_a_diagnosis_is_shown_beside_the_verdict(tmp_path: Path, plan: Plan) -> None:
+    plan = plan.including([full_entry(plan.claims["hgnn"], 2)], "tuplet claims run hgnn")
+    measurements = dict.fromkeys((one.name for one in MEASUREMENTS[:-1]), 0.5)
+    for seed, share in enumerate((0.1, 0.2)):
+        config = plan.config(plan.entries["hgnn"], ("with HGNN",), seed)
+        fabricate(tmp_path, config, [0.1, 0.2, 0.3], diagnosis={**measurements, "own_share": share})
+    fabricate(tmp_path, plan.config(plan.entries["hgnn"], ("without HGNN",), 0), [0.1, 0.2, 0.3])
+    table = diagnosis_table(of(plan, tmp_path, "hgnn"))
+    assert table is not None
+    assert table.rows == (("with HGNN", "15", "50", "50.0", "0.500", "0.500", "0.50", "0.50", "0.25"),)
+    report = claims_report(plan, tmp_path)
+    assert "| with HGNN | 15 | 50 |" in report_markdown(report)
+    assert "differences left" in report_html(report)
+    assert "validation" not in report.base
+    with_hgnn, without = json.loads(report_json(report))["claims"]["hgnn"]["points"]
+    assert with_hgnn["diagnosis_by_seed"]["1"] == {**measurements, "own_share": 0.2, "cross_entropy": 0.25}
+    assert "diagnosis_by_seed" not in without
+
+
+def test_the_report_says_where_numbers_are_of_validation_classes(tmp_path: Path) -> None:
+    plan = Plan(override(glyphs(), {"evaluation.split": "validation"}))
+    assert claims_report(plan, tmp_path).base.endswith("Measured on validation classes.")
 
 
 def test_a_run_that_was_only_begun_is_not_counted(tmp_path: Path, plan: Plan) -> None:

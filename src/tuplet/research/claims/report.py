@@ -26,6 +26,7 @@ from tuplet.research.claims.results import (
     ClaimResult,
     Table,
     cost_table,
+    diagnosis_table,
     mapped_run,
     measure_file,
     read_measure,
@@ -78,6 +79,7 @@ class Section:
         settings: seeds, epochs and what was left out, a sentence each.
         evidence: each comparison in words.
         failed: runs that failed, and why.
+        diagnosis: what the hypergraph did, by point; None if no run measured it.
     """
 
     result: ClaimResult
@@ -88,6 +90,7 @@ class Section:
     settings: tuple[str, ...]
     evidence: tuple[str, ...]
     failed: tuple[str, ...]
+    diagnosis: Table | None
 
 
 @final
@@ -144,6 +147,7 @@ def _base_sentence(base: RunConfig) -> str:
         f"Base: {base.model.backbone} on {source}, {base.schedule.epochs} epochs, batches of"
         f" {data.batch_size}; HIST with tau = {loss.tau:g}, alpha = {loss.alpha:g}, lambda_s ="
         f" {loss.lambda_s:g}, {loss.num_layers} layers of {loss.hidden_dim}; D = {base.model.embedding_dim}."
+        + (" Measured on validation classes." if base.evaluation.split == "validation" else "")
     )
 
 
@@ -175,6 +179,7 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
             f"{item.title}: {item.words}: {item.outcome}" for item in (verdict.evidence if verdict else ())
         ),
         tuple(f"{point_title(point)}, seed {seed}: {why}" for point, seed, why in failed),
+        diagnosis_table(result),
     )
 
 
@@ -236,12 +241,19 @@ def report_json(report: ClaimsReport) -> str:
     return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 
 
+def _diagnosis_by_seed(cell: Cell) -> dict[str, dict[str, float]]:
+    return {
+        str(seed): dict(cell.runs[seed].diagnosis) for seed in sorted(cell.runs) if cell.runs[seed].diagnosis
+    }
+
+
 def _json_section(section: Section) -> dict[str, Any]:
     def point(cell: Cell) -> dict[str, Any]:
         return {
             "point": point_title(cell.point),
             "selection": list(cell.labels),
             "values_by_seed": {str(seed): cell.values[seed] for seed in sorted(cell.values)},
+            **({"diagnosis_by_seed": diagnosis} if (diagnosis := _diagnosis_by_seed(cell)) else {}),
             "failed_by_seed": {str(seed): why for seed, why in cell.failed.items()},
         }
 
@@ -265,20 +277,26 @@ def report_markdown(report: ClaimsReport) -> str:
     """Return the report as a page of Markdown; the figures are in the HTML page."""
     lines = [f"# {report.title}", "", report.base, "", HOW_TO_READ, ""]
     lines += ["| claim | | the study | here |", "| --- | --- | --- | --- |"]
-    for section in report.sections:
+    run = [section for section in report.sections if section.verdict != "not run"]
+    for section in run:
         claim = section.result.claim
         here = f"**{section.verdict}**" + (f". {section.decided_by}" if section.decided_by else "")
         lines.append(table_row([claim.key, claim.statement, claim.found or "did not look", here]))
-    for section in report.sections:
-        if section.verdict != "not run":
-            lines += ["", *_markdown_section(section)]
+    not_run = [section.result.claim.key for section in report.sections if section.verdict == "not run"]
+    if not_run:
+        lines += ["", f"Not run: {', '.join(not_run)}."]
+    for section in run:
+        lines += ["", *_markdown_section(section)]
     for title, table in (("Losses, every metric", report.table_3), ("Cost", report.costs)):
         if table is not None:
-            rule = f"| --- |{' ---: |' * (len(table.head) - 1)}"
-            rows = [table_row(table.head), rule, *map(table_row, table.rows)]
-            lines += ["", f"## {title}", "", table.caption, "", *rows]
+            lines += ["", f"## {title}", "", *_markdown_table(table)]
     lines += ["", report.environment, "", *(f"    {command}" for command in report.commands), ""]
     return "\n".join(lines)
+
+
+def _markdown_table(table: Table) -> list[str]:
+    rule = f"| --- |{' ---: |' * (len(table.head) - 1)}"
+    return [table.caption, "", table_row(table.head), rule, *map(table_row, table.rows)]
 
 
 def _markdown_section(section: Section) -> list[str]:
@@ -302,6 +320,8 @@ def _markdown_section(section: Section) -> list[str]:
         lines += map(table_row, section.rows)
     if section.evidence:
         lines += ["", *(f"- {line}" for line in section.evidence)]
+    if section.diagnosis is not None:
+        lines += ["", *_markdown_table(section.diagnosis)]
     if section.failed:
         lines += ["", "Failed:", *(f"- {line}" for line in section.failed)]
     return lines

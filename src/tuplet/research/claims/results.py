@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
@@ -155,6 +155,8 @@ class RunResult:
         train_seconds: of all its epochs, without evaluation.
         seconds_per_image: of training.
         environment: what it ran on.
+        diagnosis: of its last epoch, by name, with the cross entropy of the HGNN; empty without
+            `evaluation.diagnose`, or of a loss without a hypergraph.
     """
 
     key: str
@@ -163,6 +165,7 @@ class RunResult:
     train_seconds: float
     seconds_per_image: float
     environment: Mapping[str, Any]
+    diagnosis: Mapping[str, float]
 
 
 @final
@@ -299,7 +302,10 @@ def _run_result(folder: Path, key: str) -> RunResult:
     images = sum(report.train_seconds * report.images_per_second for report in reports)
     environment = run.read_json(run.environment_file)
     selected = select(run.config, reports)
-    return RunResult(key, selected, _flatters(run.config, reports), seconds, seconds / images, environment)
+    last = reports[-1]
+    diagnosis = {**last.diagnosis, "cross_entropy": last.losses["cross_entropy"]} if last.diagnosis else {}
+    flatters = _flatters(run.config, reports)
+    return RunResult(key, selected, flatters, seconds, seconds / images, environment, diagnosis)
 
 
 def _flatters(config: RunConfig, reports: Sequence[EpochReport]) -> float | None:
@@ -319,6 +325,48 @@ class Table:
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+class Measurement(NamedTuple):
+    """One column of the diagnosis."""
+
+    name: str
+    """As `tuplet.losses.diagnosis.diagnose` has it."""
+    title: str
+    factor: float
+    digits: int
+
+
+MEASUREMENTS = (
+    Measurement("own_share", "own share, %", 100, 0),
+    Measurement("differences_left", "differences left, %", 100, 0),
+    Measurement("hgnn_accuracy", "HGNN accuracy, %", 100, 1),
+    Measurement("distribution_gradient", "gradient of L_D", 1, 3),
+    Measurement("hypergraph_gradient", "of lambda_s L_CE", 1, 3),
+    Measurement("gradient_cosine", "cosine", 1, 2),
+    Measurement("log_variance", "log-variance", 1, 2),
+    Measurement("cross_entropy", "cross entropy", 1, 2),
+)
+
+
+def diagnosis_table(result: ClaimResult) -> Table | None:
+    """Return what the hypergraph did at each point, the mean over seeds; None if no run measured it."""
+    rows = []
+    for cell in result.cells:
+        found = [run.diagnosis for run in cell.runs.values() if run.diagnosis]
+        if found:
+            means = [
+                f"{one.factor * sum(run[one.name] for run in found) / len(found):.{one.digits}f}"
+                for one in MEASUREMENTS
+            ]
+            rows.append((point_title(cell.point), *means))
+    if not rows:
+        return None
+    caption = (
+        "What the hypergraph did on training batches of the last epoch; mean over seeds. With lambda_s = 0"
+        " the cross entropy is not computed, and shown as 0."
+    )
+    return Table(caption, (result.claim.axes[0].title, *(one.title for one in MEASUREMENTS)), tuple(rows))
 
 
 def table_3(plan: Plan, folder: Path, of_claims: Sequence[ClaimResult]) -> Table | None:
