@@ -8,9 +8,8 @@ was there before the first step; on a GPU what torch allocated at most.
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 import tyro
 from lightning_fabric import Fabric
 
-from benchmarks.cells import Cell, run_cell, send_outcome
+from benchmarks.cells import Cell, Gauge, run_cell, send_outcome, write_report
+from benchmarks.floor import synchronize
 from tuplet.losses.hist import HISTLoss
 from tuplet.models.embedder import Embedder
 from tuplet.training.devices import keeping_memory
@@ -73,9 +73,8 @@ def main(arguments: Arguments) -> None:
         cell["relative"] = distance
         size = arguments.batch_size // parts
         print(f"{parts:>5}  {size:>13}  {cell['bytes'] / 1e6:>9.0f}  {cell['seconds']:>8.2f}  {distance:>18}")
-    if arguments.json is not None:
-        tree = {"arguments": vars(arguments) | {"json": None}, "environment": environment, "cells": cells}
-        arguments.json.write_text(json.dumps(tree, indent=1) + "\n")
+    settings = asdict(arguments) | {"json": None}
+    write_report(arguments.json, {"arguments": settings, "environment": environment, "cells": cells})
 
 
 def _run(request: Request, connection: Connection) -> None:
@@ -107,33 +106,16 @@ def _measure(request: Request) -> Cell:
             backward_in_parts(fabric, network, pixels, request.num_parts, terms)
 
     with keeping_memory(device):
-        before = _held(device)
+        gauge = Gauge(device)
         step()
-        peak = _peak(device) - before
+        peak = gauge.peak()
         gradients = torch.cat([p.grad.flatten().cpu() for p in embedder.parameters() if p.grad is not None])
         embedder.zero_grad(set_to_none=False)
         began = time.perf_counter()
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
         seconds = time.perf_counter() - began
     return {"bytes": peak, "seconds": seconds, "gradients": gradients}
-
-
-def _held(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    return _kilobytes("VmRSS") * 1024
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _kilobytes("VmHWM") * 1024
-
-
-def _kilobytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What benchmarks share: a process for each cell, its memory, quartiles, the machine, numbers as words.
+"""What benchmarks share: a process for each cell, its memory, quartiles, the machine, the report.
 
 A cell is one method at one size. Its process is forked from one that has imported everything and computed
 nothing, so that every cell starts clean and fast.
@@ -11,12 +11,15 @@ import ctypes
 import gc
 import json
 import multiprocessing
+import os
 import resource
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +37,7 @@ Request = TypeVar("Request")
 
 
 def run_cell(run: Callable[[Request, Connection], None], request: Request, *, preload: list[str]) -> Cell:
-    """What the cell's process sends, or a status that says how it ended.
+    """Return what the cell's process sends, or a status that says how it ended.
 
     Args:
         run: the whole life of the process; calls `send_outcome`.
@@ -75,6 +78,25 @@ def send_outcome(
     connection.send(outcome)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one process took: seconds by the clock, and of processors, of user and system."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def run_command(command: Sequence[str], source: Path | None = None) -> Cost:
+    """Run a process and return what it cost; with `source`, of another checkout."""
+    environment = os.environ | ({} if source is None else {"PYTHONPATH": str(source)})
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(time.monotonic() - began, cpu)
+
+
 class Gauge:
     """Peak of the memory since it was made, above what was held then."""
 
@@ -89,7 +111,7 @@ class Gauge:
             self.before = _status("VmRSS")
 
     def peak(self) -> int:
-        """Bytes."""
+        """Return the bytes."""
         cuda = self.device.type == "cuda"
         return (torch.cuda.max_memory_allocated(self.device) if cuda else _status("VmHWM")) - self.before
 
@@ -113,7 +135,7 @@ def returning_memory() -> Iterator[None]:
 
 
 def available_bytes(device: str) -> int:
-    """Memory that a cell may take."""
+    """Return the memory that a cell may take."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(torch.device(device))[0] - SPARE
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -126,13 +148,13 @@ def _status(field: str) -> int:
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Return the median and the quartiles."""
     q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {"median": median, "q1": q1, "q3": q3}
 
 
 def describe_machine(device: str) -> Cell:
-    """The environment, its commit alone and whether files differ from it, and pytorch-metric-learning."""
+    """Return the environment, its commit alone and whether files differ, and one more version."""
     environment = describe_environment(torch.device(device), 1)
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "status", "--porcelain", "--", str(here), str(here.parent / "src")]
@@ -144,6 +166,14 @@ def describe_machine(device: str) -> Cell:
         "dirty": bool(changes),
         "pytorch-metric-learning": version("pytorch-metric-learning"),
     }
+
+
+def missing_cells(
+    cells: Sequence[Cell], keys: Sequence[str], wanted: Iterable[tuple[Any, ...]]
+) -> list[Cell]:
+    """Return new cells, with these keys only, for those of the wanted values that no cell has."""
+    there = {tuple(cell[key] for key in keys) for cell in cells}
+    return [dict(zip(keys, values, strict=True)) for values in wanted if values not in there]
 
 
 def open_report(
@@ -181,33 +211,10 @@ def write_report(file: Path | None, report: Cell) -> None:
     """Write a report as JSON, into a folder that is made if need be; None: nowhere."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def machine_line(environment: Cell, *packages: str) -> str:
-    """Return what was measured on, with the versions of torch and more packages, on one line."""
-    changes = " with changes" if environment["dirty"] else ""
-    versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", *packages))
-    return (
-        f"{environment['processor']}, {environment['threads']} threads, device {environment['device']};"
-        f" {versions}; commit {environment['commit'][:12]}{changes}; {environment['started']}"
-    )
+        file.write_text(json.dumps(report, indent=1, default=str) + "\n")
 
 
 def _module() -> str:
     """Return the module that `python -m` runs."""
     spec = sys.modules["__main__"].__spec__
     return "" if spec is None else spec.name.removesuffix(".__main__")
-
-
-def duration(seconds: float) -> str:
-    """A time with three digits and its unit."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def bytes_text(size: float) -> str:
-    """A size with three digits and its unit."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}"
-    return f"{size / 1e3:.3g} kB"

@@ -8,7 +8,6 @@ backward of the loss, whose time stands in the first line.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.cells import write_report
 from tuplet.losses.hist import HISTLoss
 from tuplet.training.environment import describe_environment
 from tuplet.training.optimizers import RowwiseAdam
@@ -66,9 +66,8 @@ def main(arguments: Arguments) -> None:
             f"{name:36} {1e3 * step:9.1f} {1e3 * loss:9.1f} {step / loss:9.2f} {kept / 1e6:9.1f}", flush=True
         )
         rows.append({"optimizer": name, "step_seconds": step, "loss_seconds": loss, "kept_bytes": kept})
-    if arguments.json is not None:
-        content = {"environment": environment, "classes": arguments.classes, "rows": rows}
-        arguments.json.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    content = {"environment": environment, "classes": arguments.classes, "rows": rows}
+    write_report(arguments.json, content)
 
 
 def _measure(
@@ -98,7 +97,7 @@ def _measure(
         losses.append(middle - began)
         steps.append(ended - middle)
     kept = [value for state in optimizer.state.values() for value in state.values()]
-    size = sum(value.numel() * value.element_size() for value in kept if isinstance(value, Tensor))
+    size = sum(value.nbytes for value in kept if isinstance(value, Tensor))
     return statistics.median(steps[2:]), statistics.median(losses[2:]), size
 
 

@@ -9,21 +9,17 @@ turns, so that a busy machine slows all of them alike. `--base FOLDER` adds anot
 
 from __future__ import annotations
 
-import json
-import os
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import tyro
 
-from benchmarks.cells import describe_machine
+from benchmarks.cells import Cell, Cost, describe_machine, run_command
+from benchmarks.pages import write_results
 from tuplet.models.embedder import Embedder
 
 SIZES = {"tf_efficientnet_lite0": 96, "resnet50": 224}
@@ -68,17 +64,9 @@ class Arguments:
     """Folder of the results."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one process."""
-
-    seconds: float
-    cpu_seconds: float
-
-
 def main(arguments: Arguments) -> None:
     """Time everything, and write it."""
-    cells: list[dict[str, object]] = []
+    cells: list[Cell] = []
     with TemporaryDirectory(prefix="engine-") as scratch:
         photos, root = Path(scratch, "photos"), Path(scratch)
         for number, file in enumerate(sorted(arguments.photos.rglob("*.jpg"))[: arguments.pictures]):
@@ -89,23 +77,18 @@ def main(arguments: Arguments) -> None:
             cells += _indexing(arguments, root, photos, backbone, SIZES[backbone])
         if "tf_efficientnet_lite0" in arguments.networks:
             cells += _searching(arguments, root, photos)
-    report = {"environment": describe_machine("cpu"), "settings": {**asdict(arguments)}, "cells": cells}
-    arguments.to.mkdir(parents=True, exist_ok=True)
-    (arguments.to / "engine.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
-    (arguments.to / "engine.md").write_text(page(report["environment"], cells))
-    print(page(report["environment"], cells))
+    report = {"environment": describe_machine("cpu"), "settings": asdict(arguments), "cells": cells}
+    write_results(arguments.to, "engine", report, page(report["environment"], cells))
 
 
-def _indexing(
-    arguments: Arguments, root: Path, photos: Path, backbone: str, size: int
-) -> list[dict[str, object]]:
+def _indexing(arguments: Arguments, root: Path, photos: Path, backbone: str, size: int) -> list[Cell]:
     model, weights = root / backbone, arguments.weights if "lite0" in backbone else None
     Embedder(backbone, 128, pretrained=weights is not None, weights=weights).save_pretrained(model)
     pictures = sum(1 for _ in photos.rglob("*.jpg"))
     costs: dict[str, list[Cost]] = {}
     for _ in range(arguments.repeats):
         plain = [sys.executable, "-c", PLAIN_LOOP, str(photos), backbone, str(weights), str(size)]
-        costs.setdefault("plain timm loop", []).append(run(plain))
+        costs.setdefault("plain timm loop", []).append(run_command(plain))
         for engine in ("torch", "onnx"):
             uri = root / f"{backbone}-{engine}"
             shutil.rmtree(uri, ignore_errors=True)
@@ -115,8 +98,8 @@ def _indexing(
                 one.mkdir(exist_ok=True)
                 shutil.copy(next(photos.rglob("*.jpg")), one / "a.jpg")
                 command = _index(one, model, root / f"{backbone}-export", size, engine)
-                costs["export, once"] = [run(command)]
-            costs.setdefault(name, []).append(run(_index(photos, model, uri, size, engine)))
+                costs["export, once"] = [run_command(command)]
+            costs.setdefault(name, []).append(run_command(_index(photos, model, uri, size, engine)))
     return [
         {"what": f"{backbone}, {size} px", "how": how, "pictures": pictures, **_median(found)}
         for how, found in costs.items()
@@ -128,7 +111,7 @@ def _index(photos: Path, model: Path, uri: Path, size: int, engine: str) -> list
     return [*command, "--index", str(uri), "--image-size", str(size), "--engine", engine]
 
 
-def _searching(arguments: Arguments, root: Path, photos: Path) -> list[dict[str, object]]:
+def _searching(arguments: Arguments, root: Path, photos: Path) -> list[Cell]:
     image, model = next(photos.rglob("*.jpg")), root / "tf_efficientnet_lite0"
     index = [str(root / "tf_efficientnet_lite0-onnx")]
     command = [sys.executable, "-m", "tuplet", "search", str(image), "--index"]
@@ -143,25 +126,14 @@ def _searching(arguments: Arguments, root: Path, photos: Path) -> list[dict[str,
             shutil.copy(file, few / f"{number}.jpg")
         source = arguments.base / "src"
         enter = ["-c", "import sys; from tuplet.cli import main; sys.exit(main())"]
-        run([sys.executable, *enter, *_index(few, model, root / "base", 96, "torch")[3:-2]], source)
+        run_command([sys.executable, *enter, *_index(few, model, root / "base", 96, "torch")[3:-2]], source)
         old = [sys.executable, *enter, *command[3:], str(root / "base")]
         kinds[f"torch, {arguments.base.name}"] = (old, source)
     costs: dict[str, list[Cost]] = {}
     for _ in range(arguments.repeats):
         for name, (words, source) in kinds.items():
-            costs.setdefault(name, []).append(run(words, source))
+            costs.setdefault(name, []).append(run_command(words, source))
     return [{"what": "tuplet search", "how": how, **_median(found)} for how, found in costs.items()]
-
-
-def run(command: list[str], source: Path | None = None) -> Cost:
-    """Run a process and return what it cost; with `source`, of another checkout."""
-    environment = os.environ | ({} if source is None else {"PYTHONPATH": str(source)})
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(time.monotonic() - began, cpu)
 
 
 def _median(costs: list[Cost]) -> dict[str, float]:
@@ -171,8 +143,8 @@ def _median(costs: list[Cost]) -> dict[str, float]:
     }
 
 
-def page(machine: dict[str, object], cells: list[dict[str, object]]) -> str:
-    """The results as Markdown."""
+def page(machine: Cell, cells: list[Cell]) -> str:
+    """Return the results as Markdown."""
     lines = [
         "# What each engine costs",
         "",
@@ -181,10 +153,10 @@ def page(machine: dict[str, object], cells: list[dict[str, object]]) -> str:
     ]
     lines += ["| what | how | seconds | CPU seconds | pictures/s |", "| --- | --- | --: | --: | --: |"]
     for cell in cells:
-        seconds, speed = float(str(cell["seconds"])), ""
+        speed = ""
         if "pictures" in cell and cell["how"] != "export, once":
-            speed = f"{float(str(cell['pictures'])) / seconds:.1f}"
-        head = f"| {cell['what']} | {cell['how']} | {seconds:.1f} | {float(str(cell['cpu_seconds'])):.1f} |"
+            speed = f"{cell['pictures'] / cell['seconds']:.1f}"
+        head = f"| {cell['what']} | {cell['how']} | {cell['seconds']:.1f} | {cell['cpu_seconds']:.1f} |"
         lines.append(f"{head} {speed} |")
     return "\n".join(lines) + "\n"
 

@@ -11,15 +11,14 @@ others ask.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
 
-from benchmarks.cells import describe_machine
+from benchmarks.cells import Cell, describe_machine
+from benchmarks.pages import commit_text, write_results
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, read_embeddings
 from tuplet.evaluation.reranking import RerankReport, measure_reranking
 from tuplet.metrics.reranking import AlphaQueryExpansion, KReciprocal
@@ -43,7 +42,7 @@ class Arguments:
     """Folder for rerank.json and rerank.md."""
 
 
-def measure_set(validation: LabelledEmbeddings, test: LabelledEmbeddings) -> list[dict[str, Any]]:
+def measure_set(validation: LabelledEmbeddings, test: LabelledEmbeddings) -> list[Cell]:
     """Measure every method on the test classes, with the k of the best MAP@R on the validation classes."""
     rows = []
     for title, settings in (
@@ -72,18 +71,18 @@ def _every_second(embeddings: LabelledEmbeddings) -> tuple[LabelledEmbeddings, L
     return first, second
 
 
-def _row(title: str, report: RerankReport) -> dict[str, Any]:
+def _row(title: str, report: RerankReport) -> Cell:
     return {"title": title, **report.tree()}
 
 
-def _gain(tree: dict[str, Any]) -> str:
+def _gain(tree: Cell) -> str:
     ends = tree["interval"]
     low, high = (100 * ends[end] for end in ("low", "high"))
     values = f"{100 * tree['before']:.2f} -> {100 * tree['after']:.2f}"
     return f"{values}; {100 * tree['gain']:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def page(found: dict[str, Any]) -> str:
+def page(found: Cell) -> str:
     """Return the table of what was measured."""
     machine = found["machine"]
     lines = [
@@ -97,7 +96,7 @@ def page(found: dict[str, Any]) -> str:
         " those of all queries, with one thread on a busy machine: of plain ranking,"
         " and of ranking and re-ranking.",
         "",
-        f"{machine['processor']}, commit {machine['commit'][:12]}.",
+        f"{machine['processor']}, {commit_text(machine)}.",
         "",
     ]
     for name, part in found["sets"].items():
@@ -117,7 +116,7 @@ def page(found: dict[str, Any]) -> str:
 
 def main(arguments: Arguments) -> None:
     """Measure every data set and write the page."""
-    sets: dict[str, Any] = {}
+    sets: Cell = {}
     for name in arguments.names:
         validation, test = (
             read_embeddings(arguments.folder / f"{name}-{split}.npz") for split in ("validation", "test")
@@ -128,9 +127,7 @@ def main(arguments: Arguments) -> None:
             "rows": measure_set(validation, test),
         }
     found = {"machine": describe_machine("cpu"), "sets": sets}
-    arguments.to.mkdir(parents=True, exist_ok=True)
-    (arguments.to / "rerank.json").write_text(json.dumps(found, indent=1) + "\n")
-    (arguments.to / "rerank.md").write_text(page(found))
+    write_results(arguments.to, "rerank", found, page(found))
 
 
 if __name__ == "__main__":

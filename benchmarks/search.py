@@ -11,7 +11,6 @@ says otherwise.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -27,7 +26,8 @@ import pyarrow
 import torch
 import tyro
 
-from benchmarks.cells import bytes_text, describe_machine, duration
+from benchmarks.cells import describe_machine
+from benchmarks.pages import bytes_text, commit_text, duration, write_results
 
 BATCH = 25_000
 COMMIT_ROWS = 250_000
@@ -92,7 +92,7 @@ def main(arguments: Arguments) -> None:
         written = time.perf_counter() - began
         report: dict[str, Any] = {
             "environment": describe_machine("cpu"),
-            "settings": {**asdict(arguments), "to": str(arguments.to), "scratch": ""},
+            "settings": {**asdict(arguments), "scratch": ""},
             "search": {"top": TOP, "least_probes": LEAST_PROBES, "refine_factor": REFINE_FACTOR},
             "write_seconds": written,
             "floor": _floor(arguments),
@@ -107,10 +107,7 @@ def main(arguments: Arguments) -> None:
             print(*row(report, report["cells"][-1]), sep="  ", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(scratch)
-    arguments.to.mkdir(parents=True, exist_ok=True)
-    (arguments.to / "search.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.to / "search.md").write_text(page(report))
-    print(page(report))
+    write_results(arguments.to, "search", report, page(report))
 
 
 class _Generated:
@@ -259,8 +256,8 @@ def page(report: dict[str, Any]) -> str:
         "",
         f"{settings['rows']:,} generated vectors of {settings['dim']} dimensions, seed {settings['seed']},"
         f" in {f'clusters of {size}' if size > 1 else 'no clusters'};"
-        f" {machine['processor']}, {settings['cores']} cores; commit {machine['commit'][:12]}"
-        f"{' with changes' if machine['dirty'] else ''}, {machine['started'][:10]}.",
+        f" {machine['processor']}, {settings['cores']} cores; {commit_text(machine)},"
+        f" {machine['started'][:10]}.",
         "",
         f"    {machine['command']}",
         "",

@@ -28,7 +28,8 @@ import torch
 import tyro
 from PIL import Image
 
-from benchmarks.cells import bytes_text, describe_machine, duration
+from benchmarks.cells import describe_machine
+from benchmarks.pages import bytes_text, commit_text, duration, write_results
 from tuplet.data.glyphs import glyph
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.models.embedder import Embedder
@@ -96,17 +97,7 @@ def main(arguments: Arguments) -> None:
     """Start the server, load it, write what happened."""
     with TemporaryDirectory(prefix="serve-load-") as scratch:
         uri = _index(Path(scratch), arguments)
-        command = [
-            sys.executable,
-            "-m",
-            "tuplet",
-            "serve",
-            uri,
-            "--port",
-            "0",
-            "--accelerator",
-            "cpu",
-        ]
+        command = [sys.executable, "-m", "tuplet", "serve", uri, "--port", "0", "--accelerator", "cpu"]
         command += ["--queue", str(arguments.queue), "--engine", arguments.engine]
         environment = {name: text for name, text in os.environ.items() if name != "TUPLET_TOKEN"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
@@ -119,15 +110,8 @@ def main(arguments: Arguments) -> None:
                 server.terminate()
                 server.communicate()
         measured["exit_status"] = server.returncode
-    report = {
-        "environment": describe_machine("cpu"),
-        "settings": {**asdict(arguments), "to": str(arguments.to)},
-    }
-    report |= measured
-    arguments.to.mkdir(parents=True, exist_ok=True)
-    (arguments.to / "serve_load.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.to / "serve_load.md").write_text(page(report))
-    print(page(report))
+    report = {"environment": describe_machine("cpu"), "settings": asdict(arguments), **measured}
+    write_results(arguments.to, "serve_load", report, page(report))
 
 
 def _index(scratch: Path, arguments: Arguments) -> str:
@@ -207,8 +191,8 @@ def page(report: dict[str, Any]) -> str:
         f"{settings['pictures']:,} generated characters in the index, `{settings['backbone']}` at"
         f" {settings['image_size']} px, engine {settings['engine']}, top"
         f" {settings['top']}, {settings['queue']} places.",
-        f"{machine['processor']}, {os.cpu_count()} cores, which the clients share; commit"
-        f" {machine['commit'][:12]}{' with changes' if machine['dirty'] else ''}, {machine['started'][:10]}.",
+        f"{machine['processor']}, {os.cpu_count()} cores, which the clients share;"
+        f" {commit_text(machine)}, {machine['started'][:10]}.",
         "",
         f"    {machine['command']}",
         "",

@@ -8,7 +8,6 @@ its loss and its gradients are from those of one process that keeps all classes.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import torch
 import tyro
 from torch import Tensor, distributed, multiprocessing
 
+from benchmarks.cells import write_report
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import ClassShard, gather_batch
 from tuplet.training.environment import describe_environment
@@ -90,14 +90,13 @@ def main(arguments: Arguments) -> None:
             f"  {report.loss_error:.0e}  {report.class_gradient_error:10.0e}"
             f"  {report.hidden_gradient_error:9.0e}  {report.embedding_gradient_error:13.0e}"
         )
-    if arguments.json is not None:
-        content = {
-            "environment": environment,
-            "arguments": asdict(arguments),
-            "bytes_of_one_process": all_bytes,
-            "processes": [asdict(report) for report in reports],
-        }
-        arguments.json.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    content = {
+        "environment": environment,
+        "arguments": asdict(arguments),
+        "bytes_of_one_process": all_bytes,
+        "processes": [asdict(report) for report in reports],
+    }
+    write_report(arguments.json, content)
 
 
 def _batch(arguments: Arguments) -> tuple[Tensor, Tensor]:
@@ -114,7 +113,7 @@ def _loss(arguments: Arguments, shard: ClassShard) -> HISTLoss:
 
 def _counted(loss: HISTLoss) -> int:
     parameters = loss.class_parameters().values()
-    return sum(2 * parameter.numel() * parameter.element_size() for parameter in parameters)
+    return sum(2 * parameter.nbytes for parameter in parameters)
 
 
 def _resident() -> int:

@@ -8,11 +8,7 @@ neighbours, since CPU seconds change with what else the machine does. The index 
 
 from __future__ import annotations
 
-import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +18,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from benchmarks.cells import describe_machine
+from benchmarks.cells import describe_machine, run_command, write_report
 from tuplet.data.glyphs import glyph
 from tuplet.models.embedder import Embedder
 
@@ -49,10 +45,8 @@ def main(arguments: Arguments) -> None:
     for name, cell in cells.items():
         libraries, seconds = cell["libraries"], cell["seconds"]
         print(f"{name:<12} {seconds:6.2f} CPU s, libraries {libraries:6.2f}, ratio {cell['ratio']:.2f}")
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        tree = {"environment": describe_machine("cpu"), "libraries": LIBRARIES[1], "cells": cells}
-        arguments.json.write_text(json.dumps(tree, indent=1) + "\n")
+    environment = describe_machine("cpu")
+    write_report(arguments.json, {"environment": environment, "libraries": LIBRARIES[1], "cells": cells})
 
 
 def _commands(root: Path) -> dict[str, list[str]]:
@@ -83,11 +77,8 @@ def _measure(command: list[str], rounds: int) -> dict[str, float]:
 
 
 def _cpu_seconds(command: list[str]) -> float:
-    """Run Python with some arguments and return the CPU seconds, of user and system, that it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *command], check=True, capture_output=True, env=os.environ)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    """Run Python with some arguments and return the CPU seconds that it took."""
+    return run_command([sys.executable, *command]).cpu_seconds
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ from typing import Any
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.cells import Cell, bytes_text, duration, machine_line, open_report, run_cell, write_report
+from benchmarks.cells import Cell, missing_cells, open_report, run_cell, write_report
 from benchmarks.evaluation.cell import Request, run
 from benchmarks.evaluation.data import CUB, SOP
 from benchmarks.evaluation.methods import CLUSTERING, METHODS, RETRIEVAL
+from benchmarks.pages import bytes_text, machine_line, print_table, spread
 
 TITLES = {
     "tuplet": "tuplet retrieval_metrics",
@@ -87,15 +86,13 @@ def main(arguments: Arguments) -> None:
 
 
 def _missing(cells: list[Cell], arguments: Arguments) -> list[Cell]:
-    keys = "method", "size", "random", "queries"
-    there = {tuple(cell[key] for key in keys) for cell in cells}
     wanted = [
         (method, size, arguments.random, arguments.queries if size > 100_000 else 0)
         for size in sorted(arguments.sizes)
         for method in METHODS
         if method in arguments.methods
     ]
-    return [dict(zip(keys, cell, strict=True)) for cell in wanted if cell not in there]
+    return missing_cells(cells, ("method", "size", "random", "queries"), wanted)
 
 
 def _measured(cell: Cell, arguments: Arguments) -> Cell:
@@ -110,20 +107,15 @@ def _measured(cell: Cell, arguments: Arguments) -> Cell:
 
 
 def _print(cells: list[Cell], environment: dict[str, Any]) -> None:
-    table = Table(title="A pass: median (quartiles)")
-    for heading in ("embeddings", "method", "time", "to the products", "extra memory", "passes"):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
-    for cell in cells:
-        table.add_row(*row(cell))
-    console = Console(width=140)
-    console.print(table)
-    values = Table(title="Values")
-    for heading in ("embeddings", "method", "metric", "value", "to tuplet's"):
-        values.add_column(heading, justify="left" if heading in ("method", "metric") else "right")
-    for cell in cells:
-        for name, value, difference in compared(cell, cells):
-            values.add_row(_size(cell), TITLES[cell["method"]], name, f"{value:.6f}", difference)
-    console.print(values)
+    headings = ("embeddings", "method", "time", "to the products", "extra memory", "passes")
+    print_table("A pass: median (quartiles)", headings, map(row, cells), left=["method"])
+    values = [
+        (_size(cell), TITLES[cell["method"]], name, f"{value:.6f}", difference)
+        for cell in cells
+        for name, value, difference in compared(cell, cells)
+    ]
+    headings = ("embeddings", "method", "metric", "value", "to tuplet's")
+    print_table("Values", headings, values, left=["method", "metric"])
     print(machine_line(environment, "faiss-cpu", "pytorch-metric-learning"))
 
 
@@ -148,10 +140,8 @@ def row(cell: Cell) -> tuple[str, ...]:
     head = _size(cell), TITLES[cell["method"]]
     if cell["status"] != "measured":
         return *head, cell["status"], "", "", ""
-    low, high = duration(cell["seconds"]["q1"]), duration(cell["seconds"]["q3"])
-    time = f"{duration(cell['seconds']['median'])} ({low} to {high})"
-    memory = bytes_text(cell["extra_bytes"])
-    return *head, time, f"{cell['to_floor']['median']:.3g}", memory, str(cell["passes"])
+    ratio, memory = f"{cell['to_floor']['median']:.3g}", bytes_text(cell["extra_bytes"])
+    return *head, spread(cell["seconds"]), ratio, memory, str(cell["passes"])
 
 
 def _size(cell: Cell) -> str:

@@ -22,21 +22,11 @@ from typing import Any
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.cells import (
-    Cell,
-    available_bytes,
-    bytes_text,
-    duration,
-    machine_line,
-    open_report,
-    run_cell,
-    write_report,
-)
+from benchmarks.cells import Cell, available_bytes, missing_cells, open_report, run_cell, write_report
 from benchmarks.loss_step.cell import Request, run
 from benchmarks.loss_step.methods import METHODS, OTHERS, WIDTH, bytes_needed
+from benchmarks.pages import bytes_text, duration, machine_line, print_table, spread
 
 PAIRED_SECONDS = 1.5
 """Chunked steps no longer than this alternate with those of another loss."""
@@ -108,15 +98,15 @@ def main(arguments: Arguments) -> None:
 
 def _missing(cells: list[Cell], arguments: Arguments) -> list[Cell]:
     # What matters most comes first, for time may run out; and default before what is compared with it.
-    there = {(cell["method"], cell["n"], cell["c"]) for cell in cells}
-    return [
-        {"method": method, "n": num_samples, "c": num_classes}
+    wanted = [
+        (method, num_samples, num_classes)
         for group in (("floor", "auto", "compiled"), ("plain", "expansion"), OTHERS)
         for num_classes in sorted(arguments.c)
         for num_samples in arguments.n
         for method in group
-        if method in ("floor", *arguments.methods) and (method, num_samples, num_classes) not in there
+        if method in ("floor", *arguments.methods)
     ]
+    return missing_cells(cells, ("method", "n", "c"), wanted)
 
 
 def _settings(arguments: Arguments) -> dict[str, Any]:
@@ -174,12 +164,8 @@ def _compare(cell: Cell, before: list[Cell]) -> None:
 
 
 def _print(cells: list[Cell], environment: dict[str, Any]) -> None:
-    table = Table(title="A step, forward and backward: median (quartiles)")
-    for heading in ("C", "N", "loss", "time", "extra memory", "to HISTLoss", "to floor", "steps"):
-        table.add_column(heading, justify="left" if heading == "loss" else "right")
-    for cell in cells:
-        table.add_row(*row(cell))
-    Console(width=140).print(table)
+    headings = ("C", "N", "loss", "time", "extra memory", "to HISTLoss", "to floor", "steps")
+    print_table("A step, forward and backward: median (quartiles)", headings, map(row, cells), left=["loss"])
     print(machine_line(environment))
 
 
@@ -189,20 +175,15 @@ def row(cell: Cell) -> tuple[str, ...]:
     if cell["method"] == "floor" and cell["status"] == "measured":
         memory = cell["products_from_memory_seconds"]["median"]
         note = f"products from memory {duration(memory)}"
-        return *head, _spread(cell["floor_seconds"]), note, "", "", str(cell["steps"])
+        return *head, spread(cell["floor_seconds"]), note, "", "", str(cell["steps"])
     if cell["status"] != "measured":
         return *head, cell["status"], "", "", "", ""
     if "to_default" in cell:
         ratio = f"{cell['to_default']['median']:.3g}"
     else:
         ratio = f"~{cell['to_default_medians']:.3g}" if "to_default_medians" in cell else ""
-    spread, memory = _spread(cell["step_seconds"]), bytes_text(cell["extra_bytes"])
-    return *head, spread, memory, ratio, f"{cell['to_floor']['median']:.3g}", str(cell["steps"])
-
-
-def _spread(quartiles: dict[str, float]) -> str:
-    low, high = duration(quartiles["q1"]), duration(quartiles["q3"])
-    return f"{duration(quartiles['median'])} ({low} to {high})"
+    time, memory = spread(cell["step_seconds"]), bytes_text(cell["extra_bytes"])
+    return *head, time, memory, ratio, f"{cell['to_floor']['median']:.3g}", str(cell["steps"])
 
 
 if __name__ == "__main__":

@@ -201,4 +201,4 @@ def _floor_alone(floor: Floor, request: Request) -> dict[str, object]:
 
 
 def _bytes(tensors: list[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)

@@ -14,11 +14,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import tyro
 
-from benchmarks.cells import bytes_text, duration
 from benchmarks.loss_step.__main__ import row
+from benchmarks.pages import bytes_text, duration, render
 from benchmarks.scale.figure import draw
 from benchmarks.scale.sums import device_seconds, fits, messages, rank_bytes
 
@@ -51,11 +50,8 @@ def main(arguments: Arguments) -> None:
     reports = [json.loads(path.read_text()) for path in arguments.measured]
     cells = reports[0]["cells"]
     draw(cells, arguments.figure)
-    template = Path(__file__).with_name("scale.md.jinja").read_text()
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    text = environment.from_string(template).render(
+    text = render(
+        Path(__file__).with_name("scale.md.jinja"),
         **EXAMPLE,
         **GPU,
         reports=reports,

@@ -13,10 +13,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import tyro
 
-from benchmarks.cells import Cell, duration
+from benchmarks.cells import Cell
+from benchmarks.pages import duration, render
 from benchmarks.train_step.__main__ import kind, row
 from benchmarks.train_step.plain import PARTS
 
@@ -33,11 +33,8 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Write it."""
-    template = Path(__file__).with_name("throughput.md.jinja").read_text()
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    text = environment.from_string(template).render(
+    text = render(
+        Path(__file__).with_name("throughput.md.jinja"),
         reports=[json.loads(path.read_text()) for path in arguments.measured],
         parts=PARTS,
         whole=_whole,

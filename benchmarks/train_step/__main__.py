@@ -22,10 +22,9 @@ import timm
 import torch
 import tyro
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.cells import Cell, machine_line, open_report, run_cell, write_report
+from benchmarks.cells import Cell, missing_cells, open_report, run_cell, write_report
+from benchmarks.pages import machine_line, print_table
 from benchmarks.train_step.cell import AHEAD, WARM, Request, run
 from benchmarks.train_step.plain import PARTS, Photographs
 from tuplet.config import RunConfig
@@ -130,19 +129,13 @@ def _config(cell: Cell, arguments: Arguments) -> RunConfig:
 
 
 def _missing(cells: list[Cell], arguments: Arguments) -> list[Cell]:
-    keys = "recipe", "precision", "compiled"
-    there = {tuple(cell[key] for key in keys) for cell in cells}
     wanted = [(name, kind, arguments.compiled) for name in arguments.recipes for kind in arguments.precisions]
-    return [dict(zip(keys, cell, strict=True)) for cell in wanted if cell not in there]
+    return missing_cells(cells, ("recipe", "precision", "compiled"), wanted)
 
 
 def _print(cells: list[Cell], environment: dict[str, Any]) -> None:
-    table = Table(title=f"A step: median; parts are {', '.join(PARTS)}")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in HEADINGS[:3] else "right")
-    for cell in cells:
-        table.add_row(*row(cell))
-    Console(width=160).print(table)
+    title = f"A step: median; parts are {', '.join(PARTS)}"
+    print_table(title, HEADINGS, map(row, cells), left=HEADINGS[:3], width=160)
     print(machine_line(environment))
 
 
