@@ -83,7 +83,7 @@ def test_a_users_day(
     main(duplicates)
     # The same photograph lies there twice.
     twice = [photos / "test" / "llama" / f"image_{number}.jpg" for number in ("0001", "0010")]
-    said = capsys.readouterr().out + (tmp_path / "twice.html").read_text()
+    said = capsys.readouterr().out + (tmp_path / "duplicates.html").read_text()
     assert all(said.count(str(one)) == 2 for one in twice)
 
     browser = Browser(tmp_path / "browser")

@@ -73,8 +73,9 @@ class DataConfig:
     label_noise_seed: int | None = None
     """Seed that decides which images get which wrong labels, >= 0; None: the run's seed."""
     imbalance: float = 1.0
-    """Makes the training set long-tailed: ratio of the shares of their images that the largest and the
-    smallest class keep, >= 1. Every class keeps two images if it has them. 1: keep all images."""
+    """Makes the training set long-tailed, >= 1: over the classes, in random order, the share of images that
+    is kept falls exponentially from 1 to 1 / imbalance. Every class keeps two images if it has them. 1: keep
+    all images."""
     imbalance_seed: int | None = None
     """Seed that decides which classes and images are kept, >= 0; None: the run's seed."""
 
