@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 # Two test workers on two cores: more threads than cores would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +25,12 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("the folder ../shared with real images and weights is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tables(shared: Path) -> dict[str, Any]:
+    """The tables of the HIST study, as they are printed."""
+    return json.loads((shared / "paper" / "tables.json").read_text())
 
 
 @pytest.fixture(scope="session")

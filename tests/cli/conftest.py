@@ -1,10 +1,12 @@
-"""How the tests of the command line run a command."""
+"""How the tests of the command line run a command, and a file that they measure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from labelled_points import sample_file
 
 from tuplet.cli.main import main
 
@@ -33,3 +35,9 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return error
 
     return fails
+
+
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of embeddings and labels."""
+    return sample_file(tmp_path_factory.mktemp("vectors"))

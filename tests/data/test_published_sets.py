@@ -12,10 +12,10 @@ import numpy as np
 import official
 import pytest
 import scipy.io
+from numbered_images import names_of
 from PIL import Image
 
 from tuplet.config import DataConfig
-from tuplet.data.image_tables import ImageTable
 from tuplet.data.load import load
 from tuplet.data.published_layouts import Listing, read_inshop, read_sop
 from tuplet.data.published_sets import BENCHMARKS, load_benchmark
@@ -38,10 +38,6 @@ def put(folder: Path, **files: str) -> None:
         file = folder / (name.replace("__", "/").rpartition("_")[0] + "." + name.rpartition("_")[2])
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-
-
-def paths(table: ImageTable) -> list[str]:
-    return [table.name(row) for row in range(len(table))]
 
 
 def refused(source: str, root: Path) -> InputError:
@@ -83,7 +79,7 @@ def test_cub(root: Path) -> None:
     assert set(np.unique(split.train.image(0).numpy())) <= {76, 77, 78}
     assert np.array_equal(np.bincount(split.test.labels), official.sizes(5924, 100))
     again = load_benchmark("cub", folder / "images")  # which has images.txt above it
-    assert paths(again.test) == paths(split.test)
+    assert names_of(again.test) == names_of(split.test)
     gone = sorted((folder / "images" / "150.Some_Bird's_Kin").iterdir())
     for file in gone:
         file.unlink()
@@ -101,7 +97,7 @@ def test_cub(root: Path) -> None:
     for alone in (folder, folder / "images"):
         bare = load_benchmark("cub", alone)
         assert bare.test.class_names == split.test.class_names
-        assert set(paths(bare.test)) == set(paths(split.test))
+        assert set(names_of(bare.test)) == set(names_of(split.test))
 
 
 def test_skip_leaves_out_what_cannot_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +149,7 @@ def test_in_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = load(DataConfig(source="inshop", root=small))
     assert split.gallery is not None
     assert split.test.class_names == split.gallery.class_names == ("c", "d")
-    assert paths(split.gallery) == [f"{small}/img/WOMEN/gallery {item}.jpg" for item in "cd"]
+    assert names_of(split.gallery) == [f"{small}/img/WOMEN/gallery {item}.jpg" for item in "cd"]
     assert split.notes == ("2 training classes with one image: nothing shows what varies within it",)
 
 
@@ -189,7 +185,7 @@ def test_cars_of_the_devkit_one_folder_in_the_other(tmp_path: Path, monkeypatch:
         file = tmp_path / "devkit" / "cars_train_annos.mat" if part == "train" else test_file
         scipy.io.savemat(file, {"annotations": official.annotations("fname", rows)})
     split = load_benchmark("cars", tmp_path)
-    assert paths(split.train) == [
+    assert names_of(split.train) == [
         f"{tmp_path}/cars_{part}/cars_{part}/0000{at}.jpg" for part, at in (("test", 1), ("train", 2))
     ]
     assert split.train.class_names == ("001.", "002.")
@@ -218,7 +214,7 @@ def test_classes_keep_their_order_by_number_not_by_name(
     split = load_benchmark("sop", tmp_path)
     assert split.train.class_names == ("9", "10", "100")
     assert split.test.class_names == ("11", "12")
-    assert paths(split.train) == [f"{tmp_path}/k/{name}.JPG" for name in ("b", "a", "a b", "d")]
+    assert names_of(split.train) == [f"{tmp_path}/k/{name}.JPG" for name in ("b", "a", "a b", "d")]
     assert split.train.labels.tolist() == [0, 1, 1, 2]
 
 

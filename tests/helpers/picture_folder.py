@@ -13,6 +13,7 @@ from tuplet.data.glyphs import glyph
 from tuplet.inference.encoder import IndexedModel, PictureEmbedder
 from tuplet.models.embedder import Embedder
 from tuplet.search.index import ImageIndex, picture_id
+from tuplet.search.indexing import IndexingReport
 from tuplet.search.small_storage import vector_cells
 from tuplet.search.writing import RowWriter
 
@@ -39,6 +40,12 @@ def open_embedder(folder: Path) -> PictureEmbedder:
     return PictureEmbedder.open(folder, image_size=16, accelerator="cpu")
 
 
+def counts(report: IndexingReport) -> tuple[int, ...]:
+    """How many pictures were added, changed, touched, unchanged, dropped and of other folders; none kept."""
+    assert not report.kept
+    return report.added, report.changed, report.touched, report.unchanged, report.dropped, report.others
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
@@ -63,6 +70,11 @@ def stored_index(uri: Path, vectors: np.ndarray, code: str | None = None, *, num
         writer.add({**facts, "content": "0" * 32, "thumbnail": b"", **cells})
     writer.commit()
     return ImageIndex(str(uri))
+
+
+def row_of(path: str) -> int:
+    """The row of a path that `add_vectors` made up."""
+    return int(Path(path).stem)
 
 
 def add_vectors(

@@ -16,7 +16,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from queue import Empty
 
-from torch import multiprocessing
+import torch
+from torch import distributed, multiprocessing
 
 LIBRARIES = [
     *("torch", "torch.distributed.checkpoint", "torch.distributed.run", "torchvision.transforms.v2"),
@@ -43,6 +44,16 @@ def in_processes(target, ranks, *arguments):
         codes = exit_codes(processes, seconds=20)
     assert codes == [0] * ranks, codes
     return sorted(said)
+
+
+@contextlib.contextmanager
+def gloo_group(rank, ranks, port):
+    """Be one of the ranks of a process group, inside the block."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
+    yield
+    distributed.destroy_process_group()
 
 
 def command_started(ranks, *arguments):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 
 import numpy as np
 import torch
-from processes import in_processes
-from torch import distributed
+from processes import gloo_group, in_processes
 
 from tuplet.errors import DataError
 from tuplet.metrics import distributed as spread
@@ -67,21 +65,18 @@ def of_a_gallery(rank):
 
 def measure(rank, ranks, port, queue):
     warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    spread.SHOWN_ROWS, spread.EXACT_ROWS, _counting.MOST_DOUBTS = 40, 7, 20
-    _counting.BLOCK_ROWS, _counting.BLOCK_COLUMNS, _counting.STRIP_ROWS = 16, 16, 32
-    said = []
-    for kind, dealing, distance in CASES:
-        x, y = items(kind)
-        held = shares(len(x), rank, dealing)
-        scores = spread_retrieval_scores(x[held], y[held], held, distance=distance)
+    with gloo_group(rank, ranks, port):
+        spread.SHOWN_ROWS, spread.EXACT_ROWS, _counting.MOST_DOUBTS = 40, 7, 20
+        _counting.BLOCK_ROWS, _counting.BLOCK_COLUMNS, _counting.STRIP_ROWS = 16, 16, 32
+        said = []
+        for kind, dealing, distance in CASES:
+            x, y = items(kind)
+            held = shares(len(x), rank, dealing)
+            scores = spread_retrieval_scores(x[held], y[held], held, distance=distance)
+            said.append([getattr(scores, name).numpy() for name in FIELDS])
+        scores = of_a_gallery(rank)
         said.append([getattr(scores, name).numpy() for name in FIELDS])
-    scores = of_a_gallery(rank)
-    said.append([getattr(scores, name).numpy() for name in FIELDS])
-    queue.put((rank, said))
-    distributed.destroy_process_group()
+        queue.put((rank, said))
 
 
 def test_ranks_together_give_what_one_process_gives():
@@ -99,26 +94,24 @@ def test_ranks_together_give_what_one_process_gives():
 
 
 def refuse(rank, ranks, port, queue):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    x, y = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
-    broken = x.clone()
-    broken[2] = float("nan")
-    alone, nobody = torch.arange(4) + 4 * rank, x[:0]
-    said = []
-    for embeddings, labels, indices in (
-        (broken if rank == 1 else x, y, alone),
-        (x[:, :2] if rank == 1 else x, y, alone),
-        (x.double() if rank == 0 else x, y, alone),
-        (nobody, y[:0], alone[:0]),
-        (x, alone, alone),
-    ):
-        try:
-            spread_retrieval_scores(embeddings, labels, indices)
-        except DataError as error:
-            said.append((error.subject, error.given, str(error)))
-    queue.put((rank, said))
-    distributed.destroy_process_group()
+    with gloo_group(rank, ranks, port):
+        x, y = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+        broken = x.clone()
+        broken[2] = float("nan")
+        alone, nobody = torch.arange(4) + 4 * rank, x[:0]
+        said = []
+        for embeddings, labels, indices in (
+            (broken if rank == 1 else x, y, alone),
+            (x[:, :2] if rank == 1 else x, y, alone),
+            (x.double() if rank == 0 else x, y, alone),
+            (nobody, y[:0], alone[:0]),
+            (x, alone, alone),
+        ):
+            try:
+                spread_retrieval_scores(embeddings, labels, indices)
+            except DataError as error:
+                said.append((error.subject, error.given, str(error)))
+        queue.put((rank, said))
 
 
 def test_what_one_rank_cannot_use_all_refuse():

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 from labelled_points import sample
-from processes import in_processes
-from torch import distributed
+from processes import gloo_group, in_processes
 
 from tuplet.cli.main import main
 from tuplet.config.overrides import override
@@ -53,16 +52,13 @@ CASES = [
 
 def measure(rank, ranks, port, queue):
     warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    said = [counted(Shares.of_ranks(), **case) for case in CASES]
-    with pytest.raises(DataError):  # on every rank, so that none waits for another
-        verification_metrics(np.eye(3), np.zeros(3, int), shares=Shares.of_ranks())
-    # Fewer blocks than ranks: some ranks have nothing to do.
-    said.append(Shares.of_ranks().gather(Shares.of_ranks().own("a")))
-    queue.put((rank, said))
-    distributed.destroy_process_group()
+    with gloo_group(rank, ranks, port):
+        said = [counted(Shares.of_ranks(), **case) for case in CASES]
+        with pytest.raises(DataError):  # on every rank, so that none waits for another
+            verification_metrics(np.eye(3), np.zeros(3, int), shares=Shares.of_ranks())
+        # Fewer blocks than ranks: some ranks have nothing to do.
+        said.append(Shares.of_ranks().gather(Shares.of_ranks().own("a")))
+        queue.put((rank, said))
 
 
 def test_ranks_count_what_one_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:

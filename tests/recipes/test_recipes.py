@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -23,11 +22,6 @@ BACKBONES = {
     "bn_inception": ("table8_bn_inception_tuned", "bn_inception"),
 }
 STUDY = [(data, backbone) for backbone in BACKBONES for data in DATA_SETS]
-
-
-@pytest.fixture(scope="module")
-def tables(shared: Path) -> dict[str, Any]:
-    return json.loads((shared / "paper" / "tables.json").read_text())
 
 
 def named(data: str, backbone: str, variant: str = "") -> RunConfig:

@@ -10,7 +10,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pytest
-from picture_folder import add_vectors, index_of_vectors, unit
+from picture_folder import add_vectors, index_of_vectors, row_of, unit
 
 from tuplet.errors import RequestError, SearchIndexError, SettingsError
 from tuplet.metrics.retrieval import retrieval_metrics
@@ -54,10 +54,6 @@ def approximate(
     keep_approximate_index(index, ROWS)
     assert index.is_approximate
     return index
-
-
-def row_of(path: str) -> int:
-    return int(Path(path).stem)
 
 
 def test_nearest_are_those_of_all_products(index: ImageIndex, vectors: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from picture_folder import draw, open_embedder, save_model
+from picture_folder import counts, draw, open_embedder, save_model
 from PIL import Image
 
 from tuplet.data.decoding import decode_image
@@ -19,12 +19,7 @@ from tuplet.inference.encoder import PictureEmbedder, mean_direction
 from tuplet.models.embedder import Embedder
 from tuplet.search import writing
 from tuplet.search.index import ImageIndex
-from tuplet.search.indexing import IndexingReport, index_pictures
-
-
-def counts(report: IndexingReport) -> tuple[int, ...]:
-    assert not report.kept
-    return report.added, report.changed, report.touched, report.unchanged, report.dropped, report.others
+from tuplet.search.indexing import index_pictures
 
 
 def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:

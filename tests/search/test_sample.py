@@ -4,13 +4,9 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from picture_folder import index_of_vectors, unit
+from picture_folder import index_of_vectors, row_of, unit
 
 ROWS, DIM = 600, 16
-
-
-def row_of(path: str) -> int:
-    return int(Path(path).stem)
 
 
 def test_a_draw_is_of_the_rows_that_are_there(tmp_path: Path) -> None:

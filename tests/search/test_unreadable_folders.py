@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from picture_folder import draw
+from picture_folder import counts, draw
 
 from tuplet.errors import DataError
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search.index import ImageIndex
-from tuplet.search.indexing import IndexingReport, index_pictures
-
-
-def counts(report: IndexingReport) -> tuple[int, ...]:
-    assert not report.kept
-    return report.added, report.changed, report.touched, report.unchanged, report.dropped, report.others
+from tuplet.search.indexing import index_pictures
 
 
 @pytest.fixture

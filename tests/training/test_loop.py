@@ -31,13 +31,6 @@ from tuplet.training.schedule import learning_rate_factor, scheduled
 from tuplet.training.session import DivergedError, Session
 
 
-@pytest.fixture(scope="module")
-def finished(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run.create(tiny, tmp_path_factory.mktemp("runs") / "whole")
-    trained(run)
-    return run
-
-
 def test_reports_tell_what_happened(finished: Run) -> None:
     reports = finished.reports()
     assert [report.epoch for report in reports] == [0, 1, 2, 3]

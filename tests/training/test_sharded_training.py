@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 import torch
-from processes import command_in_background, command_started, in_processes, line_with, run_command
+from processes import command_in_background, command_started, gloo_group, in_processes, line_with, run_command
 from training_runs import assert_close_weights, trained
 
 from tuplet.config import RunConfig
@@ -85,21 +85,19 @@ def test_devices_that_each_have_all_classes_sum_over_the_same(tiny: RunConfig) -
 
 def copies(rank: int, ranks: int, port: int, queue, spread: bool) -> None:
     """Into the queue: of each weight and statistic, whether it is now what the first rank had."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    loss = HISTLoss(6, 4, hidden_dim=3, shard=ClassShard(6, rank, ranks) if spread else None)
-    network = Embedder("tuplet_convnet", embedding_dim=4, pretrained=False)
-    for tensor in [*loss.state_dict().values(), *network.buffers()]:
-        tensor.fill_(rank + 1)
-    average = WeightAverage(network, 0.9)
-    session = SimpleNamespace(
-        loss=loss, _embedder=network, _average=average, fabric=SimpleNamespace(world_size=ranks)
-    )
-    Session.share_copies(cast(Session, session))
-    averaged = {f"average.{name}": value for name, value in average.weights().items()}
-    names = {**loss.state_dict(), **dict(network.named_buffers()), **averaged}
-    queue.put((rank, sorted(name for name, value in names.items() if bool((value == 1.0).all()))))
-    torch.distributed.destroy_process_group()
+    with gloo_group(rank, ranks, port):
+        loss = HISTLoss(6, 4, hidden_dim=3, shard=ClassShard(6, rank, ranks) if spread else None)
+        network = Embedder("tuplet_convnet", embedding_dim=4, pretrained=False)
+        for tensor in [*loss.state_dict().values(), *network.buffers()]:
+            tensor.fill_(rank + 1)
+        average = WeightAverage(network, 0.9)
+        session = SimpleNamespace(
+            loss=loss, _embedder=network, _average=average, fabric=SimpleNamespace(world_size=ranks)
+        )
+        Session.share_copies(cast(Session, session))
+        averaged = {f"average.{name}": value for name, value in average.weights().items()}
+        names = {**loss.state_dict(), **dict(network.named_buffers()), **averaged}
+        queue.put((rank, sorted(name for name, value in names.items() if bool((value == 1.0).all()))))
 
 
 @pytest.mark.parametrize("spread", [False, True])

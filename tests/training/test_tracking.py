@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import trained
 
 from tuplet.cli.commands.train import resume
 from tuplet.cli.main import main
@@ -23,13 +22,6 @@ from tuplet.training.trackers import Tracker
 from tuplet.training.tracking import STATE_FILE, Tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the tools' own imports
-
-
-@pytest.fixture(scope="module")
-def finished(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run.create(tiny, tmp_path_factory.mktemp("runs") / "whole")
-    trained(run)
-    return run
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from training_runs import trained
 
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
@@ -21,7 +22,6 @@ from tuplet.evaluation.embedding_files import LabelledEmbeddings, write_embeddin
 from tuplet.evaluation.evaluate import embed
 from tuplet.metrics.retrieval import compare_scores, retrieval_scores
 from tuplet.training.devices import launch
-from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import Run
 
 ON_CPU = ["--compute.accelerator", "cpu", "--compute.num-workers", "0"]
@@ -38,10 +38,9 @@ def fails(fails: Callable[..., str]) -> Callable[..., str]:
     return partial(fails, "compare")
 
 
-def trained(config: RunConfig, folder: Path) -> Run:
+def trained_run(config: RunConfig, folder: Path) -> Run:
     run = Run.create(config, folder)
-    for _ in train_epochs(run):
-        pass
+    trained(run)
     return run
 
 
@@ -49,7 +48,7 @@ def trained(config: RunConfig, folder: Path) -> Run:
 def runs(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     folder = tmp_path_factory.mktemp("compare")
     other = override(tiny, {"seed": 5, "schedule.epochs": 1, "evaluation.recall_at": [1]})
-    return trained(tiny, folder / "a"), trained(other, folder / "b")
+    return trained_run(tiny, folder / "a"), trained_run(other, folder / "b")
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
-from labelled_points import sample, sample_file
+from labelled_points import sample
 
 from tuplet.evaluation.embedding_files import read_embeddings
 from tuplet.evaluation.reranking import measure_reranking
 from tuplet.metrics.reranking import AlphaQueryExpansion, KReciprocal
-
-
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_file(tmp_path_factory.mktemp("vectors"))
 
 
 def test_json_holds_what_the_library_measures(vectors: Path, says: Callable[..., str]) -> None:

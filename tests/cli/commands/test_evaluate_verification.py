@@ -7,16 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
-from labelled_points import sample_file
 
 from tuplet.metrics.open_set import Answers
 from tuplet.metrics.verification import verification_metrics
-
-
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_file(tmp_path_factory.mktemp("vectors"))
 
 
 def test_json_holds_what_the_metrics_say(vectors: Path, says: Callable[..., str]) -> None:

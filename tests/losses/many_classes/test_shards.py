@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 
 import pytest
 import torch
-from processes import in_processes
-from torch import distributed
+from processes import gloo_group, in_processes
 
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes.shards import ClassShard, gather_batch
@@ -96,20 +94,17 @@ def errors(case, rank, ranks):
 
 def compare(rank, ranks, port, queue, folder):
     warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.init_process_group("gloo", rank=rank, world_size=ranks)
-    found = [[float(error.detach()) for error in errors(case, rank, ranks)] for case in CASES]
-    sampled = build(Case(103, class_fraction=0.5), ClassShard.of_group(103))
-    torch.manual_seed(rank)
-    value = sampled.terms(*batch(Case(103))).total
-    value.backward()
-    moved = int((sampled.means.grad.abs().sum(dim=1) > 0).sum())
-    shard = ClassShard.of_group(9)
-    rows = load_rows(folder / "by one", shard)
-    save_rows(folder / "by four", {name: 2 * value for name, value in rows.items()}, shard)
-    queue.put((rank, found, float(value.detach()), moved, rows["means"].tolist()))
-    distributed.destroy_process_group()
+    with gloo_group(rank, ranks, port):
+        found = [[float(error.detach()) for error in errors(case, rank, ranks)] for case in CASES]
+        sampled = build(Case(103, class_fraction=0.5), ClassShard.of_group(103))
+        torch.manual_seed(rank)
+        value = sampled.terms(*batch(Case(103))).total
+        value.backward()
+        moved = int((sampled.means.grad.abs().sum(dim=1) > 0).sum())
+        shard = ClassShard.of_group(9)
+        rows = load_rows(folder / "by one", shard)
+        save_rows(folder / "by four", {name: 2 * value for name, value in rows.items()}, shard)
+        queue.put((rank, found, float(value.detach()), moved, rows["means"].tolist()))
 
 
 def test_four_processes_compute_what_one_does_and_read_and_write_its_rows(tmp_path):

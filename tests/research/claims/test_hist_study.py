@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from tuplet.config import RunConfig
@@ -21,11 +18,6 @@ KEYS = [
     *("1", "2", "3", "4", "5", "sizes", "distances"),
     *("steps", "noise", "classes", "cost", "imbalance", "agreement", "hgnn", "covariance"),
 ]
-
-
-@pytest.fixture(scope="module")
-def tables(shared: Path):
-    return json.loads((shared / "paper" / "tables.json").read_text())
 
 
 def test_constants_are_the_study_s_tables(tables) -> None:

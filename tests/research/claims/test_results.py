@@ -6,12 +6,12 @@ import json
 import re
 import statistics
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fabricated import fabricate, fabricate_entry
+from html_page import Page
 
 from tuplet.config.overrides import override
 from tuplet.data.files import write_atomically
@@ -244,33 +244,6 @@ def test_the_study_s_numbers_stand_beside_ours_on_its_data(tmp_path: Path) -> No
     assert "Crosses: the study's" in figures["5"][0].caption
 
 
-class _Page(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag, attrs) -> None:
-        given = dict(attrs)
-        self.ids += [given["id"]] if "id" in given else []
-        self.links += [given["href"]] if tag == "a" else []
-        assert not any(name in ("src", "onclick") for name in given), given
-        if tag not in ("meta", "path", "use", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs) -> None:
-        pass
-
-    def handle_endtag(self, tag) -> None:
-        if tag not in ("path", "use"):
-            assert self.open.pop() == tag
-
-    def handle_data(self, data) -> None:
-        self.text.append(data)
-
-
 def test_the_page_is_whole_and_says_the_same(tmp_path: Path, plan: Plan) -> None:
     entry = full_entry(plan.claims["2"], 3)
     other = thinned(plan.claims["4"], full_entry(plan.claims["4"], 2))
@@ -281,19 +254,18 @@ def test_the_page_is_whole_and_says_the_same(tmp_path: Path, plan: Plan) -> None
     report = claims_report(plan, tmp_path)
     html = report_html(report)
     assert html == report_html(claims_report(plan, tmp_path))
-    page = _Page()
-    page.feed(html)
-    assert page.open == []
-    assert len(page.ids) == len(set(page.ids))
-    assert {link[1:] for link in page.links} <= set(page.ids)
-    text = " ".join(" ".join(page.text).split())
+    page = Page(html)
+    ids = [given["id"] for _, given in page.tags if "id" in given]
+    assert len(ids) == len(set(ids))
+    assert {link["href"][1:] for link in page.attributes("a")} <= set(ids)
+    assert [given for _, given in page.tags if {"src", "onclick"} & given.keys()] == []
     for section in report.sections:
-        assert section.result.claim.statement in text
+        assert section.result.claim.statement in page.text
         if section.verdict != "not run":
-            assert section.result.rule in text
-            assert all(line in text for line in section.evidence)
-            assert all(row.ours in text and row.selection in text for row in section.rows)
-    assert "without tau = 16 & <more>" in text
+            assert section.result.rule in page.text
+            assert all(line in page.text for line in section.evidence)
+            assert all(row.ours in page.text and row.selection in page.text for row in section.rows)
+    assert "without tau = 16 & <more>" in page.text
     assert html.count("<svg") == 2
 
 
