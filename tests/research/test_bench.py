@@ -18,7 +18,8 @@ from tuplet.data.load import decode_test_images, load_data
 from tuplet.errors import DataError, SettingsError
 from tuplet.evaluation.evaluate import embed, evaluate
 from tuplet.recipes.catalogue import recipe, with_loss
-from tuplet.research.bench import Protocol, _settings_line, best_trial, train_loss, trials
+from tuplet.research.bench import Protocol, best_trial, train_loss, trials
+from tuplet.research.bench.page import _settings_line
 from tuplet.research.tuning.search import run_trials
 from tuplet.training.devices import launch
 from tuplet.training.run_folder import Run
