@@ -103,4 +103,5 @@ print(f"With {len(differences)} seeds the methods {verdict}.")
 #     tuplet bench RECIPE --losses hist,proxy-anchor --seeds 5 --trials 20
 #
 # `tuplet bench` also gives each loss the same number of trials to find its settings, on validation classes.
-# Without that, the comparison measures who searched longer. More: [Honest numbers](../honest-numbers.md).
+# Without that, the loss whose settings were searched longest may win. More: [Honest
+# numbers](../honest-numbers.md).

@@ -3,11 +3,10 @@
 #
 # As published, the HIST loss builds a tensor of samples x classes x dimensions. With 32 samples, a million
 # classes and 512 dimensions that is 66 GB for every intermediate result. `HISTLoss` computes the same loss
-# in chunks of classes and holds nothing of that size. What remains are the parameters of the classes
-# themselves.
+# in chunks of classes and never holds a tensor of that size. Only the parameters of the classes remain.
 #
-# This page runs with 20,000 classes. Set `TUPLET_CLASSES=1000000` for the million: it takes about 16 GB of
-# memory.
+# This tutorial runs with 20,000 classes. Set `TUPLET_CLASSES=1000000` for a million; it then takes about
+# 16 GB of memory.
 
 # %%
 import os
@@ -26,7 +25,7 @@ print(f"{num_classes:,} classes: {parameters:,} parameters, {4 * parameters / 1e
 
 # %% [markdown]
 # ## One step
-# The chunked computation is chosen by itself when there are many classes.
+# With many classes, the loss chooses the chunked computation by itself.
 
 # %%
 embeddings = torch.randn(samples, width, requires_grad=True)
@@ -56,8 +55,8 @@ print(
 
 # %% [markdown]
 # ## The optimizer
-# Adam keeps two numbers for every parameter: twice the memory of the parameters again. `RowwiseAdam` keeps
-# two numbers a *class* for the class distributions. In a run, that is `--optimizer.class-update rowwise`.
+# Adam stores two numbers per parameter, twice the memory of the parameters. `RowwiseAdam` stores two numbers
+# per *class* for the class distributions. In a run, use `--optimizer.class-update rowwise`.
 
 # %%
 from tuplet.training.optimizers import RowwiseAdam
@@ -71,13 +70,13 @@ for name, optimizer in optimizers.items():
     taken = seconds_of(optimizer.step)
     state = [value for each in optimizer.state.values() for value in each.values() if torch.is_tensor(value)]
     held = sum(value.numel() * value.element_size() for value in state) / 1e6
-    print(f"{name}: {1e3 * taken:.0f} ms a step, {held:,.1f} MB of state")
+    print(f"{name}: {1e3 * taken:.0f} ms per step, {held:,.1f} MB of state")
 
 # %% [markdown]
 # ## A sample of the classes
-# `class_fraction=0.1` sums over the classes of the batch and a random tenth of the others, drawn anew each
-# step. That is faster and no longer exact: on our characters Recall@1 fell from 91.7 to 89.3 %
-# ([measured](../scale.md#class-sampling)).
+# `class_fraction=0.1` sums over the classes of the batch and a random sample of the others, together a tenth
+# of all classes, drawn again at each step. This is faster, but no longer exact: on our characters Recall@1
+# fell from 91.7 to 89.3 % ([measured](../scale.md#class-sampling)).
 
 # %%
 sampled = HISTLoss(num_classes, embedding_dim=width, tau=16.0, hidden_dim=width, class_fraction=0.1)
@@ -92,9 +91,9 @@ def sampled_step():
 print(f"a tenth of the classes: {1e3 * seconds_of(sampled_step):.0f} ms")
 
 # %% [markdown]
-# ## More than one machine holds
-# `--compute.devices 8 --compute.shard-classes True` spreads the classes over processes: each keeps an
-# eighth of the parameters, and loss and gradients stay those of one process ([Several
+# ## More classes than one device can hold
+# `--compute.devices 8 --compute.shard-classes True` divides the classes among processes: each stores an
+# eighth of the parameters, and loss and gradients equal those of one process ([Several
 # devices](../devices.md)).
 #
 # Measured costs up to a million classes, and computed ones up to a hundred million: [Cost of many

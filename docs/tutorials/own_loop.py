@@ -5,8 +5,8 @@
 # Lightning and in pytorch-metric-learning (`pip install 'tuplet[baselines]' lightning`).
 #
 # ## Data
-# Twenty generated characters for training, eight others for the test. Replace `train` and `test` by your
-# own data sets of (uint8 RGB image, label), with training labels 0..C-1.
+# We use twenty generated characters for training and eight others for the test. Replace `train` and `test`
+# by your own data sets of (uint8 RGB image, label), with training labels 0..C-1.
 
 # %%
 import torch
@@ -49,8 +49,8 @@ def recall(network):
 
 # %% [markdown]
 # ## A plain loop
-# The loss has parameters of its own: class distributions and a small hypergraph network. They need learning
-# rates of their own, and forgetting them is the most common mistake.
+# The loss has trainable parameters: class distributions and a small hypergraph network. They need their own
+# learning rates. Forgetting to give them to the optimizer is the most common mistake.
 
 # %%
 network, loss = new_parts()
@@ -76,7 +76,7 @@ for epoch in range(EPOCHS):
 # loss and the cross entropy of the hypergraph network ([the equations](../loss.md)).
 #
 # ## Lightning
-# As a submodule, the loss moves to the device and is saved with the rest. Name its parameters in
+# As a submodule, the loss is moved to the device and saved with the rest. Add its parameters in
 # `configure_optimizers`. `gather_batch` matters with several processes: the hypergraph then spans the whole
 # batch.
 
@@ -121,8 +121,8 @@ print(f"Lightning: {recall(module.network):.1%}")
 
 # %% [markdown]
 # ## pytorch-metric-learning
-# Its trainers take the loss as it is. Give them a `metric_loss_optimizer`; without it the loss does not
-# learn, and no error says so.
+# Its trainers accept the loss without changes. Give them a `metric_loss_optimizer`; without it the loss does
+# not learn, and there is no error.
 
 # %%
 from pytorch_metric_learning.trainers import MetricLossOnly

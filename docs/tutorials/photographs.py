@@ -5,8 +5,8 @@
 # searches them. It needs the extra `search`: `pip install 'tuplet[search]'`.
 #
 # ## The pictures
-# Set the environment variable `PHOTOS` to a folder with `train/<class>/*` and `test/<class>/*` to use your
-# own. Without it, we draw some characters, so that the tutorial runs anywhere within seconds.
+# To use your own pictures, set the environment variable `PHOTOS` to a folder with `train/<class>/*` and
+# `test/<class>/*`. Without it, we draw some characters, so that the tutorial runs anywhere within seconds.
 
 # %%
 import os
@@ -26,12 +26,13 @@ if not photos.exists():
 print(sorted(folder.name for folder in (photos / "test").iterdir())[:3])
 
 # %% [markdown]
-# The classes in `test` do not occur in `train`. A good embedding model also separates classes that it has
-# never seen.
+# The classes in `test` do not occur in `train`: a good embedding model separates classes that it has never
+# seen.
 #
 # ## Train
-# A recipe is a complete configuration. For photographs take the recipe `folder`, which fine-tunes a
-# pretrained ResNet-50. Drawn characters need less: `omniglot` trains a small network from random weights.
+# A recipe is a complete configuration. For photographs, use the recipe `folder`, which fine-tunes a
+# pretrained ResNet-50. For the drawn characters, `omniglot` is enough: it trains a small network from random
+# weights.
 
 # %%
 import tuplet
@@ -55,7 +56,7 @@ for epoch in result.run.reports():
 # metrics. The command `tuplet train` does the same and also writes an HTML report.
 #
 # ## Use the model
-# `load` opens a trained model, and `encode` turns pictures into vectors of length one. Their inner product
+# `load` opens a trained model, and `encode` turns pictures into vectors of unit length. Their inner product
 # is the cosine similarity.
 
 # %%
@@ -67,7 +68,7 @@ print((vectors @ vectors.T).round(2))
 
 # %% [markdown]
 # ## Build an index and search it
-# The index stores a vector and a thumbnail of each picture, and which model made the vectors.
+# The index stores a vector and a thumbnail of each picture, and records which model made the vectors.
 
 # %%
 from tuplet.search.indexing import index_pictures
@@ -102,5 +103,5 @@ for axis, found in zip(axes, results, strict=True):
 #     tuplet search PHOTOS/test/panda/image_0001.jpg --index photos-index --html found.html
 #     tuplet serve photos-index
 #
-# The last command opens a page for everybody else. More: [Search pictures](../search.md), [Serve an
+# The last command serves a search page in the browser. More: [Search pictures](../search.md), [Serve an
 # index](../serve.md), and, before you rely on the numbers, [Honest numbers](../honest-numbers.md).
