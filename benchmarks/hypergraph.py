@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -99,17 +98,16 @@ def measured(run: Run) -> list[tuple[int, dict[str, float]]]:
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
-    """The settings in which each run differs from most of them, such as "alpha 4"; else its folder."""
+    """Each run's values of the settings in which the runs differ, such as "alpha 4"; of equal ones the folder."""
     settings = [
-        {path: repr(reduce(getattr, path.split("."), run.config)) for path in fields_by_path()}
-        for run in runs
+        {path: reduce(getattr, path.split("."), run.config) for path in fields_by_path()} for run in runs
     ]
-    usual = {path: Counter(one[path] for one in settings).most_common(1)[0][0] for path in settings[0]}
-    labels = []
-    for run, one in zip(runs, settings, strict=True):
-        own = [f"{path.split('.')[-1]} {value}" for path, value in one.items() if value != usual[path]]
-        labels.append(", ".join(own) or f"as most ({run.folder.name})")
-    return labels
+    differing = [path for path in settings[0] if len({repr(one[path]) for one in settings}) > 1]
+    names = [", ".join(f"{path.split('.')[-1]} {one[path]}" for path in differing) for one in settings]
+    return [
+        name if name and names.count(name) == 1 else str(run.folder)
+        for name, run in zip(names, runs, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -134,10 +132,10 @@ def drawn(runs: Sequence[Run]) -> Figure:
     for axes, name in zip(charts, names, strict=False):
         for (run, row), color in zip(rows.items(), itertools.cycle(SERIES)):
             axes.plot([epoch for epoch, _ in row], [found[name] for _, found in row], color=color, label=run)
-        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.set_title(name.replace("_", " ").replace("hgnn", "HGNN"), fontsize=10)
         axes.set_xlabel("epoch")
         axes.grid(color="#dcdfe3", linewidth=0.8)
-        if name.endswith("gradient"):
+        if name == "hypergraph_gradient":
             axes.set_yscale("log")
         elif name != "gradient_cosine":
             axes.set_ylim(bottom=0)
