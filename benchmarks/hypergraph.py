@@ -98,7 +98,7 @@ def measured(run: Run) -> list[tuple[int, dict[str, float]]]:
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
-    """Each run's values of the settings in which the runs differ, such as "alpha 4"; of equal ones the folder."""
+    """The settings in which the runs differ, such as "alpha 4", for each; the folder, if none do."""
     settings = [
         {path: reduce(getattr, path.split("."), run.config) for path in fields_by_path()} for run in runs
     ]
