@@ -12,7 +12,12 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.exact import pairs as pairs_module
 from tuplet.metrics.exact.pairs import STEPS
-from tuplet.metrics.verification import Verification, verification_intervals, verification_metrics
+from tuplet.metrics.verification import (
+    RateAt,
+    Verification,
+    verification_intervals,
+    verification_metrics,
+)
 
 Floats = NDArray[np.float64]
 
@@ -130,7 +135,7 @@ def test_intervals_cover_what_other_classes_would_give() -> None:
         pairs = Verification.of(*sample(30, 1.2, seed, dim=8), by_class=True, thresholds=[0.6])
         assert pairs.counts.units is not None
         own = pairs.at_threshold(0.6)
-        values = {"auc": pairs.auc()[0], "fmr@0.6": own.fmr, "fnmr@0.6": own.fnmr}
+        values = {"auc": pairs.auc()[0], RateAt("fmr", 0.6): own.fmr, RateAt("fnmr", 0.6): own.fnmr}
         found = verification_intervals(pairs.counts.units, values, num_resamples=300)
         for place, (one, value) in enumerate(zip(found.values(), (truth, at.fmr, at.fnmr), strict=True)):
             assert one is not None

@@ -21,7 +21,7 @@ from tuplet.evaluation.embedding_files import LabelledEmbeddings
 from tuplet.metrics.answers import NUM_VOTES, OperatingPoint
 from tuplet.metrics.exact.pairs import NUM_POINTS, STEPS
 from tuplet.metrics.open_set import Answers
-from tuplet.metrics.verification import Verification, verification_intervals
+from tuplet.metrics.verification import RateAt, Verification, verification_intervals
 
 NUM_BINS = 15
 """Of equal width, for the expected calibration error."""
@@ -298,6 +298,6 @@ def _pairs_at(pairs: Verification, threshold: float) -> OperatingPoint:
     """Return the error rates at a threshold, with intervals over classes."""
     point, units = pairs.at_threshold(threshold), pairs.counts.units
     assert units is not None
-    rates = {f"fmr@{threshold!r}": point.fmr, f"fnmr@{threshold!r}": point.fnmr}
-    fmr, fnmr = verification_intervals(units, rates).values()
-    return OperatingPoint(threshold, point.fmr, point.fnmr, fmr, fnmr)
+    fmr, fnmr = RateAt("fmr", threshold), RateAt("fnmr", threshold)
+    found = verification_intervals(units, {fmr: point.fmr, fnmr: point.fnmr})
+    return OperatingPoint(threshold, point.fmr, point.fnmr, found[fmr], found[fnmr])

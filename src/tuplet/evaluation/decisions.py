@@ -48,12 +48,24 @@ def measure_decisions(
     Raises:
         DataError: as `verification_metrics` and `Answers.of` do.
     """
-    searched: dict[str, Any] = {"shares": shares}
+    gallery_embeddings, gallery_labels = None, None
     if gallery is not None:
         queries, gallery = with_shared_classes(queries, gallery)
-        searched |= {"gallery": gallery.embeddings, "gallery_labels": gallery.labels}
-    embeddings, labels = queries.embeddings, queries.labels
-    return DecisionReport(
-        verification_metrics(embeddings, labels, balanced=balanced, **searched),
-        Answers.of(embeddings, labels, num_votes=num_votes, **searched).report(),
+        gallery_embeddings, gallery_labels = gallery.embeddings, gallery.labels
+    verification = verification_metrics(
+        queries.embeddings,
+        queries.labels,
+        gallery=gallery_embeddings,
+        gallery_labels=gallery_labels,
+        balanced=balanced,
+        shares=shares,
     )
+    answers = Answers.of(
+        queries.embeddings,
+        queries.labels,
+        num_votes=num_votes,
+        gallery=gallery_embeddings,
+        gallery_labels=gallery_labels,
+        shares=shares,
+    )
+    return DecisionReport(verification, answers.report())

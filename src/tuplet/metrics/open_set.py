@@ -8,20 +8,22 @@ score there is no answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from functools import partial
+from typing import TypeAlias, final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
+from torch import Tensor
 
 from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.answers import NUM_VOTES, AnswersAt, vote
+from tuplet.metrics.exact.labelled import labelled_search
 from tuplet.metrics.exact.shares import ALONE, Shares
-from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.exact.sorting import blocks, exact_similarities, first_results
-from tuplet.metrics.inputs import Array, as_embeddings, as_labels
+from tuplet.metrics.inputs import Array
 from tuplet.metrics.intervals import Interval, draws, expanded_tail
 from tuplet.progress import track
 
@@ -53,6 +55,65 @@ class OpenSetReport:
     num_known: int
     num_unknown: int
     num_votes: int
+
+
+@final
+@dataclass(frozen=True)
+class _Sums:
+    """Weight of the queries with at least some score; measures are NaN where none of a kind has a weight.
+
+    Attributes:
+        scores: every score, falling, `[g]`.
+        known: weight of known queries with at least this score; the last is that of all.
+        right: of known queries that are answered rightly.
+        unknown: of unknown queries.
+    """
+
+    scores: Float64[np.ndarray, " g"]
+    known: Float64[np.ndarray, " g"]
+    right: Float64[np.ndarray, " g"]
+    unknown: Float64[np.ndarray, " g"]
+
+    def accuracy(self) -> float:
+        return float(self.right[-1] / self.known[-1])
+
+    def aurc(self) -> float:
+        steps = np.diff(self.known, prepend=0.0)
+        some = self.known > 0
+        risks = 1 - self.right[some] / self.known[some]
+        return float((steps[some] * risks).sum() / self.known[-1])
+
+    def auroc(self) -> float:
+        x, y = (np.append(0.0, kind) / kind[-1] for kind in (self.unknown, self.known))
+        return float(np.trapezoid(y, x))
+
+    def detection(self, *, fpir: float) -> float:
+        place = int(np.searchsorted(self.unknown, fpir * self.unknown[-1] * (1 + 1e-12), side="right"))
+        return float((self.right[place - 1] if place else 0.0) / self.known[-1])
+
+    def precision(self, *, threshold: float) -> float:
+        known, right, unknown = self._from(threshold)
+        return right / (known + unknown) if known + unknown > 0 else 1.0
+
+    def answered(self, *, threshold: float) -> float:
+        return float(np.divide(self._from(threshold)[0], self.known[-1]))
+
+    def answered_rightly(self, *, threshold: float) -> float:
+        return float(np.divide(self._from(threshold)[1], self.known[-1]))
+
+    def detected(self, *, threshold: float) -> float:
+        return float(1 - np.divide(self._from(threshold)[2], self.unknown[-1]))
+
+    def _from(self, threshold: float) -> tuple[float, float, float]:
+        """Return the three weights of queries with a score of at least a threshold."""
+        place = int(np.searchsorted(-self.scores, -threshold, side="right"))
+        if place == 0:
+            return 0.0, 0.0, 0.0
+        return float(self.known[place - 1]), float(self.right[place - 1]), float(self.unknown[place - 1])
+
+
+_Measure: TypeAlias = Callable[[_Sums], float]
+"""What is computed of the queries, or of a resample of them."""
 
 
 @final
@@ -110,46 +171,32 @@ class Answers:
         if num_votes < 1:
             message = f"num_votes is {num_votes}; want 1 or more"
             raise SettingsError(message, subject="num_votes", given=num_votes)
-        queries = as_embeddings(embeddings, name="embeddings")
-        own = as_labels(labels, name="labels", length=len(queries), device=queries.device)
-        if (gallery is None) != (gallery_labels is None):
-            message = "got one of gallery and gallery_labels; want both or neither"
-            raise SettingsError(message, subject="gallery")
-        compared, found = similarity(queries, gallery, "cosine"), own
-        if gallery_labels is not None:
-            size = len(compared.gallery)
-            found = as_labels(gallery_labels, name="gallery_labels", length=size, device=queries.device)
+        search = labelled_search(embeddings, labels, gallery, gallery_labels)
+        own = search.labels
+        found = own if search.gallery_labels is None else search.gallery_labels
         # From 0 on: any integer may be a label, also the one that stands for none.
         renumbered = torch.unique(torch.cat([own, found]), return_inverse=True)[1]
         own, found = renumbered[: len(own)], renumbered[len(own) :]
-        k = min(num_votes, len(found))
-        parts: list[tuple[np.ndarray, ...]] = []
-        rows = torch.arange(len(queries), device=queries.device)
-        for block in track(shares.own(blocks(rows, len(found))), "asking neighbours"):
-            table = exact_similarities(compared, block)
-            asked = own[block, None] == found
-            exists = (asked & table.isfinite()).any(1)
-            others = table.masked_fill(asked, -torch.inf)
-            both = list[tuple[np.ndarray, ...]]()
-            for kept, cosines in ((exists, table), ((~asked).any(1), others)):
-                items = first_results(cosines, k)
-                classes = found[items].numpy(force=True)
-                scores = cosines.gather(1, items).numpy(force=True)
-                winner = np.arange(len(scores)), vote(classes, scores)
-                truth, chosen = own[block].numpy(force=True), kept.numpy(force=True)
-                known = np.full(len(truth), cosines is table)
-                right = known & (classes[winner] == truth)
-                both.append(tuple(one[chosen] for one in (scores[winner], right, known, truth)))
-            parts.append(tuple(np.concatenate(one) for one in zip(*both, strict=True)))
+        rows = torch.arange(len(own), device=own.device)
+        parts = [
+            _ask(exact_similarities(search.compared, block), own[block], found, num_votes)
+            for block in track(shares.own(blocks(rows, len(found))), "asking neighbours")
+        ]
         columns = zip(*shares.gather(parts), strict=True)
         scores, right, known, classes = (np.concatenate(one) for one in columns)
         return cls(scores, right, known, classes, num_votes)
 
     def report(self, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> OpenSetReport:
         """Measure the answers; settings are those of `mean_intervals`."""
-        names = ["accuracy", "aurc", "auroc", *(f"detection_at_{fpir:g}" for fpir in FPIRS)]
-        values, intervals = self._measured(names, level=level, num_resamples=num_resamples, seed=seed)
-        detection = {f"{fpir:g}": values[f"detection_at_{fpir:g}"] for fpir in FPIRS}
+        detections = {f"{fpir:g}": partial(_Sums.detection, fpir=fpir) for fpir in FPIRS}
+        measures: dict[str, _Measure] = {
+            "accuracy": _Sums.accuracy,
+            "aurc": _Sums.aurc,
+            "auroc": _Sums.auroc,
+            **{f"detection_at_{fpir}": detection for fpir, detection in detections.items()},
+        }
+        values, intervals = self._measured(measures, level=level, num_resamples=num_resamples, seed=seed)
+        detection = {fpir: values[f"detection_at_{fpir}"] for fpir in detections}
         sizes = (int(self.known.sum()), int((~self.known).sum()), self.num_votes)
         head = (values["accuracy"], values["aurc"], values["auroc"])
         return OpenSetReport(*head, detection, intervals, *sizes)
@@ -161,11 +208,14 @@ class Answers:
 
         The precision of no answers at all is 1.
         """
-        names = [f"{name}@{threshold!r}" for name in ("precision", "answered", "right", "detected")]
-        values, intervals = self._measured(names, level=level, num_resamples=num_resamples, seed=seed)
-        named = {name.partition("@")[0]: interval for name, interval in intervals.items()}
-        precision, answered, right, detected = values.values()
-        return AnswersAt(threshold, precision, answered, right, detected, named)
+        measures: dict[str, _Measure] = {
+            "precision": partial(_Sums.precision, threshold=threshold),
+            "answered": partial(_Sums.answered, threshold=threshold),
+            "right": partial(_Sums.answered_rightly, threshold=threshold),
+            "detected": partial(_Sums.detected, threshold=threshold),
+        }
+        values, intervals = self._measured(measures, level=level, num_resamples=num_resamples, seed=seed)
+        return AnswersAt(threshold, **values, intervals=intervals)
 
     def risk_coverage(self) -> tuple[Float64[np.ndarray, " g"], Float64[np.ndarray, " g"]]:
         """Return shares of known queries that are answered, rising, and of wrong answers among those."""
@@ -183,27 +233,62 @@ class Answers:
         return of.scores[of.ends], right / given, right / of.known.sum()
 
     def _measured(
-        self, names: Sequence[str], *, level: float, num_resamples: int, seed: int
+        self, measures: Mapping[str, _Measure], *, level: float, num_resamples: int, seed: int
     ) -> tuple[dict[str, float], dict[str, Interval | None]]:
         of = _Sorted(self)
-        values = of.measures(names, np.ones(len(self.scores)))
+
+        def values_of(weights: Float64[np.ndarray, " n"]) -> list[float]:
+            sums = of.sums(weights)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return [measure(sums) for measure in measures.values()]
+
+        values = dict(zip(measures, values_of(np.ones(len(self.scores))), strict=True))
         _, classes = np.unique(self.labels[of.order], return_inverse=True)
         num_units = int(classes.max()) + 1
         if num_units < 2:
-            return values, dict.fromkeys(names)
+            return values, dict.fromkeys(measures)
         # One resample at a time: a weight a query each.
         resampled = [
-            list(of.measures(names, row[classes]).values())
-            for block in draws(num_units, num_resamples, seed)
-            for row in block
+            values_of(row[classes]) for block in draws(num_units, num_resamples, seed) for row in block
         ]
         tail = expanded_tail(num_units, level)
         # A resample that drew no known query says nothing of them.
         low, high = np.nanquantile(np.array(resampled), [tail, 1 - tail], axis=0).tolist()
         return values, {
             name: Interval(low[at], high[at], "classes", level, num_resamples, seed)
-            for at, name in enumerate(names)
+            for at, name in enumerate(measures)
         }
+
+
+def _ask(
+    table: Float64[Tensor, "b M"], own: Int64[Tensor, " b"], found: Int64[Tensor, " M"], num_votes: int
+) -> tuple[np.ndarray, ...]:
+    """Ask some queries with their class in the gallery and then without it, where there is something to find.
+
+    Args:
+        table: similarity of each query to each gallery item; -inf at an excluded self.
+        own: class of each query, >= 0.
+        found: class of each gallery item, >= 0.
+        num_votes: see `Answers.of`.
+    Returns: score, whether it is right, whether the class was there, and class of each query asked.
+    """
+    k = min(num_votes, len(found))
+    asked = own[:, None] == found
+    exists = (asked & table.isfinite()).any(1)
+    both = list[tuple[np.ndarray, ...]]()
+    for is_known, kept, cosines in (
+        (True, exists, table),
+        (False, (~asked).any(1), table.masked_fill(asked, -torch.inf)),
+    ):
+        items = first_results(cosines, k)
+        classes = found[items].numpy(force=True)
+        scores = cosines.gather(1, items).numpy(force=True)
+        winner = np.arange(len(scores)), vote(classes, scores)
+        truth, chosen = own.numpy(force=True), kept.numpy(force=True)
+        known = np.full(len(truth), is_known)
+        right = known & (classes[winner] == truth)
+        both.append(tuple(one[chosen] for one in (scores[winner], right, known, truth)))
+    return tuple(np.concatenate(one) for one in zip(*both, strict=True))
 
 
 @final
@@ -217,42 +302,8 @@ class _Sorted:
         self.right = answers.right[self.order]
         self.ends = np.flatnonzero(np.append(np.diff(self.scores) != 0, True))
 
-    def measures(self, names: Sequence[str], weights: Float64[np.ndarray, " n"]) -> dict[str, float]:
-        """Compute measures of weighted queries; NaN where none of a kind has a weight."""
-        known = np.cumsum(weights * self.known)[self.ends]
-        right = np.cumsum(weights * self.right)[self.ends]
-        unknown = np.cumsum(weights * ~self.known)[self.ends]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {name: self._measure(name, known, right, unknown) for name in names}
-
-    def _measure(
-        self,
-        name: str,
-        known: Float64[np.ndarray, " g"],
-        right: Float64[np.ndarray, " g"],
-        unknown: Float64[np.ndarray, " g"],
-    ) -> float:
-        total, total_unknown = known[-1], unknown[-1]
-        what, _, threshold = name.partition("@")
-        if threshold:
-            place = int(np.searchsorted(-self.scores[self.ends], -float(threshold), side="right"))
-            k, r, u = ((0.0 if place == 0 else float(sums[place - 1])) for sums in (known, right, unknown))
-            shares = {
-                "precision": r / (k + u) if k + u > 0 else 1.0,
-                "answered": np.divide(k, total),
-                "right": np.divide(r, total),
-                "detected": 1 - np.divide(u, total_unknown),
-            }
-            return float(shares[what])
-        if what == "accuracy":
-            return float(right[-1] / total)
-        if what == "aurc":
-            steps = np.diff(known, prepend=0.0)
-            some = known > 0
-            return float((steps[some] * (1 - right[some] / known[some])).sum() / total)
-        if what == "auroc":
-            x, y = np.append(0.0, unknown) / total_unknown, np.append(0.0, known) / total
-            return float(np.trapezoid(y, x))
-        fpir = float(what.removeprefix("detection_at_"))
-        place = int(np.searchsorted(unknown, fpir * total_unknown * (1 + 1e-12), side="right"))
-        return float((right[place - 1] if place else 0.0) / total)
+    def sums(self, weights: Float64[np.ndarray, " n"]) -> _Sums:
+        """Add up the weights of queries of each kind."""
+        kinds = (self.known, self.right, ~self.known)
+        known, right, unknown = (np.cumsum(weights * kind)[self.ends] for kind in kinds)
+        return _Sums(self.scores[self.ends], known, right, unknown)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tuplet.errors import DataError, SettingsError, unusable
 from tuplet.metrics.exact.counting import rank_by_counting
+from tuplet.metrics.exact.labelled import labelled_search
 from tuplet.metrics.exact.positives import ClassOrder
 from tuplet.metrics.exact.similarity import similarity
 from tuplet.metrics.exact.sorting import Ranks, nearest_items
@@ -276,22 +277,19 @@ def retrieval_scores(
 
     Arguments and errors are those of `retrieval_metrics`, but for `most_before`: the largest K of Recall@K
     that will be asked for, >= 1.
+
+    Raises:
+        DataError: as `retrieval_metrics` does.
+        SettingsError: as `retrieval_metrics` does.
     """
-    queries = as_embeddings(embeddings, name="embeddings")
-    wanted = as_labels(labels, name="labels", length=len(queries), device=queries.device)
-    if (gallery is None) != (gallery_labels is None):
-        raise SettingsError("got one of gallery and gallery_labels; want both or neither", subject="gallery")
-    compared = similarity(queries, gallery, distance)
-    found = None
-    if gallery_labels is not None:
-        size, device = len(compared.gallery), wanted.device
-        found = as_labels(gallery_labels, name="gallery_labels", length=size, device=device)
-    classes = ClassOrder(wanted, found)
+    search = labelled_search(embeddings, labels, gallery, gallery_labels, distance=distance)
+    classes = ClassOrder(search.labels, search.gallery_labels)
     if not bool((classes.num_positives > 0).any()):
-        message = f"none of {len(queries)} queries has another item of its class to find; want at least one"
+        count = len(search.labels)
+        message = f"none of {count} queries has another item of its class to find; want at least one"
         raise DataError(message, subject="labels")
-    ranks = rank_by_counting(compared, classes, most_before=most_before)
-    return QueryScores.of_ranks(ranks, wanted[ranks.queries], most_before)
+    ranks = rank_by_counting(search.compared, classes, most_before=most_before)
+    return QueryScores.of_ranks(ranks, search.labels[ranks.queries], most_before)
 
 
 def nearest_neighbours(

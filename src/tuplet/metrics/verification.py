@@ -12,19 +12,19 @@ All pairs are counted, each once; see `metrics/exact/pairs` for what equal and e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from tuplet.errors import SettingsError
 from tuplet.metrics.answers import OperatingPoint
+from tuplet.metrics.exact.labelled import labelled_search
 from tuplet.metrics.exact.pairs import NUM_POINTS, PairCounts, UnitCounts, cosine_of, count_pairs, point_of
 from tuplet.metrics.exact.shares import ALONE, Shares
-from tuplet.metrics.exact.similarity import similarity
-from tuplet.metrics.inputs import Array, as_embeddings, as_labels
+from tuplet.metrics.inputs import Array
 from tuplet.metrics.intervals import Interval, check_settings, draws, expanded_tail
 
 FMRS = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -103,19 +103,17 @@ class Verification:
 
         With `by_class`, the counts of each class are kept for intervals, those at `thresholds` exactly.
         """
-        queries = as_embeddings(embeddings, name="embeddings")
-        wanted = as_labels(labels, name="labels", length=len(queries), device=queries.device)
-        if (gallery is None) != (gallery_labels is None):
-            message = "got one of gallery and gallery_labels; want both or neither"
-            raise SettingsError(message, subject="gallery")
-        compared = similarity(queries, gallery, "cosine")
-        found = None
-        if gallery_labels is not None:
-            size = len(compared.gallery)
-            found = as_labels(gallery_labels, name="gallery_labels", length=size, device=queries.device)
-        starts = [point_of(one) for one in thresholds]
-        settings: dict[str, Any] = {"balanced": balanced, "by_class": by_class, "starts": starts}
-        return cls(count_pairs(compared, wanted, found, **settings, shares=shares))
+        search = labelled_search(embeddings, labels, gallery, gallery_labels)
+        counts = count_pairs(
+            search.compared,
+            search.labels,
+            search.gallery_labels,
+            balanced=balanced,
+            by_class=by_class,
+            starts=[point_of(one) for one in thresholds],
+            shares=shares,
+        )
+        return cls(counts)
 
     def at_threshold(self, threshold: float) -> OperatingPoint:
         """Return the error rates at a threshold."""
@@ -244,14 +242,15 @@ def verification_metrics(
     )
     auc, ties = pairs.auc()
     eer, points = pairs.eer(), {fmr: pairs.at_fmr(fmr) for fmr in fmrs}
-    found: Mapping[str, Interval | None] = {}
+    found: Mapping[VerificationMetric, Interval | None] = {}
     if pairs.counts.units is not None:
-        values = {"auc": auc, "eer": eer, **{f"{fmr:g}": point.fnmr for fmr, point in points.items()}}
+        values: dict[VerificationMetric, float] = {"auc": auc, "eer": eer}
+        values |= {FnmrAtFmr(fmr): point.fnmr for fmr, point in points.items()}
         found = verification_intervals(
             pairs.counts.units, values, level=level, num_resamples=num_resamples, seed=seed
         )
     of_fmr = {
-        fmr: OperatingPoint(point.threshold, point.fmr, point.fnmr, None, found.get(f"{fmr:g}"))
+        fmr: OperatingPoint(point.threshold, point.fmr, point.fnmr, None, found.get(FnmrAtFmr(fmr)))
         for fmr, point in points.items()
     }
     counts = pairs.counts
@@ -259,14 +258,32 @@ def verification_metrics(
     return VerificationReport(auc, eer, of_fmr, found.get("auc"), found.get("eer"), ties, *sizes, balanced)
 
 
+@dataclass(frozen=True)
+class FnmrAtFmr:
+    """The FNMR at the lowest threshold with at most some FMR."""
+
+    fmr: float
+
+
+@dataclass(frozen=True)
+class RateAt:
+    """An error rate at a threshold on the cosine."""
+
+    rate: Literal["fmr", "fnmr"]
+    threshold: float
+
+
+VerificationMetric: TypeAlias = Literal["auc", "eer"] | FnmrAtFmr | RateAt
+
+
 def verification_intervals(
     units: UnitCounts,
-    values: Mapping[str, float],
+    values: Mapping[VerificationMetric, float],
     *,
     level: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Interval | None]:
+) -> dict[VerificationMetric, Interval | None]:
     """Compute bootstrap intervals over classes of verification metrics.
 
     A resample draws as many classes as there are, with replacement. A class that is drawn m times gives m
@@ -277,8 +294,7 @@ def verification_intervals(
 
     Args:
         units: counts by class.
-        values: the metrics of all pairs: "auc", "eer", a number for the FNMR at this FMR, or "fmr@T" and
-            "fnmr@T" for the rates at the threshold T.
+        values: the metrics of all pairs.
         level: in (0, 1).
         num_resamples: >= 100.
         seed: >= 0.
@@ -314,7 +330,7 @@ def _binned(
     genuine: Float64[np.ndarray, "R K"],
     doubled: Float64[np.ndarray, "R K"],
     units: UnitCounts,
-    names: Mapping[str, float],
+    metrics: Iterable[VerificationMetric],
 ) -> Float64[np.ndarray, "R M"]:
     """Compute metrics of resamples from the counts in bins; NaN where a resample has no pairs of a kind.
 
@@ -331,18 +347,17 @@ def _binned(
         middle = kept[:, 1:] + genuine / 2
         auc = (impostor * middle).sum(axis=1) / (accepted[:, 0] * kept[:, 0])
     columns = []
-    for name in names:
-        rate, _, threshold = name.partition("@")
-        if name == "auc":
+    for metric in metrics:
+        if metric == "auc":
             columns.append(auc)
-        elif name == "eer":
+        elif metric == "eer":
             columns.append(_crossings(fmr, fnmr))
-        elif threshold:
-            place = int(np.searchsorted(units.starts, point_of(float(threshold))))
-            columns.append((fmr if rate == "fmr" else fnmr)[:, place])
+        elif isinstance(metric, RateAt):
+            place = int(np.searchsorted(units.starts, point_of(metric.threshold)))
+            columns.append((fmr if metric.rate == "fmr" else fnmr)[:, place])
         else:
             rows = zip(fmr, fnmr, strict=True)
-            columns.append(np.array([np.interp(float(name), a[::-1], b[::-1]) for a, b in rows]))
+            columns.append(np.array([np.interp(metric.fmr, a[::-1], b[::-1]) for a, b in rows]))
     return np.stack(columns, axis=1)
 
 
