@@ -13,6 +13,7 @@ from tuplet.errors import SettingsError
 from tuplet.metrics.intervals import Interval
 from tuplet.metrics.ranked import RankedScores, nearest_rows, num_relevant, ranked_scores
 from tuplet.metrics.small_vectors import CodeKind, Directions, SmallCode, widest
+from tuplet.metrics.unit_length import at_unit_length
 
 _NUM_NEIGHBOURS = 10
 SizeKind: TypeAlias = Literal["float32", "int8", "bits", "leading"]
@@ -66,7 +67,7 @@ def size_curve(
         DataError: no class has two items.
         SettingsError: a width out of range, or fewer than 8 dimensions.
     """
-    unit = _unit(embeddings)
+    unit = at_unit_length(embeddings.astype(np.float32))
     directions, points = Directions(unit), list[SizePoint]()
     if unit.shape[1] < 8:
         raise SettingsError(
@@ -112,7 +113,7 @@ def choose_code(
     Raises:
         SettingsError: no code is that small.
     """
-    unit = _unit(embeddings)
+    unit = at_unit_length(embeddings.astype(np.float32))
     dim, directions = unit.shape[1], Directions(unit)
     codes = [
         directions.code(kind, width)
@@ -139,12 +140,6 @@ def choose_code(
         return float((found[:, :, None] == wanted[:, None, :]).any(axis=2).mean())
 
     return max(codes, key=share)
-
-
-def _unit(embeddings: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
-    values = embeddings.astype(np.float32)
-    unit: Float32[np.ndarray, "N D"] = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return unit
 
 
 def _halved(dim: int) -> list[int]:

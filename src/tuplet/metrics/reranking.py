@@ -17,9 +17,11 @@ from typing import TypeAlias, final
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from tuplet.errors import SettingsError, unusable
+from tuplet.config.checks import require
+from tuplet.errors import unusable
 from tuplet.metrics.ranked import BLOCK_VALUES, nearest_in, nearest_rows, top_columns
 from tuplet.metrics.reciprocal import jaccard_blocks, reciprocal_codes
+from tuplet.metrics.unit_length import at_unit_length
 
 
 @final
@@ -38,8 +40,8 @@ class AlphaQueryExpansion:
     database: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.k >= 1, "k", self.k, "1 or more neighbours")
-        _require(0 <= self.alpha < np.inf, "alpha", self.alpha, "a finite number >= 0")
+        require(self.k >= 1, "k", self.k, "1 or more neighbours")
+        require(0 <= self.alpha < np.inf, "alpha", self.alpha, "a finite number >= 0")
 
 
 @final
@@ -60,11 +62,11 @@ class KReciprocal:
     num_candidates: int = 200
 
     def __post_init__(self) -> None:
-        _require(self.k1 >= 1, "k1", self.k1, "1 or more neighbours")
-        _require(1 <= self.k2 <= self.k1 + 1, "k2", self.k2, f"a number in 1..{self.k1 + 1}, k1 + 1")
-        _require(0 <= self.lambda_value <= 1, "lambda_value", self.lambda_value, "a weight in [0, 1]")
+        require(self.k1 >= 1, "k1", self.k1, "1 or more neighbours")
+        require(1 <= self.k2 <= self.k1 + 1, "k2", self.k2, f"a number in 1..{self.k1 + 1}, k1 + 1")
+        require(0 <= self.lambda_value <= 1, "lambda_value", self.lambda_value, "a weight in [0, 1]")
         least = f"{self.k1} or more, k1"
-        _require(self.num_candidates >= self.k1, "num_candidates", self.num_candidates, least)
+        require(self.num_candidates >= self.k1, "num_candidates", self.num_candidates, least)
 
 
 Reranking: TypeAlias = AlphaQueryExpansion | KReciprocal
@@ -103,7 +105,7 @@ def reranked(
         problem = f"is {searched.shape[1]} wide and the queries {asked.shape[1]}"
         raise unusable("gallery", problem, wanted, fact=searched.shape[1])
     most = len(searched) - (gallery is None)
-    _require(1 <= count <= most, "count", count, f"a number in 1..{most}, the items that a query can find")
+    require(1 <= count <= most, "count", count, f"a number in 1..{most}, the items that a query can find")
     if isinstance(settings, AlphaQueryExpansion):
         if gallery is None:
             return _AmongThemselves(asked, settings).ranking(count)
@@ -124,7 +126,7 @@ def unit_vectors(vectors: Float[np.ndarray, "N D"], name: str) -> Float32[np.nda
     values = vectors.astype(np.float32)
     if not np.isfinite(values).all():
         raise unusable(name, "hold NaN, infinity or what float32 cannot hold", "finite numbers")
-    return _unit(values)
+    return at_unit_length(values)
 
 
 def expanded_sums(
@@ -166,20 +168,9 @@ def reciprocal_order(
     return np.argsort(distances, kind="stable").astype(np.int64)
 
 
-def _require(condition: bool, name: str, value: object, wanted: str) -> None:
-    if not condition:
-        raise SettingsError(f"{name} is {value}; want {wanted}", subject=name, given=value, wanted=wanted)
-
-
 def _weights(cosines: Float32[np.ndarray, "n k"], alpha: float) -> Float32[np.ndarray, "n k"]:
     powers: Float32[np.ndarray, "n k"] = np.maximum(cosines, 0.0) ** np.float32(alpha)
     return powers
-
-
-def _unit(vectors: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Float32[np.ndarray, "N D"] = vectors / np.where(lengths > 0, lengths, 1)
-    return unit
 
 
 def _all_sums(
@@ -205,10 +196,10 @@ def _expanded(
 ) -> Int64[np.ndarray, "N count"]:
     """Rank a gallery for queries that are not in it."""
     nearest = nearest_in(queries, gallery, min(settings.k, len(gallery)))
-    asked = _unit(_all_sums(queries, gallery, nearest, settings.alpha))
+    asked = at_unit_length(_all_sums(queries, gallery, nearest, settings.alpha))
     if settings.database and len(gallery) > 1:
         of_gallery = nearest_rows(gallery, gallery, min(settings.k, len(gallery) - 1))
-        gallery = _unit(_all_sums(gallery, gallery, of_gallery, settings.alpha))
+        gallery = at_unit_length(_all_sums(gallery, gallery, of_gallery, settings.alpha))
     return nearest_in(asked, gallery, count)
 
 
@@ -223,7 +214,7 @@ class _AmongThemselves:
         # One more than k: the neighbour that takes the place of a query in the expansion of a gallery vector.
         self.nearest = nearest_rows(vectors, vectors, min(self.k + 1, others))
         self.sums = _all_sums(vectors, vectors, self.nearest[:, : self.k], settings.alpha)
-        self.asked = _unit(self.sums)
+        self.asked = at_unit_length(self.sums)
 
     def ranking(self, count: int) -> Int64[np.ndarray, "N count"]:
         """Rank all other items for each."""
@@ -264,7 +255,7 @@ class _AmongThemselves:
             left = self.sums[item] - self._weighted(item, query)
             if self.nearest.shape[1] > self.k:
                 left += self._weighted(item, self.nearest[item, self.k])
-            parts.append(np.einsum("pd,pd->p", self.asked[query], _unit(left)))
+            parts.append(np.einsum("pd,pd->p", self.asked[query], at_unit_length(left)))
         return np.concatenate(parts)
 
     def _weighted(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int8, UInt8
 
 from tuplet.errors import SettingsError
+from tuplet.metrics.unit_length import at_unit_length
 
 CodeKind: TypeAlias = Literal["float32", "int8", "bits"]
 """How a direction is kept: 4 bytes, a byte and a bit, or a bit."""
@@ -47,11 +48,8 @@ class SmallCode:
 
     def project(self, vectors: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N w"]:
         """Return the directions that are kept, of unit length, as a query is ranked with."""
-        kept = vectors.astype(np.float32) @ self.rotation
-        lengths = np.linalg.norm(kept, axis=1, keepdims=True)
         # A vector in none of the directions has no cosine; zeros are equally far from everything.
-        unit: Float32[np.ndarray, "N w"] = kept / np.where(lengths > 0, lengths, 1)
-        return unit
+        return at_unit_length(vectors.astype(np.float32) @ self.rotation)
 
     def bits(self, projected: Float32[np.ndarray, "N w"]) -> UInt8[np.ndarray, "N b"]:
         """Return the signs of the directions, eight a byte."""
@@ -75,10 +73,7 @@ class SmallCode:
 
     def from_bytes(self, codes: Int8[np.ndarray, "N w"]) -> Float32[np.ndarray, "N w"]:
         """Return the unit vectors of `bytes`."""
-        values = codes.astype(np.float32)
-        lengths = np.linalg.norm(values, axis=1, keepdims=True)
-        unit: Float32[np.ndarray, "N w"] = values / np.where(lengths > 0, lengths, 1)
-        return unit
+        return at_unit_length(codes.astype(np.float32))
 
     def from_bits(self, codes: UInt8[np.ndarray, "N b"]) -> Float32[np.ndarray, "N w"]:
         """Return the unit vectors of `bits`."""

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from tuplet.evaluation.evaluate import EmbeddedSplit
 from tuplet.metrics.retrieval import nearest_neighbours
+from tuplet.metrics.unit_length import at_unit_length
 from tuplet.report import plots
 
 NUM_NEIGHBOURS, NUM_MISTAKES, NUM_SUCCESSES, MISTAKES_PER_CLASS, NUM_HARDEST = 8, 12, 4, 2, 10
@@ -55,7 +56,7 @@ def retrieval_findings(split: EmbeddedSplit) -> dict[str, Any] | None:
         return None
     k = min(NUM_NEIGHBOURS, len(split.table) - 1)
     nearest, similarities = nearest_neighbours(split.embeddings, k)
-    unit = plots.unit_rows(split.embeddings)
+    unit = at_unit_length(split.embeddings)
     search = _Search(split, unit, nearest.numpy(), similarities.numpy(), is_query)
     wrong = np.flatnonzero(is_query & (search.predicted != search.labels))
     right = np.flatnonzero(is_query & (search.predicted == search.labels))

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from tuplet.metrics.names import headline_metric, metric_title
+from tuplet.metrics.unit_length import at_unit_length
 from tuplet.training.run_folder import EpochReport
 
 SERIES = ("#0072b2", "#c24e00", "#00805d", "#a8468a", "#8a6100", "#5b4fc4", "#c0304a", "#55606b")
@@ -334,7 +335,14 @@ def _names(
 def whole_classes(
     labels: Int64[np.ndarray, " N"], max_points: int, max_classes: int, seed: int
 ) -> Int64[np.ndarray, " M"]:
-    """Return rows of classes at random, of each all or at most a share, as many as fit; ascending."""
+    """Draw classes at random and return their rows, ascending.
+
+    Args:
+        labels: class of each row.
+        max_points: rows that fit. Of a class with more than its share, at least 150, so many are drawn.
+        max_classes: classes at most.
+        seed: of the draw.
+    """
     generator = np.random.default_rng(seed)
     classes = generator.permutation(np.unique(labels))
     most = max(min(150, max_points), max_points // classes.size)
@@ -363,7 +371,7 @@ def tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray,
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     count = embeddings.shape[0]
-    unit = unit_rows(embeddings)
+    unit = at_unit_length(embeddings)
     # Our own start, as PCA in TSNE divides by a spread that is zero where all points are one.
     start = np.random.default_rng(seed).normal(scale=1e-6, size=(count, 2))
     if count > 1:
@@ -379,13 +387,6 @@ def tsne(embeddings: Float[np.ndarray, "M D"], seed: int) -> Float64[np.ndarray,
     with threadpool_limits(limits=1):
         places: Float64[np.ndarray, "M 2"] = tsne.fit_transform(unit.astype(np.float32)).astype(np.float64)
     return places
-
-
-def unit_rows(embeddings: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    """Scale each embedding to unit length; zeros stay zeros."""
-    unit: Float[np.ndarray, "N D"]
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return unit
 
 
 def thumbnail(image: UInt8[Tensor, "3 H W"], size: int = 96) -> str:
