@@ -21,7 +21,7 @@ from tuplet.config import (
     RunConfig,
     TrackerName,
 )
-from tuplet.config.checks import require
+from tuplet.config.checks import require, require_choice
 from tuplet.errors import SettingsError
 from tuplet.metrics.names import retrieval_names
 
@@ -177,8 +177,7 @@ class BenchArguments:
             require(1 <= self.trial_epochs <= epochs, "--trial-epochs", self.trial_epochs, f"1..{epochs}")
         split = self.config.evaluation.split
         require(split == "test", "evaluation.split", split, "test: the trials use validation classes")
-        metrics = retrieval_names(self.config.evaluation.recall_at)
-        require(self.metric in metrics, "--metric", self.metric, f"one of {', '.join(metrics)}")
+        require_choice("--metric", self.metric, retrieval_names(self.config.evaluation.recall_at))
         self.loss_names()
 
     def loss_names(self) -> list[LossName]:

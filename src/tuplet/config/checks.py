@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import inf
 from operator import attrgetter
 from typing import Any, TypeVar, final
@@ -18,6 +18,11 @@ def require(condition: bool, name: str, value: object, wanted: str) -> None:
     """Raise a `SettingsError` with the name of a setting, its value and what is wanted, unless it holds."""
     if not condition:
         raise SettingsError(f"{name} is {value!r}; want {wanted}", subject=name, given=value, wanted=wanted)
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise a `SettingsError` that lists the choices unless a setting is one of them."""
+    require(value in choices, name, value, f"one of {', '.join(choices)}")
 
 
 def plain_number(value: Any) -> Any:

@@ -75,11 +75,20 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     return _checked(tree)
 
 
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a tree of dictionaries by their dotted paths, such as {"loss.tau": 32.0}."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        leaves |= flattened(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return leaves
+
+
 def _checked(tree: Mapping[str, Any]) -> RunConfig:
     from pydantic import ValidationError
 
     sections = {path.split(".")[0] for path in fields_by_path()}
-    _require_known(path for path, _ in _leaves(tree) if path not in sections)
+    _require_known(path for path in flattened(tree) if path not in sections)
     dotted = next((key for key in tree if "." in str(key)), None)
     if dotted is not None:
         section, _, field = dotted.partition(".")
@@ -103,7 +112,7 @@ def _checked(tree: Mapping[str, Any]) -> RunConfig:
 def _refuse_truth_for_numbers(tree: Mapping[str, Any]) -> None:
     """Raise a `SettingsError` where a field that takes no bool has one: it would be read as 0 or 1."""
     fields = fields_by_path()
-    for path, value in _leaves(tree):
+    for path, value in flattened(tree).items():
         if isinstance(value, bool) and path in fields and "bool" not in str(fields[path].type):
             raise SettingsError(f"{path} is {value}; want {fields[path].type}", subject=path, given=value)
 
@@ -130,14 +139,6 @@ def _require_known(paths: Iterable[str]) -> None:
 def _as_given(config: RunConfig) -> dict[str, Any]:
     plain: dict[str, Any] = _adapter().dump_python(_following(config), mode="json")
     return plain
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        leaves += _leaves(value, f"{path}.") if isinstance(value, Mapping) else [(path, value)]
-    return leaves
 
 
 @cache

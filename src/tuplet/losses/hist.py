@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tuplet.config import Distance, HypergraphConfig, Implementation, Variance
-from tuplet.config.checks import number, positive_number, require, whole_number
+from tuplet.config.checks import number, positive_number, require, require_choice, whole_number
 from tuplet.errors import DataError, SettingsError
 from tuplet.losses.base import LossTerms, MetricLoss, leading_widths
 from tuplet.losses.hgnn import HGNN, propagation_matrix
@@ -281,11 +281,10 @@ class HISTLoss(MetricLoss):
             for name, value in (("own_share", own_share), ("label_smoothing", label_smoothing))
         )
         self.hypergraph = hypergraph or HypergraphConfig()
-        _require_choice("distance", distance, get_args(Distance))
-        _require_choice(
-            "variance", variance, get_args(Variance) if distance == "mahalanobis" else ("learnt",)
-        )
-        _require_choice("implementation", implementation, get_args(Implementation))
+        require_choice("distance", distance, get_args(Distance))
+        has_variance = distance == "mahalanobis"
+        require_choice("variance", variance, get_args(Variance) if has_variance else ("learnt",))
+        require_choice("implementation", implementation, get_args(Implementation))
         self.class_fraction = number(
             "class_fraction", class_fraction, lambda given: 0 < given <= 1, "a share in (0, 1]"
         )
@@ -296,13 +295,12 @@ class HISTLoss(MetricLoss):
                 given=implementation,
                 wanted="chunked",
             )
-        sums_over_all = implementation in ("auto", "plain") and self.class_fraction == 1 and shard is None
-        plain_only = "0 with implementation chunked or compiled, class_fraction < 1 or a shard"
-        require(self.label_smoothing == 0 or sums_over_all, "label_smoothing", label_smoothing, plain_only)
         self.matryoshka = leading_widths(matryoshka, embedding_dim)
-        require(
-            not self.matryoshka or sums_over_all, "matryoshka", matryoshka, plain_only.replace("0", "()", 1)
-        )
+        may_be_plain = implementation in ("auto", "plain") and self.class_fraction == 1 and shard is None
+        others = "with implementation chunked or compiled, class_fraction < 1 or a shard"
+        smooth, leading = self.label_smoothing > 0, len(self.matryoshka) > 0
+        require(may_be_plain or not smooth, "label_smoothing", label_smoothing, f"0 {others}")
+        require(may_be_plain or not leading, "matryoshka", matryoshka, f"() {others}")
         self.distance, self.variance, self.implementation = distance, variance, implementation
         self.sparse_gradients, self.shard = sparse_gradients, shard
         self._memory = ReusedMemory()
@@ -490,7 +488,3 @@ def _checked_alpha(alpha: float, *, control: bool) -> float:
         return number("alpha", alpha, lambda given: -inf < given < inf, "a finite number")
     wanted = "a finite number > 0, or alpha_control=True"
     return number("alpha", alpha, lambda given: 0 < given < inf, wanted)
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    require(value in choices, name, value, f"one of {', '.join(choices)}")

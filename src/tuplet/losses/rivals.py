@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from tuplet.config import LossName
-from tuplet.config.checks import positive_number, require, whole_number
+from tuplet.config.checks import positive_number, require, require_choice, whole_number
 from tuplet.config.loss import RIVALS
 from tuplet.errors import MissingExtraError
 from tuplet.losses.base import LossTerms, MetricLoss, leading_widths
@@ -59,7 +59,7 @@ class RivalLoss(MetricLoss):
         **settings: float | None,
     ) -> None:
         super().__init__()
-        require(name in RIVALS, "the rival", name, f"one of {', '.join(RIVALS)}")
+        require_choice("the rival", name, RIVALS)
         self.settings = dict(RIVALS[name])
         for key, value in settings.items():
             if value is not None:

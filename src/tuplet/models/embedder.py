@@ -15,7 +15,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from tuplet.config import BatchNormFreeze, Pooling
-from tuplet.config.checks import require, type_name, whole_number
+from tuplet.config.checks import require_choice, type_name, whole_number
 from tuplet.errors import DataError, ModelError, one_line
 from tuplet.models.backbones import create_backbone
 
@@ -115,11 +115,8 @@ class Embedder(
         freeze_batch_norm: BatchNormFreeze = "none",
     ) -> None:
         super().__init__()
-        for name, value, choices in (
-            ("pooling", pooling, get_args(Pooling)),
-            ("freeze_batch_norm", freeze_batch_norm, get_args(BatchNormFreeze)),
-        ):
-            require(value in choices, name, value, f"one of {', '.join(choices)}")
+        require_choice("pooling", pooling, get_args(Pooling))
+        require_choice("freeze_batch_norm", freeze_batch_norm, get_args(BatchNormFreeze))
         embedding_dim = whole_number("embedding_dim", embedding_dim)
         if isinstance(self._hub_mixin_config, dict):
             # What the hub's mixin recorded of the call is what it saves, and JSON takes Python's numbers

@@ -17,7 +17,7 @@ from tuplet.config import (
     RunConfig,
     ScheduleConfig,
 )
-from tuplet.config.checks import require
+from tuplet.config.checks import require, require_choice
 from tuplet.config.loss import HIST_VARIANTS
 from tuplet.errors import SettingsError
 from tuplet.recipes.further import FURTHER_RECIPES
@@ -109,7 +109,7 @@ def with_loss(config: RunConfig, name: LossName) -> RunConfig:
 
     Raises: SettingsError: no such loss, a batch that cannot be divided so, or a setting that only hist has.
     """
-    require(name in get_args(LossName), "loss.name", name, f"one of {', '.join(get_args(LossName))}")
+    require_choice("loss.name", name, get_args(LossName))
     data = config.data
     if name in COMPARE_SAMPLES and data.sampler == "random":
         images = _images_per_class(data.batch_size, data.images_per_class, name)

@@ -14,7 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from tuplet.config import RunConfig
-from tuplet.config.overrides import to_dict
+from tuplet.config.overrides import flattened, to_dict
 from tuplet.errors import DataError, RunFolderError
 from tuplet.evaluation.calibration import Calibration
 from tuplet.evaluation.evaluate import EmbeddedSplit
@@ -120,7 +120,7 @@ def _page(content: ReportContent, config_path: Path) -> dict[str, Any]:
         "evaluated": content.evaluated.table,
         "findings": retrieval_findings(content.evaluated),
         "config_yaml": yaml.safe_dump(to_dict(content.config), sort_keys=False, allow_unicode=True),
-        "environment": dict(_flat(content.environment)),
+        "environment": {name: _words(value) for name, value in flattened(content.environment).items()},
         "timings": _timings(content.epochs),
         "command": f"tuplet train --config {shlex.quote(config_path.as_posix())}",
         "notes": content.notes,
@@ -143,15 +143,10 @@ def _timings(epochs: Sequence[EpochReport]) -> dict[str, int | float]:
     }
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            items = value if isinstance(value, list | tuple) else [value]
-            rows.append((f"{prefix}{key}", ", ".join("–" if item is None else str(item) for item in items)))
-    return rows
+def _words(value: object) -> str:
+    """Return a value, or the items of a list, as words."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return ", ".join("–" if item is None else str(item) for item in items)
 
 
 def _shortened(name: str, longest: int = 22) -> str:

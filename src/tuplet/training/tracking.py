@@ -12,7 +12,7 @@ from typing import Any, Self, final
 from PIL import Image
 
 from tuplet.config import TrackerName
-from tuplet.config.overrides import to_dict
+from tuplet.config.overrides import flattened, to_dict
 from tuplet.data.files import write_atomically
 from tuplet.errors import one_line
 from tuplet.training.run_folder import EpochReport, Run
@@ -94,7 +94,8 @@ class Tracking:
         if not self:
             return
         if run.folder != self._folder:
-            self._watch(Tracked(run.folder, _flat(to_dict(run.config)), run.read_json(run.environment_file)))
+            config = flattened(to_dict(run.config))
+            self._watch(Tracked(run.folder, config, run.read_json(run.environment_file)))
         reports = [report for report in run.reports() if last is None or report.epoch <= last]
         for name in list(self._open):
             sent = self._state().get(name, {}).get("epoch", -1)
@@ -167,10 +168,3 @@ def _numbers(report: EpochReport) -> tuple[dict[str, float], int]:
             numbers[f"{evaluation.split}/nmi"] = evaluation.clustering.nmi_mean
             numbers[f"{evaluation.split}/ami"] = evaluation.clustering.ami_mean
     return numbers, report.epoch
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for key, value in tree.items():
-        rows |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return rows

@@ -21,7 +21,7 @@ from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.trial import FrozenTrial, TrialState
 
 from tuplet.config import RunConfig
-from tuplet.config.checks import require
+from tuplet.config.checks import require, require_choice
 from tuplet.config.overrides import from_dict, override, to_dict
 from tuplet.data.batches import batches
 from tuplet.data.load import split_of
@@ -97,8 +97,7 @@ class Search:
         require(1 <= self.num_folds <= folds, "--folds", self.num_folds, f"1..{folds}")
         if self.objective == "oracle":
             require(self.num_folds == 1, "--folds", self.num_folds, "1: the oracle looks at the test classes")
-        metrics = retrieval_names(evaluation.recall_at)
-        require(self.metric in metrics, "--metric", self.metric, f"one of {', '.join(metrics)}")
+        require_choice("--metric", self.metric, retrieval_names(evaluation.recall_at))
         seen = "test: the objective decides what is seen"
         require(evaluation.split == "test", "evaluation.split", evaluation.split, seen)
         if self.sampler == "grid":
