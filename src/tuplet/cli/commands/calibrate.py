@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -19,7 +20,7 @@ from tuplet.data.load import folder_settings, load_data, split_of
 from tuplet.errors import SettingsError
 from tuplet.evaluation.calibrating import CalibrationSettings, MeasuredSet
 from tuplet.evaluation.calibrating import calibrate as calibrate_on
-from tuplet.evaluation.calibration import CALIBRATION_FILE
+from tuplet.evaluation.calibration import CALIBRATION_FILE, Goal
 from tuplet.evaluation.evaluate import embed
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.inference.pictures import absolute
@@ -62,12 +63,16 @@ def calibrate(chosen: CalibrateArguments) -> None:
 
 
 def _settings(chosen: CalibrateArguments) -> CalibrationSettings:
-    shared = {"miss": chosen.miss, "num_votes": chosen.votes, "method": chosen.method}
+    goal, wanted = _goal(chosen)
+    return CalibrationSettings(goal, wanted, chosen.miss, chosen.votes, chosen.method)
+
+
+def _goal(chosen: CalibrateArguments) -> tuple[Goal, float | None]:
     if chosen.f1:
-        return CalibrationSettings("f1", None, **shared)  # type: ignore[arg-type]
+        return "f1", None
     if chosen.precision is not None:
-        return CalibrationSettings("precision", chosen.precision, **shared)  # type: ignore[arg-type]
-    return CalibrationSettings("fmr", chosen.fmr or 1e-3, **shared)  # type: ignore[arg-type]
+        return "precision", chosen.precision
+    return "fmr", chosen.fmr or 1e-3
 
 
 def _few_pairs(on: MeasuredSet, settings: CalibrationSettings) -> list[str]:
@@ -81,7 +86,8 @@ def _few_pairs(on: MeasuredSet, settings: CalibrationSettings) -> list[str]:
     ]
 
 
-Named = tuple[str, ImageTable]
+Named: TypeAlias = tuple[str, ImageTable]
+"""Images, and what to call them."""
 
 
 def _images(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -31,8 +31,8 @@ from tuplet.evaluation.embedding_files import (
     write_embeddings,
 )
 from tuplet.evaluation.items import require_other_items
-from tuplet.evaluation.measure import MeasureSettings, measure
-from tuplet.evaluation.reranking import measure_reranking
+from tuplet.evaluation.measure import EvalReport, MeasureSettings, measure
+from tuplet.evaluation.reranking import RerankReport, measure_reranking
 from tuplet.evaluation.sizes import SizePoint, size_curve
 from tuplet.inference.trained_model import TrainedModel, open_model
 from tuplet.metrics.exact.shares import ALONE, Shares
@@ -199,45 +199,62 @@ def conclude(
     contents += [part.gallery for part in parts[:1] if part.gallery is not None]
     for file, content in zip(files, contents, strict=bool(files)):
         write_embeddings(file, content)
-    # First, because the other ranks wait in it.
-    decisions = _decisions(parts, options, shares)
-    reports = [
-        measure(
-            part.queries,
-            split=part.split,
-            gallery=part.gallery,
-            settings=MeasureSettings(options.recall_at or (1,), options.kmeans_runs, options.distance),
-        )
-        for part in parts
-    ]
-    both = list(zip(reports, parts, strict=True))
-    sizes = _sizes(parts, options)
-    settings = rerank_settings(options.reranking, database=options.qe_database)
-    gains = [
-        measure_reranking(part.queries, settings, part.gallery) for part in parts if settings is not None
-    ]
+    results = _measure_parts(parts, options, shares)
     if options.json:
-        more = [decision.tree() for decision in decisions] or [{} for _ in parts]
-        for tree, points in zip(more, sizes, strict=bool(sizes)):
-            tree["sizes"] = [asdict(point) for point in points]
-        for tree, gain in zip(more, gains, strict=bool(gains)):
-            tree["rerank"] = gain.tree()
-        trees = [
-            {**asdict(report), **tree, "model": after, "notes": list(part.notes)}
-            for (report, part), tree in zip(both, more, strict=True)
-        ]
+        trees = [result.tree(after) for result in results]
         print_json(trees if len(trees) > 1 else trees[0])
         return
-    tables = ["\n".join([*part.notes, metric_table(report, after)]) for report, part in both]
-    for place, decision in enumerate(decisions):
-        tables[place] += f"\n{decision_table(decision)}"
-    for place, points in enumerate(sizes):
-        tables[place] += f"\nin few bytes, by leading directions:\n{size_table(points)}"
-    for place, gain in enumerate(gains):
-        tables[place] += f"\n{rerank_table(gain)}"
-    print("\n\n".join(tables))
+    print("\n\n".join(result.text(after) for result in results))
     for file, title in zip(files, [*(part.split for part in parts), "the gallery"], strict=False):
         print(f"embeddings of {title}: {file}")
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was measured of one part; None: not asked for."""
+
+    part: Measured
+    report: EvalReport
+    decisions: DecisionReport | None
+    sizes: list[SizePoint] | None
+    gain: RerankReport | None
+
+    def tree(self, after: str) -> dict[str, Any]:
+        """Return everything as plain data, for JSON."""
+        more: dict[str, Any] = {} if self.decisions is None else self.decisions.tree()
+        if self.sizes is not None:
+            more["sizes"] = [asdict(point) for point in self.sizes]
+        if self.gain is not None:
+            more["rerank"] = self.gain.tree()
+        return {**asdict(self.report), **more, "model": after, "notes": list(self.part.notes)}
+
+    def text(self, after: str) -> str:
+        """Return everything as tables."""
+        lines = [*self.part.notes, metric_table(self.report, after)]
+        if self.decisions is not None:
+            lines.append(decision_table(self.decisions))
+        if self.sizes is not None:
+            lines += ["in few bytes, by leading directions:", size_table(self.sizes)]
+        if self.gain is not None:
+            lines.append(rerank_table(self.gain))
+        return "\n".join(lines)
+
+
+def _measure_parts(parts: Sequence[Measured], options: MeasureArguments, shares: Shares) -> list[_Result]:
+    # First, because the other ranks wait in it.
+    decisions = _decisions(parts, options, shares)
+    settings = MeasureSettings(options.recall_at or (1,), options.kmeans_runs, options.distance)
+    reports = [
+        measure(part.queries, split=part.split, gallery=part.gallery, settings=settings) for part in parts
+    ]
+    sizes = _sizes(parts, options)
+    reranking = rerank_settings(options.reranking, database=options.qe_database)
+    gains = [
+        measure_reranking(part.queries, reranking, part.gallery) for part in parts if reranking is not None
+    ]
+    nothing = [None] * len(parts)
+    columns = zip(parts, reports, decisions or nothing, sizes or nothing, gains or nothing, strict=True)
+    return [_Result(*column) for column in columns]
 
 
 def _decisions(parts: Sequence[Measured], options: MeasureArguments, shares: Shares) -> list[DecisionReport]:
