@@ -84,7 +84,10 @@ def no_more(rest: Sequence[str], usage: str) -> None:
 
 
 def value_of(option: str, arguments: Sequence[str], wanted: str) -> tuple[str, list[str]] | None:
-    """Return the value of an option and the other arguments; None if it is not among them."""
+    """Return the value of an option and the other arguments; None if it is not among them.
+
+    Raises: SettingsError: the option is last, without a value.
+    """
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == option:
@@ -96,7 +99,10 @@ def value_of(option: str, arguments: Sequence[str], wanted: str) -> tuple[str, l
 
 
 def first_argument(arguments: Sequence[str], command: str, wanted: str) -> tuple[str, Sequence[str]]:
-    """Return the argument that comes before all options, and the others."""
+    """Return the argument that comes before all options, and the others.
+
+    Raises: SettingsError: an option comes first.
+    """
     if arguments[0].startswith("-"):
         raise SettingsError(
             f"tuplet {command} starts with {arguments[0]!r}; want {wanted} first", subject=arguments[0]
@@ -110,6 +116,8 @@ def base_config(arguments: Sequence[str], command: str) -> tuple[RunConfig, list
     Args:
         arguments: RECIPE or --config FILE, perhaps --loss NAME anywhere after it, and the rest.
         command: "train", to name it in errors.
+
+    Raises: SettingsError: no such recipe or loss, a file that cannot be used, or both a recipe and --config.
     """
     if arguments[0].partition("=")[0] == "--config":
         from tuplet.training.run_folder import read_config

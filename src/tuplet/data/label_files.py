@@ -61,7 +61,11 @@ def existing(file: Path) -> Path:
 
 
 def read_array(file: Path) -> Shaped[np.ndarray, "..."]:
-    """Map the array of a .npy file into memory; never unpickle one."""
+    """Map the array of a .npy file into memory; never unpickle one.
+
+    Raises:
+        DataError: no such file, or one that holds anything but one array.
+    """
     try:
         # Copy on write: torch takes such a map without a copy, and does not take one that is read-only.
         array = np.load(file, mmap_mode="c", allow_pickle=False)
@@ -112,7 +116,11 @@ def _is_pickle(start: bytes) -> bool:
 
 
 def numbered(values: Shaped[np.ndarray, "..."]) -> Labels:
-    """Number the labels and return their names where they are strings; return integers as they are."""
+    """Number the labels and return their names where they are strings; return integers as they are.
+
+    Raises:
+        DataError: not one-dimensional, neither strings nor integers, or an integer of 2^63 or more.
+    """
     if values.ndim != 1:
         shape = list(values.shape)
         raise DataError(f"labels have shape {shape}; want [N], one an item", subject="labels", given=shape)
@@ -136,6 +144,9 @@ def csv_rows(file: Path, wanted: str) -> list[list[str]]:
     Args:
         file: UTF-8, with or without a byte order mark.
         wanted: what the text should be, for the message.
+
+    Raises:
+        DataError: no UTF-8, an open quote, or a row with more cells than the first.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -157,7 +168,11 @@ def csv_rows(file: Path, wanted: str) -> list[list[str]]:
 
 
 def column_named(name: str, heading: Sequence[str]) -> int | None:
-    """Return the place of a column, in whatever case its name is written; None where there is none."""
+    """Return the place of a column, in whatever case its name is written; None where there is none.
+
+    Raises:
+        DataError: there are several.
+    """
     places = [at for at, cell in enumerate(heading) if cell.strip().lower() == name]
     if len(places) > 1:
         raise DataError(f"has {len(places)} columns {name}; want one", given=len(places), wanted=1)

@@ -51,6 +51,9 @@ def text_column(column: Any, name: str) -> list[str]:
     Args:
         column: of strings, integers or booleans, or of finite floats.
         name: of the column, for messages.
+
+    Raises:
+        DataError: a column of another type, or NaN or infinity in it.
     """
     import pyarrow as arrow
 
@@ -138,7 +141,7 @@ def write_parquet(
 
 
 def pyarrow_modules() -> tuple[Any, Any]:
-    """Return the modules pyarrow and pyarrow.parquet, if they are installed."""
+    """Return the modules pyarrow and pyarrow.parquet; raise a `MissingExtraError` unless they are there."""
     try:
         import pyarrow
         import pyarrow.parquet

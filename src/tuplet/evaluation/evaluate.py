@@ -76,7 +76,7 @@ def embed(
 def embed_split(
     network: Network, split: Split, config: DataConfig, *, fabric: Fabric, num_workers: int = 0
 ) -> tuple[EmbeddedSplit, EmbeddedSplit | None]:
-    """Embed the test images of a split, and its gallery, where it has one; see `embed`."""
+    """Embed the test images of a split and its gallery, None where it has none; arguments as in `embed`."""
     queries = embed(network, split.test, config, fabric=fabric, num_workers=num_workers)
     if split.gallery is None:
         return queries, None

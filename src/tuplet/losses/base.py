@@ -147,7 +147,14 @@ def leading_widths(widths: Sequence[int], embedding_dim: int) -> tuple[int, ...]
 
 
 def require_batch(embeddings: Tensor, labels: Tensor, *, width: int, num_classes: int) -> None:
-    """Raise a `DataError` unless embeddings are [N, width], N >= 1, and labels [N] integers."""
+    """Raise a `DataError` unless a batch has the shapes and types of a loss; its values are not read.
+
+    Args:
+        embeddings: floats `[N, width]`, N >= 1.
+        labels: integers `[N]`.
+        width: D of the loss.
+        num_classes: C of the loss, for the message.
+    """
     for name, value in (("embeddings", embeddings), ("labels", labels)):
         if not isinstance(value, Tensor):
             is_named = name == "labels" and _holds_names(value)

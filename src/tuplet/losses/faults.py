@@ -67,6 +67,12 @@ def note_values(
     """Count a call in the notes, note its fault unless they have one, and return which labels are in range.
 
     Nothing is read on the host, and nothing depends on a value: torch.compile and CUDA graphs may hold it.
+
+    Args:
+        notes: the calls so far and the first fault; updated in place.
+        embeddings: of the batch.
+        labels: of the batch, one or more.
+        num_classes: labels in 0..num_classes-1 are in range.
     """
     low, high = torch.aminmax(labels)
     rows = torch.arange(len(labels), device=labels.device)

@@ -112,7 +112,14 @@ class SearchAnswer(BaseModel):
         content: str,
         said: IndexAnswer | None = None,
     ) -> SearchAnswer:
-        """Describe what was found, with the exact copies of the content with this hash marked."""
+        """Describe what was found.
+
+        Args:
+            query: the picture of the index that was asked for; None: one that was sent.
+            neighbours: nearest first.
+            content: hash of the query's bytes; pictures with the same are marked as exact copies.
+            said: what the neighbours answer, where the model is calibrated.
+        """
         found = [
             Found(
                 **dict(Picture.of(neighbour.picture)),

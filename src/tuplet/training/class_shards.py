@@ -58,6 +58,12 @@ def restore_loss(
 ) -> None:
     """Load what `loss_state` saved, on any number of ranks.
 
+    Args:
+        state: what `loss_state` returned; the rows of a sharded loss are added to it.
+        loss: on every rank.
+        optimizers: of the run.
+        folder: that `loss_state` wrote; only read if the loss is sharded.
+
     Raises:
         RunFolderError: the rows cannot be read.
     """

@@ -123,7 +123,11 @@ class Session:
         )
 
     def restore(self) -> int | None:
-        """Load the checkpoint, and return its epoch, or None if the run has none yet."""
+        """Load the checkpoint, and return its epoch, or None if the run has none yet.
+
+        Raises:
+            DataError: the training images are not those that the run began with.
+        """
         state = self.run.load_checkpoint()
         if self.fabric.is_global_zero:
             self.run.clean_up(last_epoch=-1 if state is None else state["epoch"])
@@ -258,6 +262,12 @@ class Session:
     ) -> LossTerms:
         """Compute the loss of the global batch, the same on every rank.
 
+        Args:
+            embeddings: of this rank's part of the batch.
+            labels: of this rank's part.
+            epoch: for the error, as is `step`.
+            step: within the epoch, from 1 on.
+
         Raises:
             DivergedError: it, or on a GPU that of an earlier step, is not finite.
         """
@@ -313,6 +323,13 @@ class Session:
         synchronise: bool,
     ) -> LossTerms:
         """Add the gradients of a batch in `data.accumulate` parts, and return the loss of the global batch.
+
+        Args:
+            pixels: of this rank's part of the batch, n a multiple of the parts.
+            labels: of this rank's part.
+            epoch: see `loss_terms`.
+            step: see `loss_terms`.
+            synchronise: let DistributedDataParallel average the network's gradients over the ranks, once.
 
         Raises:
             DivergedError: it is not finite.

@@ -109,7 +109,14 @@ def find_positives(similarity: Similarity, classes: ClassOrder, rows: Int64[Tens
 def positives_of_pairs(
     num_queries: int, rows: Int64[Tensor, " p"], similarity: Float64[Tensor, " p"], item: Int64[Tensor, " p"]
 ) -> Positives:
-    """Put positives that are given in any order into place: `rows` says whose each is, 0..n-1."""
+    """Put positives that are given in any order into place.
+
+    Args:
+        num_queries: n.
+        rows: the query of each positive, in 0..n-1.
+        similarity: of each positive to its query.
+        item: its place in the gallery.
+    """
     # Stable sorts from the last key to the first: by index, by similarity, by query.
     order = item.argsort()
     order = order[similarity[order].argsort(descending=True, stable=True)]
