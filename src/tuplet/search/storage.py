@@ -28,6 +28,10 @@ _LOCK = ".lock"
 _OURS = re.compile(rf"{re.escape(_LOCK)}|({TABLE}|{REBUILD}[0-9a-f]+)\.lance")
 
 
+class LockedIndexError(SearchIndexError):
+    """Another process is writing the index."""
+
+
 def is_remote(uri: Uri) -> bool:
     """Return whether an index lies in object storage."""
     return "://" in uri
@@ -106,7 +110,8 @@ def locked(uri: Uri) -> Iterator[None]:
     commits put two writers in order.
 
     Raises:
-        SearchIndexError: another process is writing it, or the folder is used for something else.
+        LockedIndexError: another process is writing it.
+        SearchIndexError: the folder is used for something else, or cannot be written.
     """
     if is_remote(uri):
         yield
@@ -127,7 +132,7 @@ def locked(uri: Uri) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise SearchIndexError(
+        raise LockedIndexError(
             f"another process is writing the index {uri}; want one at a time: wait, or end it", subject=uri
         ) from None
     except OSError as error:
