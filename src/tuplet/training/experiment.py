@@ -17,6 +17,7 @@ from tuplet.data.load import load_data, load_split, split_of
 from tuplet.data.splits import Split
 from tuplet.data.transforms import short_side
 from tuplet.errors import DataError, RunFolderError
+from tuplet.evaluation.evaluate import EmbeddedSplit, embed_split
 from tuplet.evaluation.measure import EvalReport
 from tuplet.metrics.names import headline_metric
 from tuplet.ranks import first_of, on_first
@@ -57,6 +58,19 @@ def images_of(run: Run) -> Split:
             given=root,
         )
     return load_split(run.config)
+
+
+def embed_images(run: Run, images: Split, fabric: Fabric) -> tuple[EmbeddedSplit, EmbeddedSplit | None]:
+    """Embed the test images of a split and its gallery, None where it has none, by the network of a run.
+
+    Args:
+        run: with a checkpoint.
+        images: those of its config.
+        fabric: launched; see `embed`.
+    """
+    network = fabric.setup_module(run.embedder()).eval()
+    workers = run.config.compute.num_workers
+    return embed_split(network, images, run.config.data, fabric=fabric, num_workers=workers)
 
 
 def epochs_of_runs(

@@ -20,7 +20,7 @@ from tuplet.metrics.intervals import SeedMean, class_totals, holm, seed_mean, si
 from tuplet.metrics.retrieval import retrieval_scores, score_columns
 from tuplet.models.embedder import Embedder
 from tuplet.research.bench.protocol import Protocol, Trial, best_trial, trials
-from tuplet.training.experiment import select
+from tuplet.training.experiment import embed_images, select
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,7 @@ def _mean_columns(
     """Return what each query adds to each metric on average over the seeds, and the queries' classes."""
     columns = []
     for run in protocol.finished_runs(name):
-        network = fabric.setup_module(run.embedder()).eval()
-        workers = run.config.compute.num_workers
-        queries, gallery = embed_split(network, images, run.config.data, fabric=fabric, num_workers=workers)
+        queries, gallery = embed_images(run, images, fabric)
         scores = retrieval_scores(
             queries.embeddings,
             queries.labels,

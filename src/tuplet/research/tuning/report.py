@@ -26,12 +26,13 @@ from tuplet.config.overrides import override
 from tuplet.data.files import write_atomically
 from tuplet.data.splits import Split
 from tuplet.errors import SettingsError
-from tuplet.evaluation.evaluate import embed_split, evaluate
+from tuplet.evaluation.evaluate import evaluate
 from tuplet.metrics.names import metric_title
-from tuplet.report.pages import page_template
+from tuplet.report.pages import page_template, write_page
 from tuplet.research.queue import first_number
 from tuplet.research.tuning.search import Search, ended_early, finished_trials
 from tuplet.research.tuning.space import Value
+from tuplet.training.experiment import embed_images
 from tuplet.training.run_folder import Run, write_config
 
 NUM_TESTED = 5
@@ -149,9 +150,7 @@ def _test_score(search: Search, trial: FrozenTrial, fabric: Fabric, images: Spli
         if search.objective == "oracle" and last is not None:
             scores.append(last.retrieval[search.metric])
             continue
-        network = fabric.setup_module(run.embedder()).eval()
-        workers = run.config.compute.num_workers
-        queries, gallery = embed_split(network, images, run.config.data, fabric=fabric, num_workers=workers)
+        queries, gallery = embed_images(run, images, fabric)
         measured = evaluate(queries, search.config.evaluation, clustering=False, gallery=gallery)
         scores.append(measured.retrieval[search.metric])
     return statistics.fmean(scores)
@@ -199,7 +198,7 @@ def write_search_report(
         storage=storage,
         command=command,
     )
-    write_atomically(search.folder / "report.html", page.encode("utf-8", errors="replace"))
+    write_page(search.folder / "report.html", page)
 
 
 def setting(path: str, value: Value) -> str:
@@ -238,50 +237,61 @@ _LAYOUT: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class _Plot:
+    """A figure of Optuna's: over the width of the page if it is wide, with a colour for each trial."""
+
+    title: str
+    remark: str
+    draw: Callable[[optuna.Study], Any]
+    wide: bool = False
+
+
 def _figures(search: Search, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     """Return title, remark and figure of each plot, without those for which there are too few trials."""
     measured = f"{metric_title(search.metric)}, %{' (oracle)' * (search.objective == 'oracle')}"
     study = _study_of_report(search, trials)
-    plots: list[tuple[str, str, Callable[..., Any]]] = [
-        (
+    plots = [
+        _Plot(
             "History",
             "A point a trial; the line is the best so far.",
             partial(visualization.plot_optimization_history, target_name=measured),
         ),
-        (
+        _Plot(
             "Importance",
             "How much of the difference between trials each setting explains over the whole space (fANOVA). A"
             " setting of no importance here may matter near the best.",
             partial(visualization.plot_param_importances, evaluator=FanovaImportanceEvaluator(seed=0)),
         ),
-        (
+        _Plot(
             "Slices",
             "A point a trial; darker ones came later.",
             partial(visualization.plot_slice, target_name=measured),
+            wide=True,
         ),
-        (
+        _Plot(
             "Parallel coordinates",
             "A line a trial. Draw along an axis to keep the lines that pass there.",
             partial(visualization.plot_parallel_coordinate, target_name=measured),
+            wide=True,
         ),
     ]
     figures = []
-    for title, remark, draw in plots:
+    for plot in plots:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             try:
-                figure = draw(study)
+                figure = plot.draw(study)
             except (ValueError, RuntimeError):  # too few trials, or all with one value
                 continue
         if not figure.data:
             continue
         figure.update_layout(**_LAYOUT)
-        wide = title in ("Slices", "Parallel coordinates")
-        if not wide:
+        if not plot.wide:
             figure.update_traces(marker_color=_BLUE)
         options = {"responsive": True, "displayModeBar": False}
         html = figure.to_html(full_html=False, include_plotlyjs=False, config=options)
-        figures.append({"title": title, "remark": remark, "html": Markup(html), "wide": wide})
+        figures.append({"title": plot.title, "remark": plot.remark, "html": Markup(html), "wide": plot.wide})
     return figures
 
 
