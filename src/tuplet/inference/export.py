@@ -31,6 +31,7 @@ from tuplet.errors import DataError, MissingExtraError, ModelError, SettingsErro
 from tuplet.evaluation.calibration import CALIBRATION_FILE, Calibration
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.inference.model_card import model_card, training_of
+from tuplet.inference.onnx_encoder import open_session
 from tuplet.inference.pictures import absolute, calibration_of
 from tuplet.inference.trained_model import PREPARATION_FILE, open_model, preparation
 from tuplet.models.embedder import Embedder
@@ -313,12 +314,7 @@ def _exporting(target: str) -> Iterator[None]:
 
 def onnx_embedding(file: Path) -> Embedding:
     """Return the network in an ONNX file as a function, which onnxruntime runs on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = open_session(file, torch.get_num_threads())
 
     def embedding(pixels: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["embeddings"], {"pixels": pixels.numpy()})[0])

@@ -33,7 +33,7 @@ class OnnxEncoder(PictureEncoder):
     """
 
     def __init__(self, file: Path, folder: str | os.PathLike[str]) -> None:
-        self._session = _open(file)
+        self._session = open_session(file, _num_threads())
         facts = self._session.get_modelmeta().custom_metadata_map
         try:
             stated = json.loads(facts["tuplet.preprocessing"])
@@ -71,13 +71,23 @@ class OnnxEncoder(PictureEncoder):
         return unit
 
 
-def _open(file: Path) -> Any:
+def open_session(file: Path, num_threads: int) -> Any:
+    """Open an ONNX file as an `onnxruntime.InferenceSession` on the CPU.
+
+    Args:
+        file: of a network.
+        num_threads: that compute, >= 1.
+
+    Raises:
+        ModelError: it cannot be read as ONNX.
+        MissingExtraError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise MissingExtraError("onnxruntime", "search", purpose="ONNX") from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _num_threads()
+    options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
     # Threads that wait for work in a loop would take the cores from those that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
