@@ -227,20 +227,7 @@ class ImageIndex:
         """
         table = self.table
         model = _model_of(table.schema)
-        difference = self._opened_with.difference(model)
-        if difference:
-            raise self._error(
-                f"{self.uri} was rebuilt with another model ({difference}); want it opened again"
-            )
-        if vector.shape != (model.dim,):
-            raise RequestError(
-                f"the vector has shape {list(vector.shape)}; want [{model.dim}], as in {self.uri}",
-                subject="vector",
-                given=vector.shape,
-                wanted=(model.dim,),
-            )
-        if top < 1:
-            raise RequestError(f"top is {top}; want 1 or more", subject="top", given=top)
+        self._require_request(model, vector, top)
         if rerank is not None:
             find = partial(self.nearest, where=where, exclude=exclude, exact=exact)
             return nearest_reranked(self, find, vector, top, rerank)
@@ -260,6 +247,23 @@ class ImageIndex:
         # Rounding takes the distance of a vector to itself below zero.
         neighbours = [Neighbour(_picture(row), max(0.0, row["_distance"])) for row in rows]
         return sorted(neighbours, key=lambda one: (one.distance, one.picture.path))
+
+    def _require_request(self, model: IndexedModel, vector: Float32[np.ndarray, " D"], top: int) -> None:
+        """Raise an error unless the index still has its model, and the vector is of it."""
+        difference = self._opened_with.difference(model)
+        if difference:
+            raise self._error(
+                f"{self.uri} was rebuilt with another model ({difference}); want it opened again"
+            )
+        if vector.shape != (model.dim,):
+            raise RequestError(
+                f"the vector has shape {list(vector.shape)}; want [{model.dim}], as in {self.uri}",
+                subject="vector",
+                given=vector.shape,
+                wanted=(model.dim,),
+            )
+        if top < 1:
+            raise RequestError(f"top is {top}; want 1 or more", subject="top", given=top)
 
     def _nearest_small(
         self,

@@ -123,12 +123,13 @@ def index_pictures(
         gone, kept = _missing(known, found, None if only or rebuild else folders)
         writer = RowWriter(index)
         writer.delete(twice)
-        work, reading = _compare(found, known, writer), ReadingSettings(batch_size, num_workers)
+        work = _compare(found, known, writer)
         relabelled = writer.updated
+        reading = ReadingSettings(batch_size, num_workers)
         if workers is None or not work:
             done = embed_entries(work, embedder, writer, reading)
         else:
-            writer.commit()
+            writer.commit()  # the processes open the index anew
             done = embed_in_processes(index, work, workers, reading)
         lost = {picture_id(path) for path in done.problems} & known.keys()
         # Last: the pictures of a renamed folder can be searched as they were until they are embedded again.
@@ -140,8 +141,7 @@ def index_pictures(
             if rebuild or dropped_rebuilds or written or misses_rows(index) or is_scattered(index):
                 tidy(index)
             keep_approximate_index(index, approximate_from)
-        rows = _Rows(known, gone | lost, kept)
-        return _report(index, found, rows, done, relabelled)
+        return _report(index, found, _Rows(known, gone | lost, kept), done, relabelled)
 
 
 @dataclass(frozen=True)
