@@ -15,13 +15,8 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 
 from tuplet.errors import DataError, SettingsError
 from tuplet.metrics import clustering
-from tuplet.metrics.clustering import (
-    ClusteringReport,
-    agreement,
-    cluster,
-    clustering_metrics,
-    expected_mutual_information,
-)
+from tuplet.metrics.agreement import agreement, expected_mutual_information
+from tuplet.metrics.clustering import ClusteringReport, cluster, clustering_metrics
 
 
 def blobs(num_classes=6, each=20, noise=0.01, seed=0):
