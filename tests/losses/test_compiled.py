@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from calls import Calls
+from hist_gradients import DISTANCES, gradients
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tuplet.config import HypergraphConfig
@@ -16,7 +17,6 @@ from tuplet.losses import hist
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes import memory
 
-DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 CASES = [("mahalanobis", layers) for layers in (1, 2, 5)] + [(each, 2) for each in DISTANCES[1:]]
 N, C, D = 8, 12, 5
 
@@ -27,14 +27,6 @@ def make(num_classes=C, width=D, hidden=4, **settings):
     with torch.no_grad():
         loss.log_variances.uniform_(-3, 9)
     return loss
-
-
-def gradients(call, loss, embeddings, labels):
-    embeddings = embeddings.clone().requires_grad_()
-    loss.zero_grad()
-    value = call(embeddings, labels)
-    value.backward()
-    return [value.detach(), embeddings.grad, *(p.grad for p in loss.parameters() if p.grad is not None)]
 
 
 @pytest.mark.parametrize(("distance", "num_layers"), CASES)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from hist_gradients import DISTANCES, gradients
 
 from tuplet.errors import DataError
 from tuplet.losses.hist import HISTLoss
@@ -16,7 +17,6 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
 ]
-DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 N, C, D = 32, 300, 64
 
 
@@ -24,14 +24,6 @@ def make(**settings):
     torch.manual_seed(0)
     loss = HISTLoss(C, D, hidden_dim=32, **settings)
     return loss, torch.randn(N, D), torch.arange(N) // 2 * 7 % C
-
-
-def gradients(loss, embeddings, labels):
-    embeddings = embeddings.detach().clone().requires_grad_()
-    loss.zero_grad()
-    value = loss(embeddings, labels)
-    value.backward()
-    return [value.detach(), embeddings.grad, *(p.grad for p in loss.parameters() if p.grad is not None)]
 
 
 @pytest.fixture
@@ -47,8 +39,9 @@ def test_a_gpu_computes_what_a_cpu_does(distance, implementation):
     loss, embeddings, labels = make(distance=distance, implementation=implementation)
     on_gpu = copy.deepcopy(loss).cuda()
     loss.implementation = "plain"
-    got = gradients(on_gpu, embeddings.cuda(), labels.cuda())
-    wanted = gradients(loss.double(), embeddings.double(), labels)
+    got = gradients(on_gpu, on_gpu, embeddings.cuda(), labels.cuda())
+    wide = loss.double()
+    wanted = gradients(wide, wide, embeddings.double(), labels)
     everything = torch.cat([gradient.flatten() for gradient in wanted[1:]]).norm()
     for a, b in zip(got, wanted, strict=True):
         assert (a.cpu().double() - b).norm() < 1e-4 * everything

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hist_gradients import DISTANCES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuplet.losses.hist import HISTLoss, class_distances, incidence_matrix
 
-DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 N, C, D = 12, 9, 16
 
 

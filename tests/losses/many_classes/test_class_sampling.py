@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from hist_gradients import DISTANCES
 
 from tests.losses.many_classes.test_head import TERMS, apart, gradients, make, set_chunks, twin
 from tuplet.errors import SettingsError
@@ -15,7 +16,6 @@ from tuplet.losses.many_classes import memory
 from tuplet.losses.many_classes.head import draw_classes
 from tuplet.losses.many_classes.shards import ClassShard
 
-DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 C = 50
 ALWAYS = torch.tensor([3, 4, 30, 49])
 

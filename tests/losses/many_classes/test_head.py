@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from hist_gradients import DISTANCES
 from torch.autograd import gradcheck
 
 from tuplet.losses.hist import HISTLoss, unit_rows
@@ -17,7 +18,6 @@ from tuplet.losses.many_classes import memory
 from tuplet.losses.many_classes.head import class_head
 from tuplet.losses.many_classes.scores import Inputs, LinearScores, MahalanobisScores, PlainScores
 
-DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 TERMS = ("distribution", "cross_entropy", "total")
 N, C = 12, 50
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hist_gradients import DISTANCES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,8 +18,6 @@ from tests.losses.many_classes.test_head import C, N, apart, gradients, make, se
 from tuplet.losses.hist import HISTLoss
 from tuplet.losses.many_classes import memory
 from tuplet.losses.many_classes.memory import ReusedMemory
-
-DISTANCES = ("mahalanobis", "euclidean", "cosine", "manhattan")
 
 
 class Tensors(TorchDispatchMode):
