@@ -161,7 +161,7 @@ def _run(given: list[str]) -> None:
     name, *rest = given or ["--help"]
     if name in ("-h", "--help"):
         lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
-        print(usage(["COMMAND ..."], _ABOUT, [*lines, "", "tuplet COMMAND --help describes a command and its options."]))
+        print(usage(["COMMAND ..."], _ABOUT, [*lines, "", "tuplet COMMAND --help shows its options."]))
     elif name == "--version":
         from importlib.metadata import version
 
