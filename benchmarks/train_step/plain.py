@@ -32,7 +32,7 @@ class Photographs:
     """What both loops train on.
 
     Attributes:
-        paths: JPEG files, one a row.
+        paths: JPEG files, one per row.
         labels: class of each, in 0..num_classes-1.
         num_classes: C.
     """
@@ -43,7 +43,7 @@ class Photographs:
 
 
 class Clock:
-    """Seconds between the marks of a step, one a part."""
+    """Seconds between the marks of a step, one per part."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

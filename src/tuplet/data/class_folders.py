@@ -1,4 +1,4 @@
-"""Class folders on disk: one folder a class, its images at any depth, split by the user or by us."""
+"""Class folders on disk: one folder per class, its images at any depth, split by the user or by us."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def load_images(folder: Path, settings: ReadSettings | None = None) -> tuple[Fil
     """Read all images of folder/<class>/*, and return them with notes of what a user should know of them.
 
     Args:
-        folder: holds a folder a class.
+        folder: holds a folder per class.
         settings: how to read the images; how many were skipped is among the notes.
 
     Raises:

@@ -266,7 +266,7 @@ def long_tail(table: ImageTable, *, ratio: float, seed: int) -> ImageTable:
 
     The classes are put into a random order. Of C classes with images, the one in place k = 0..C-1 keeps a
     share ratio^(-k / (C - 1)) of its images, rounded, at least two. Of classes that were alike, the largest
-    is `ratio` times the smallest, as far as two images a class allow.
+    is `ratio` times the smallest, as far as two images per class allow.
 
     Args:
         table: training images.

@@ -1,4 +1,4 @@
-"""Labels in files: .npy, or text with one a line."""
+"""Labels in files: .npy, or text with one per line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
     """Read the labels in a file, and the names of their classes where they are names.
 
     Args:
-        path: .npy of integers or strings, .txt or .csv with one a line; of a .csv with a heading, the column
+        path: .npy of integers or strings, .txt or .csv with one per line; of a .csv with a header, the column
             `label`. A text in which every line is an integer as a computer writes it ("7", not "007") holds
             integers.
 
@@ -180,7 +180,7 @@ def column_named(name: str, heading: Sequence[str]) -> int | None:
 
 
 def _lines(file: Path, kind: str) -> list[str] | list[int]:
-    """Return the labels of a text, one a line; integers where all of them are."""
+    """Return the labels of a text, one per line; integers where all of them are."""
     wanted, column, start = "one label a line", 0, 0
     if kind == ".csv":
         rows = csv_rows(file, wanted)

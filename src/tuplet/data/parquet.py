@@ -119,7 +119,7 @@ def write_parquet(
 
     Args:
         stream: written to, not closed.
-        embeddings: one row an item.
+        embeddings: one row per item.
         labels: class of each item; 0..C-1 where there are names.
         class_names: what to write as labels; None: the integers.
         paths: of the items, or None.

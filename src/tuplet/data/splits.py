@@ -281,7 +281,7 @@ def notes_of(split: Split) -> tuple[str, ...]:
 
 
 def describe(split: Split, *, measured: str = "test") -> str:
-    """Return the counts of a split as a few aligned lines: images, classes, images a class, skipped, notes.
+    """Return the counts of a split as a few aligned lines: images, classes, images per class, skipped, notes.
 
     Training images are counted as they lie on disk; that they are turned by quarters is a note.
 

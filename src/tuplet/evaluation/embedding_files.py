@@ -26,7 +26,7 @@ class LabelledEmbeddings:
     """Embeddings, the class of each, and what people call them.
 
     Attributes:
-        embeddings: one row an item, `[N, D]`, float16, float32 or float64.
+        embeddings: one row per item, `[N, D]`, float16, float32 or float64.
         labels: class of each item, `[N]`; any integers, or 0..C-1 where there are `class_names`.
         names: of the items, such as the paths of their images; None where they have none.
         class_names: the C names in the order of the labels; None where classes are numbers only.
@@ -66,10 +66,11 @@ def read_embeddings(
     Args:
         path: .npy: an array `[N, D]`, mapped from the file, not read into memory. .npz: arrays `embeddings`
             and `labels`, and if need be `names` and `class_names`. .parquet: a column `embedding` of lists
-            of one length, or one numeric column a dimension with names like e0, e1, ..; a column `label` of
+            of one length, or one numeric column per dimension with names like e0, e1, ..; a column `label` of
             integers or strings, and if need be `path`.
-        labels: a file of one label an item: .npy, or .txt or .csv with one a line (of a .csv with a heading,
-            the column `label`); integers, or names of classes. It goes before those in `path`; .npy needs it.
+        labels: a file of one label per item: .npy, or .txt or .csv with one per line (of a .csv with a
+            header, the column `label`); integers, or names of classes. It replaces those in `path`; .npy needs
+            it.
     Returns: all items, in the order of the file. Classes that have names are numbered by their sorted names.
     Raises:
         DataError: a file that cannot be read so, or NaN or infinity (names the first row).

@@ -37,7 +37,7 @@ class EmbeddedSplit:
 
     Attributes:
         table: the images, `[N]`.
-        embeddings: one row an image, `[N, D]`, as the network gave them.
+        embeddings: one row per image, `[N, D]`, as the network gave them.
     """
 
     table: ImageTable

@@ -67,7 +67,7 @@ def fit(
         to: folder of the run; by default runs/NAME-DATE-TIME. A run that is there already is continued if it
             has the same settings; if it is finished, its result is returned.
         overrides: settings to change, by path, such as {"schedule.epochs": 5}.
-        progress: show it on standard error, with a line an epoch.
+        progress: show it on standard error, with a line per epoch.
 
     Raises:
         InputError: (a ValueError) data, weights or settings that cannot be used, or a folder that holds

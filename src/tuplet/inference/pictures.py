@@ -137,7 +137,7 @@ class PictureEncoder(ABC):
             batch_size: pictures that are embedded at a time, >= 1.
             progress: show it on standard error.
 
-        Returns: one row a picture, in their order, each of unit length.
+        Returns: one row per picture, in their order, each of unit length.
 
         Raises:
             UnreadableImageError: a file is no picture.

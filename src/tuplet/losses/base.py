@@ -86,7 +86,7 @@ class MetricLoss(nn.Module, ABC):
         return replace(terms, total=torch.stack([terms.total, *leading]).sum())
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that have a row a class, by their names in `named_parameters`."""
+        """Return the parameters that have a row per class, by their names in `named_parameters`."""
         return {}
 
     def forward(

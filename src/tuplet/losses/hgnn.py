@@ -79,7 +79,7 @@ class HGNN(nn.Module):
         """Compute the class logits of each sample from its own features and those of its tuplets.
 
         Args:
-            features: one row a sample.
+            features: one row per sample.
             incidence: of each sample in each hyperedge, as `propagation_matrix` takes it.
             weights: of the hyperedges, likewise.
         """
@@ -112,7 +112,7 @@ class HGNN(nn.Module):
         self.layers[-1] = output
 
     def output_parameters(self) -> tuple[Float[Tensor, "C h"], Float[Tensor, " C"]]:
-        """Return weights and biases of the output propagation, one row a class."""
+        """Return weights and biases of the output propagation, one row per class."""
         output = self.layers[-1]
         assert isinstance(output, nn.Linear)
         return output.weight, output.bias

@@ -54,8 +54,8 @@ def class_distances(
     Embeddings and means are L2-normalised first, so the length of neither matters; a zero vector stays zero.
 
     Args:
-        embeddings: one row a sample, any finite length.
-        means: one row a class, any finite length.
+        embeddings: one row per sample, any finite length.
+        means: one row per class, any finite length.
         log_variances: log sigma2, clipped to [0, 6]; mahalanobis only.
         distance: mahalanobis (squared, in [0, 4]), euclidean (squared, in [0, 4]), cosine (1 - x.mu, in
             [0, 2]) or manhattan (in [0, 2 sqrt(D)]).
@@ -82,7 +82,7 @@ def _distances_of_unit_rows(
 ) -> Tensor:
     mu = unit_rows(means.to(x.dtype))
     # sum_k (x_k - mu_k)^2 p_k, with p = 1/sigma2, would take an N x C x D tensor to subtract first.
-    # Multiplied out it is (x x).p - 2 x.(mu p) + sum_k mu_k^2 p_k: two matrix products and a number a class.
+    # Multiplied out it is (x x).p - 2 x.(mu p) + sum_k mu_k^2 p_k: two matrix products and C numbers.
     # Elsewhere that is bad advice, since large squares cancel and take the digits of a small distance along.
     # Here |x| = |mu| = 1 and p <= 1, so no term exceeds 2 and the error stays near the last digit of 1.
     if distance == "mahalanobis":
@@ -180,7 +180,7 @@ def hypergraph_loss(logits: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> 
     """Compute the mean cross entropy between the labels and the hypergraph network's output (Eq. 5).
 
     Args:
-        logits: output of the HGNN, one column a class.
+        logits: output of the HGNN, one column per class.
         labels: class of each sample, in 0..C-1.
     Returns: a scalar >= 0.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 5.
@@ -454,7 +454,7 @@ class HISTLoss(MetricLoss):
         ]
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that have a row a class, by their names in `named_parameters`."""
+        """Return the parameters that have a row per class, by their names in `named_parameters`."""
         rows = {id(self.means), id(self.log_variances), *map(id, self.hgnn.output_parameters())}
         return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in rows}
 

@@ -36,7 +36,7 @@ class RivalLoss(MetricLoss):
     the optimizer. All compare by cosine, or by the squared distance of embeddings of length one.
 
     Args:
-        name: proxy-anchor, proxy-nca, soft-triple and arcface have parameters a class; multi-similarity
+        name: proxy-anchor, proxy-nca, soft-triple and arcface have parameters per class; multi-similarity
             (with the miner of its paper), triplet (with semi-hard triplets) and supcon compare the samples of
             a batch, which needs several of a class.
         num_classes: training classes, C >= 1.
@@ -102,7 +102,7 @@ def centre_distance(centres: Float[Tensor, "CK D"], num_centers: int) -> Float[T
     """Compute half the mean distance between the centres of one class, at unit length.
 
     Args:
-        centres: `num_centers` rows a class, class after class.
+        centres: `num_centers` rows per class, class after class.
         num_centers: K >= 2.
     References: Qian et al., "SoftTriple Loss", ICCV 2019, Eq. 11.
     """

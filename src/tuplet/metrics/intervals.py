@@ -72,7 +72,7 @@ def mean_intervals(
     and the resampled means, R x M numbers.
 
     Args:
-        values: finite scores, one row a query.
+        values: finite scores, one row per query.
         labels: class of each query, any integers, to draw classes; None draws queries.
         level: in (0, 1).
         num_resamples: >= 100.
@@ -116,7 +116,7 @@ def class_totals(
     """Sum the values of each class, in ascending order of labels, and count its queries.
 
     Args:
-        values: one row a query.
+        values: one row per query.
         labels: class of each query; None: each query for itself.
     """
     if labels is None:
@@ -183,7 +183,7 @@ class SeedMean:
         std: standard deviation of one value (n - 1); None for a single one.
         low, high: t interval of the mean; None for a single value.
         p_value: two-sided, of the hypothesis that the true mean is zero; None for a single value.
-        values: one a seed.
+        values: one per seed.
         level: share of such intervals that hold the true mean, if the values are normal.
     """
 
@@ -202,7 +202,7 @@ def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
     Given differences of two methods seed by seed, interval and test are those of the paired t test.
 
     Args:
-        values: one a seed, at least one.
+        values: one per seed, at least one.
         level: of the interval, in (0, 1).
     Returns: None where one value says nothing; values that are all the same have an interval of no width and
         p 0, or 1 where they are all zero.
@@ -260,7 +260,7 @@ def sign_flips(totals: Float64[np.ndarray, "C M"], *, num_flips: int = 10000, se
     metric, for it handles one column and permutes indices; here seven metrics are a matrix product.
 
     Args:
-        totals: sum over the queries of each class of what they gain, B - A, one column a metric; finite.
+        totals: sum over the queries of each class of what they gain, B - A, one column per metric; finite.
         num_flips: patterns drawn where there are too many to go through, >= 100.
         seed: of the draws, >= 0.
     Raises:

@@ -56,7 +56,7 @@ class ScoreComparison:
     """Every metric of two models on the same queries, and how the differences were judged.
 
     Attributes:
-        differences: one a metric.
+        differences: one per metric.
         num_queries, num_classes: compared.
         level: of the intervals.
         num_resamples: behind the intervals.
@@ -382,7 +382,7 @@ def compare_scores(
 
 
 def score_columns(scores: QueryScores, metrics: Sequence[str]) -> Float64[np.ndarray, "n M"]:
-    """Return what each query adds to each metric, one column a metric, on the CPU."""
+    """Return what each query adds to each metric, one column per metric, on the CPU."""
     columns = [scores.of_metric(name).cpu().numpy() for name in metrics]
     return np.stack(columns, axis=1) if columns else np.zeros((len(scores.queries), 0))
 

@@ -298,7 +298,7 @@ def verification_intervals(
         level: in (0, 1).
         num_resamples: >= 100.
         seed: >= 0.
-    Returns: one a metric; None for each where there is one class.
+    Returns: one per metric; None for each where there is one class.
     References: Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems: the subsets
     bootstrap", 2004.
     """

@@ -17,12 +17,12 @@ from tuplet.search.index import VECTOR_INDEX, ImageIndex, IndexedPicture, Neighb
 from tuplet.search.storage import lance_errors
 
 Kind: TypeAlias = Literal["ivf-rq", "ivf-sq", "ivf-pq", "hnsw-sq"]
-"""How vectors are kept in the approximate index: a bit, a byte or a sixteenth of a byte a dimension."""
+"""How vectors are kept in the approximate index: a bit, a byte or a sixteenth of a byte per dimension."""
 
 APPROXIMATE_FROM = 100_000
 """Number of pictures at which the approximate index is built; below it, every vector is compared."""
 BIT_FROM = 512
-"""Least width at which one bit a dimension separates neighbours; below it, a byte a dimension is as fast."""
+"""Least width at which one bit per dimension separates neighbours; below it, a byte each is as fast."""
 _SAME = 1e-6
 _MOST_PIECES = 16
 """LanceDB adds a piece with every run, merges them only when it splits a part, and searches each."""
@@ -73,7 +73,7 @@ def build_approximate_index(
     Args:
         index: locked by this process.
         kind: None: ivf-rq from `BIT_FROM` dimensions on, a multiple of 8, else ivf-sq.
-        part_size: vectors a part, of which a search looks into `LEAST_PROBES`; None: LanceDB's own.
+        part_size: vectors per part, of which a search looks into `LEAST_PROBES`; None: LanceDB's own.
 
     Raises:
         SearchIndexError: too few pictures, or it cannot be written.

@@ -1,4 +1,4 @@
-"""The index: one row a picture, with its vector and the facts of its file; searched by cosine."""
+"""The index: one row per picture, with its vector and the facts of its file; searched by cosine."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ def build_optimizers(
     The groups are "backbone" and "embedding"; of HIST also "distributions" and "hgnn"; of a rival loss with
     parameters of its own also "proxies".
 
-    With `class_update` rowwise, a second optimizer takes the parameters that have a row a class, in groups of
-    the same names; those groups of the first keep the rest.
+    With `class_update` rowwise, a second optimizer takes the parameters that have one row per class, in
+    groups of the same names; those groups of the first keep the rest.
 
     Args:
         network: to train.
@@ -48,7 +48,7 @@ def build_optimizers(
 
 @final
 class RowwiseAdam(torch.optim.Optimizer):
-    """Adam without momentum and with one second moment a row: its state is two numbers a row.
+    """Adam without momentum and with one second moment per row: its state is two numbers per row.
 
     Adam keeps two more copies of every parameter. With a million classes of 512 dimensions those are 4 GB;
     here they are 8 MB. A row that is missing from a sparse gradient keeps its value and its second moment.
@@ -60,7 +60,7 @@ class RowwiseAdam(torch.optim.Optimizer):
         beta2: decay of the second moments, in [0, 1).
         eps: added to the root of the second moment, > 0.
 
-    References: Kingma and Ba, "Adam", ICLR 2015; one second moment a row as for recommenders' embedding
+    References: Kingma and Ba, "Adam", ICLR 2015; one second moment per row as for recommenders' embedding
         tables.
     """
 

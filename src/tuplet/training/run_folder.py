@@ -70,7 +70,7 @@ class Run:
 
     Attributes:
         config: its settings; config_file has them, and `tuplet train --config` repeats the run from it.
-        metrics_file: one JSON line an epoch.
+        metrics_file: one JSON line per epoch.
         checkpoint_file: state after the last whole epoch.
         environment_file: versions, commit, hardware and the hash of the starting weights.
         notes_file: what was odd about the data: skipped images, classes too small to be queries.

@@ -224,7 +224,7 @@ class MLflow(Tracker):
 
 
 class CSVFile(Tracker):
-    """FOLDER/metrics.csv: a row an epoch, a column a number."""
+    """FOLDER/metrics.csv: a row per epoch, a column per number."""
 
     def __init__(self, tracked: Tracked, known_id: str) -> None:
         self.id = "csv"

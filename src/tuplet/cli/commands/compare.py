@@ -77,7 +77,7 @@ def compare(a: str, b: str, chosen: CompareArguments) -> None:
 
 
 def comparison_table(comparison: ScoreComparison, a: str, b: str, *, notes: Sequence[str] = ()) -> str:
-    """Return the differences as a table, a line a metric, with how they were tested and their limits.
+    """Return the differences as a table, a line per metric, with how they were tested and their limits.
 
     Args:
         comparison: at least one metric.

@@ -203,7 +203,7 @@ class _Chunks:
         return rows.unbind(), (rows == offsets)[:, :, None].unbind()
 
     def scores(self, block: range) -> Tensor:
-        """Compute the scores of all samples against the classes of a block, a row a class."""
+        """Compute the scores of all samples against the classes of a block, a row per class."""
         size = min(block.stop * self.step, self.total) - block.start * self.step
         like = self._like.new_empty(0, len(self._like), dtype=self.dtype)
         scores = self.memory.empty(f"{self.name} scores", size, like)

@@ -30,7 +30,7 @@ def classes_in_chunk(num_samples: int, parameter: Tensor) -> int:
 
     Args:
         num_samples: N.
-        parameter: the widest of the class parameters, one row a class.
+        parameter: the widest of the class parameters, one row per class.
     """
     width, size = parameter.shape[1], max(4, parameter.element_size())
     if parameter.device.type != "cuda":

@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 
 
 class ClassScores(ABC):
-    """Scores of all samples against some classes, a row a class.
+    """Scores of all samples against some classes, a row per class.
 
     Classes come first because a chunk of them is then one piece of memory. What depends on the samples alone
     is prepared once a pass over the classes, not once a chunk.
@@ -112,7 +112,7 @@ class MahalanobisScores(ClassScores):
     """-tau d2 of Eq. 2, with d2 = (x x).p - 2 x.(mu p) + sum_k mu_k^2 p_k and p = 1/sigma2.
 
     The parameters are means m of any length, of which mu = m / |m|. Dividing each m would be one more pass
-    over [c, D]; instead the products take m as it is, and their results, a row a class, are divided by |m|
+    over [c, D]; instead the products take m as it is, and their results, a row per class, are divided by |m|
     after.
 
     Samples: embeddings x of length one and their squares x x, both [N, D]; the scores are linear in the two,
@@ -129,7 +129,7 @@ class MahalanobisScores(ClassScores):
     compiled: bool = False
 
     def prepare(self, samples: Tensors) -> Tensors:
-        """Return x and x x, a column a sample."""
+        """Return x and x x, a column per sample."""
         return [sample.T.contiguous() for sample in samples]
 
     def prepare_backward(self, samples: Tensors) -> Tensors:
@@ -200,7 +200,7 @@ class LinearScores(ClassScores):
     dtype: torch.dtype
 
     def prepare(self, samples: Tensors) -> Tensors:
-        """Return the features, a column a sample, and the shares."""
+        """Return the features, a column per sample, and the shares."""
         features, shares = samples
         return features.to(self.dtype).T.contiguous(), shares.to(_at_least_float32(features))
 

@@ -1,7 +1,7 @@
 """The class head with the classes spread over ranks: each keeps the parameters of its own.
 
 Every rank scores the whole batch against its own classes. Of the scores, the ranks exchange little: two
-numbers a sample, and the columns of the classes in the batch.
+numbers per sample, and the columns of the classes in the batch.
 
 Sizes: N samples in the batch of all ranks, C classes, R ranks.
 """

@@ -17,8 +17,8 @@ from tuplet.metrics.exact.similarity import CHUNK_BYTES, Similarity
 class ClassOrder:
     """Queries and gallery in the order of their classes, each class's items in the order of their indices.
 
-    In this order the positives of a query are one range of the gallery, so two numbers a query replace an N x
-    M mask.
+    In this order the positives of a query are one range of the gallery, so two numbers per query replace an
+    N x M mask.
 
     Attributes:
         queries: indices of the queries that have a positive, or of all where the gallery is the queries, so

@@ -66,7 +66,7 @@ class Protocol:
         return seed_folder(self.folder / name, seed)
 
     def finished_runs(self, name: LossName) -> list[Run]:
-        """Return the final trainings of a loss, a run a seed."""
+        """Return the final trainings of a loss, a run per seed."""
         return [Run(self.run_folder(name, seed)) for seed in range(self.num_seeds)]
 
 

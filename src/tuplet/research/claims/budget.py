@@ -305,7 +305,7 @@ def measure_speed(job: Job, worker: Worker, *, waiting: Callable[[], None] = lam
 
 
 def num_trainings(config: RunConfig) -> int:
-    """Return how many trainings a run takes: with selection validation one a fold, and the run itself."""
+    """Return how many trainings a run takes: with selection validation one per fold, and the run itself."""
     chosen = config.evaluation.selection == "validation" and config.schedule.stop_after is None
     return 1 + config.evaluation.validation_folds if chosen else 1
 
