@@ -69,7 +69,7 @@ def read_embeddings(
             of one length, or one numeric column per dimension with names like e0, e1, ..; a column `label` of
             integers or strings, and if need be `path`.
         labels: a file of one label per item: .npy, or .txt or .csv with one per line (of a .csv with a
-            header, the column `label`); integers, or names of classes. It replaces those in `path`; .npy needs
+            header, the column `label`); integers, or class names. It replaces those in `path`; .npy needs
             it.
     Returns: all items, in the order of the file. Classes that have names are numbered by their sorted names.
     Raises:
