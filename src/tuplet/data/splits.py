@@ -1,4 +1,4 @@
-"""Splits by class: no class of the one side is ever on the other."""
+"""Splits by class: training and test share no class."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ClassPaths: TypeAlias = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Split:
-    """Two tables that share no class: one to train on, one that is only ever queried.
+    """Two tables that share no class: one to train on, one to test on.
 
     Attributes:
         train: images the loss sees.
         test: images of other classes, each a query against the rest, or against the gallery.
         skipped: images that could not be read and were left out, as "path: reason".
-        notes: what a user should know of these data though training can go on, one line each.
+        notes: warnings about these data that do not prevent training, one line each.
         gallery: images that the test images search, with the same class names as theirs; None where they
             search among themselves.
     """
@@ -63,8 +63,8 @@ class ReadSettings:
     """How images on disk are read, and how their classes are split where no split is given.
 
     Attributes:
-        train_fraction: share of the classes that trains, in (0, 1).
-        split_seed: None: the first classes train, in their order; a number >= 0: a random share.
+        train_fraction: share of the classes to train on, in (0, 1).
+        split_seed: None: train on the first classes in their order; a number >= 0: on a random share.
         on_bad_image: stop: nothing is decoded now, and an unreadable image raises when it is asked for.
             skip: all are decoded once now, and the unreadable ones left out and listed.
         min_side: see `decode_image`.

@@ -22,8 +22,8 @@ def hyperedge_weights(
 ) -> Float[Tensor, " N"]:
     """Compute the weight w of each sample's hyperedge: one over the number of samples of its class.
 
-    The paper has a hyperedge a class. Here every sample brings that of its class, so that no shape depends on
-    how many classes there are; with these weights the hyperedges of a class count as the one they are.
+    The paper has one hyperedge per class. Here every sample contributes that of its class, so that no shape
+    depends on the number of classes; with these weights the equal hyperedges of a class count as one.
 
     Args:
         labels: class of each sample.
@@ -51,9 +51,9 @@ def own_share(incidence: Float[Tensor, "N N"], labels: Int[Tensor, " N"]) -> Flo
 def alpha_of_share(
     distances: Float[Tensor, "N N"], labels: Int[Tensor, " N"], share: float
 ) -> Float[Tensor, ""]:
-    """Compute the alpha of Eq. 3 with which `own_share` has a wanted value in this batch, by bisection.
+    """Compute the alpha of Eq. 3 for which `own_share` has a given value in this batch, by bisection.
 
-    It has no gradient: alpha stays a setting, of this batch, and no weight learns to change it.
+    It has no gradient: alpha is a constant for this batch, and no weight is trained to change it.
 
     Args:
         distances: of each sample to the class of each sample, >= 0.

@@ -1,9 +1,9 @@
 """How far to trust a number: bootstrap intervals, t intervals over seeds, and paired tests of two models.
 
-Queries of one class resemble each other, so that a thousand queries of twenty classes say little more about
-the next class than twenty numbers do. The interval over classes therefore draws whole classes with all their
-queries (the cluster bootstrap), and is the one to read where test classes stand for classes yet to come. The
-interval over queries takes the classes as given, and is far too narrow for any others.
+Queries of one class resemble each other, so a thousand queries of twenty classes say little more about a new
+class than twenty numbers do. The interval over classes therefore draws whole classes with all their queries
+(the cluster bootstrap). Use it if the test classes represent other classes of this kind. The interval over
+queries takes the classes as given, and is far too narrow for other classes.
 
 Either takes the gallery as given: what a drawn query found does not depend on what else is drawn.
 """
@@ -34,8 +34,8 @@ class Interval:
 
     Attributes:
         low, high: its ends, in the units of the mean, low <= high.
-        over: what was drawn anew.
-        level: share of such intervals that should hold the mean of all queries or classes there could be.
+        over: what was resampled.
+        level: share of such intervals that should contain the mean over all possible queries or classes.
         num_resamples: drawn sets behind it.
         seed: of the draws.
     """
@@ -224,7 +224,7 @@ def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
 def interval_of_share(mean: SeedMean, *, most: float = 1.0) -> tuple[float, float] | None:
     """Return the t interval of a share, cut off at 0 and `most` (infinity: no end); None for a single value.
 
-    A t interval knows nothing of the ends of the scale: with few seeds it passes them.
+    A t interval does not respect the ends of the scale: with few seeds it goes beyond them.
     """
     if mean.low is None or mean.high is None:
         return None
@@ -296,7 +296,7 @@ def _drawn_patterns(num_classes: int, num_flips: int, seed: int) -> Iterable[Flo
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust p-values for their number, so that one at most 0.05 is wrong in 5 % of all such lists.
+    """Adjust p-values for their number, so that at most 5 % of such lists have a false one of 0.05 or less.
 
     Args:
         p_values: of any tests, however they depend on each other, each in [0, 1].

@@ -145,7 +145,7 @@ class Embedder(
         self.train()
 
     def forward(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-        """Compute one embedding an image.
+        """Compute one embedding per image.
 
         Args:
             pixels: RGB, 0..255, of a size that the backbone takes.
@@ -156,7 +156,7 @@ class Embedder(
         return embeddings
 
     def pooled(self, pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N F"]:
-        """Compute one pooled vector of the backbone's features an image, as the embedding layer takes it.
+        """Compute the pooled features of each image, the input of the embedding layer.
 
         Args:
             pixels: as in `forward`.

@@ -77,11 +77,11 @@ def index_pictures(
     workers: Workers | None = None,
     shard: Shard | None = None,
 ) -> IndexingReport:
-    """Make an index hold the pictures below some folders, and return what was done.
+    """Add the pictures below some folders to an index, and return what was done.
 
-    It is written in commits of a thousand pictures, or every 20 s. A process that is killed leaves the last
-    commit; the next one goes on from there. A file of the same size and time is not read; one with the same
-    content is not embedded. A rebuild becomes visible in one step at its end, see `finish_rebuild`.
+    It is written in commits of a thousand pictures, or every 20 s. If the process is killed, the last commit
+    remains, and the next call continues from there. A file of the same size and time is not read; one with
+    the same content is not embedded. A rebuild becomes visible in one step at its end, see `finish_rebuild`.
 
     Args:
         uri: the index; made where there is none.
@@ -89,17 +89,17 @@ def index_pictures(
         embedder: of the model that made the index.
         label_folder: see `find_pictures`.
         only: drop the pictures of other folders.
-        rebuild: start again, perhaps with another model, or go on with such a rebuild that was killed; left
-            out: drop the rest of a killed one.
+        rebuild: build the index again, perhaps with another model, or resume an interrupted rebuild. False
+            also deletes what an interrupted rebuild has left.
         batch_size: pictures that are embedded at a time, >= 1.
         num_workers: threads that decode, >= 0; 0 and 1 are the same.
-        approximate_from: pictures from which on there is an approximate index, >= 1.
+        approximate_from: number of pictures from which there is an approximate index, >= 1.
         num_bytes: the most that the vector of a picture takes, >= 1, see `choose_code`; for a new index, or
             with `rebuild`. None: float32, all dimensions.
-        workers: processes that embed in place of this one; None: this one.
-        shard: look after this share of the pictures only, and leave tidying and the approximate index to a
-            last call without it. Other processes may do so with the other shares at the same time, if the
-            index is in object storage.
+        workers: number of processes that embed instead of this one; None: this one.
+        shard: embed this share of the pictures only, and leave tidying and the approximate index to a last
+            call without a shard. Other processes may embed the other shares at the same time, if the index is
+            in object storage.
 
     Raises:
         DataError: no folder, or one without pictures.

@@ -26,9 +26,9 @@ from tuplet.training.session import Session
 def train_epochs(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Epochs:
     """Return an iterator that trains a run: each epoch when it is asked for, epoch 0 before training.
 
-    Without a loop over it nothing is trained. Everything learnt is in the run's folder. A run that was
-    stopped anywhere continues after its last whole epoch, and ends with the weights it would have had anyway,
-    bit for bit on the CPU.
+    Nothing is trained until you iterate over it. All results are written to the run's folder. A run that was
+    stopped at any point continues after its last complete epoch, and ends with the weights of an
+    uninterrupted run, on the CPU bit for bit.
 
     Args:
         run: made by `Run.create`, new or stopped.
@@ -175,7 +175,7 @@ class Epochs(Iterator[EpochReport]):
 
 
 def train(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Epochs:
-    """Return `train_epochs` of a run, with a DeprecationWarning: this name goes with the next release."""
+    """Return `train_epochs` of a run, with a DeprecationWarning: the next release removes this name."""
     warnings.warn(
         "tuplet.train is now tuplet.train_epochs, the same iterator; tuplet.fit trains without a loop",
         DeprecationWarning,

@@ -73,7 +73,7 @@ class Run:
         metrics_file: one JSON line per epoch.
         checkpoint_file: state after the last whole epoch.
         environment_file: versions, commit, hardware and the hash of the starting weights.
-        notes_file: what was odd about the data: skipped images, classes too small to be queries.
+        notes_file: warnings about the data: skipped images, classes too small to be queries.
         model_folder: the trained network, for `Embedder.from_pretrained`.
         report_file: the report, one self-contained page.
 
