@@ -14,11 +14,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tyro
 
@@ -34,6 +34,10 @@ SPACE = (
     "data.batch_size=16,32,64,128",
     "optimizer.lr_distributions=0.001:0.3:log",
 )
+
+
+Which: TypeAlias = tuple[str, str, int]
+"""The objective, the sampler and the repeat of a search."""
 
 
 @dataclass(frozen=True)
@@ -64,57 +68,60 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Search, train, and write the page."""
-    kinds = [("validation", sampler) for sampler in arguments.samplers.split(",")]
-    kinds.append(("oracle", arguments.oracle))
-    folders = {
-        (objective, sampler, repeat): arguments.to / f"{objective}-{sampler}-{repeat}"
-        for repeat in range(arguments.repeats)
-        for objective, sampler in kinds
-    }
+    folders = _search_folders(arguments)
     searches = [
         _tune(arguments, *which, folder)
         for which, folder in folders.items()
         if not (folder / "trials.json").exists()
     ]
     _all(searches, arguments.jobs)
-    recipe = ["train", *shlex.split(arguments.recipe)]
-    trainings = [
-        [*recipe, "--seed", str(seed), "--to", str(where)]
-        for seed, where in _finals(arguments, arguments.to / "recipe")
-        if not (where / "report.html").exists()
-    ]
-    for (objective, _, _), folder in folders.items():
-        # An oracle's best trial is itself a training on all training classes with the trials' seed.
-        with_trials_seed = [(0, folder / "final" / "seed0")] if objective == "validation" else []
-        trainings += [
-            ["train", "--config", str(folder / "best.yaml"), "--seed", str(seed), "--to", str(where)]
-            for seed, where in [*with_trials_seed, *_finals(arguments, folder / "final")]
-            if not (where / "report.html").exists()
-        ]
-    _all(trainings, arguments.jobs)
-
+    _all(_trainings(arguments, folders), arguments.jobs)
     own = _scores(arguments, arguments.to / "recipe")
     found = [
         _result(arguments, objective, sampler, folder) for (objective, sampler, _), folder in folders.items()
     ]
     first = Run(next(where for _, where in _finals(arguments, arguments.to / "recipe")))
     runs = [first, *(Run(folder / "trials" / "0000") for folder in folders.values())]
-    environments = [run.read_json(run.environment_file) for run in runs]
-    command = shlex.join(["python", "-m", "benchmarks.tuning", *sys.argv[1:]])
-    arguments.results.mkdir(parents=True, exist_ok=True)
     text = page(
         found,
         own,
         space=arguments.space,
         label=select(first.config, first.reports()).label,
-        environments=environments,
-        command=command,
+        environments=[run.read_json(run.environment_file) for run in runs],
+        command=shlex.join(["python", "-m", "benchmarks.tuning", *sys.argv[1:]]),
     )
     content = {"recipe": own, "searches": [asdict(one) for one in found]}
+    arguments.results.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.results / "README.md", text.encode())
     write_atomically(arguments.results / "tuning.json", (json.dumps(content, indent=1) + "\n").encode())
     write_atomically(arguments.results / "curves.svg", curves(found).encode())
     print(text)
+
+
+def _search_folders(arguments: Arguments) -> dict[Which, Path]:
+    kinds = [("validation", sampler) for sampler in arguments.samplers.split(",")]
+    kinds.append(("oracle", arguments.oracle))
+    return {
+        (objective, sampler, repeat): arguments.to / f"{objective}-{sampler}-{repeat}"
+        for repeat in range(arguments.repeats)
+        for objective, sampler in kinds
+    }
+
+
+def _trainings(arguments: Arguments, folders: Mapping[Which, Path]) -> list[list[str]]:
+    """Return the commands that train the recipe's settings and the best of each search, less what is done."""
+    recipe = ["train", *shlex.split(arguments.recipe)]
+    commands = [(recipe, run) for run in _finals(arguments, arguments.to / "recipe")]
+    for (objective, _, _), folder in folders.items():
+        # An oracle's best trial is itself a training on all training classes with the trials' seed.
+        with_trials_seed = [(0, folder / "final" / "seed0")] if objective == "validation" else []
+        best = ["train", "--config", str(folder / "best.yaml")]
+        commands += [(best, run) for run in [*with_trials_seed, *_finals(arguments, folder / "final")]]
+    return [
+        [*command, "--seed", str(seed), "--to", str(where)]
+        for command, (seed, where) in commands
+        if not (where / "report.html").exists()
+    ]
 
 
 def _tune(arguments: Arguments, objective: str, sampler: str, repeat: int, folder: Path) -> list[str]:
