@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 from picture_folder import draw
 from processes import command_in_background, exit_codes, line_with
+from training_runs import trained_by_command
 
 from tuplet.cli.main import COMMANDS, main
 from tuplet.config import RunConfig
@@ -25,10 +26,7 @@ FEW_GLYPHS = [
 
 @pytest.fixture(scope="module")
 def run(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("cli")
-    (folder / "config.yaml").write_text(write_config(tiny))
-    main(["train", "--config", str(folder / "config.yaml"), "--to", str(folder / "run"), "--seed", "3"])
-    return Run(folder / "run")
+    return trained_by_command(tiny, tmp_path_factory.mktemp("cli"), "--seed", "3")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import torch
 
+from tuplet.cli.main import main
+from tuplet.config import RunConfig
 from tuplet.training.loop import train_epochs
-from tuplet.training.run_folder import EpochReport, Run
+from tuplet.training.run_folder import EpochReport, Run, write_config
 
 
 def trained(run: Run, epochs: int | None = None) -> list[EpochReport]:
@@ -16,6 +19,14 @@ def trained(run: Run, epochs: int | None = None) -> list[EpochReport]:
     reports = list(islice(training, epochs))
     training.close()
     return reports
+
+
+def trained_by_command(config: RunConfig, folder: Path, *arguments: str) -> Run:
+    """Train a config with `tuplet train` into the folder's run, and return it."""
+    file, run = folder / "config.yaml", folder / "run"
+    file.write_text(write_config(config))
+    main(["train", "--config", str(file), "--to", str(run), *arguments])
+    return Run(run)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

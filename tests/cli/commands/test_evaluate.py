@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from picture_folder import draw, save_model
 from PIL import Image
+from training_runs import trained_by_command
 
 from tuplet.cli.commands.evaluate import saved_files
 from tuplet.cli.console import metric_table
-from tuplet.cli.main import main
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.evaluation.embedding_files import read_embeddings
@@ -48,9 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path, tiny: RunConfig) -> Run:
     changes = {"data.source": "folder", "data.root": str(folder / "data"), "schedule.epochs": 2}
-    (folder / "config.yaml").write_text(write_config(override(tiny, changes)))
-    main(["train", "--config", str(folder / "config.yaml"), "--to", str(folder / "run")])
-    return Run(folder / "run")
+    return trained_by_command(override(tiny, changes), folder)
 
 
 def test_a_run_has_its_gallery_in_training_and_after(run: Run, says) -> None:

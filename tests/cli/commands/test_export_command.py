@@ -13,13 +13,14 @@ import pytest
 import torch
 from picture_folder import draw
 from PIL import Image
+from training_runs import trained_by_command
 
 from tuplet.cli.main import main
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.models import Embedder
 from tuplet.search.index import ImageIndex
-from tuplet.training.run_folder import Run, write_config
+from tuplet.training.run_folder import Run
 
 
 @pytest.fixture
@@ -44,9 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path, tiny: RunConfig) -> Run:
     changes = {"data.source": "folder", "data.root": str(folder / "drawings"), "schedule.epochs": 1}
-    (folder / "config.yaml").write_text(write_config(override(tiny, changes)))
-    main(["train", "--config", str(folder / "config.yaml"), "--to", str(folder / "run")])
-    return Run(folder / "run")
+    return trained_by_command(override(tiny, changes), folder)
 
 
 @pytest.fixture(scope="module")
