@@ -98,6 +98,16 @@ def test_what_was_planned_first_stays(folder: Path, capsys) -> None:
         assert "secret.db" not in (folder / file).read_text()
 
 
+def test_the_rule_that_is_printed_is_about_the_points_that_are_run(folder: Path, capsys) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    some = ["--seeds=1", "--points", "constant H"]
+    main(["claims", "run", "variants", "--on=glyphs", *some, "--to", str(folder), *OPTIONS])
+    said = capsys.readouterr().out
+    assert "4 runs for 1 claim, 2 of them finished before" in said
+    rule = next(line for line in said.splitlines() if line.startswith("claim variants: Each more than 0"))
+    assert rule.endswith(": constant H minus plain HIST; constant H minus Proxy-Anchor.")
+
+
 def test_runs_that_a_shorter_plan_leaves_out_are_told(
     folder: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:

@@ -223,6 +223,13 @@ def _base(on: str) -> RunConfig:
     return read_config(Path(on)) if on.endswith((".yaml", ".yml")) else recipe(on)
 
 
+def _rule_sentence(plan: Plan, entry: Entry) -> str:
+    """Return a claim's rule in words: at the points that are run, or as it was when it was planned first."""
+    rule, planned = plan.claims[entry.key].rule, plan.entries[entry.key].rule
+    at_points = rule.among(entry.points)
+    return planned if at_points is None or planned != rule.sentence else at_points.sentence
+
+
 def _print_plan(
     before: Plan, plan: Plan, entries: Sequence[Entry], jobs: Sequence[Job], folder: Path
 ) -> None:
@@ -239,7 +246,7 @@ def _print_plan(
     what = f"{counted(len(jobs), 'run')} for {counted(len(entries), 'claim')}"
     print(f"{what}, {states.count('finished')} of them finished before")
     for entry in entries:
-        print(f"claim {entry.key}: {plan.entries[entry.key].rule}")
+        print(f"claim {entry.key}: {_rule_sentence(plan, entry)}")
         if entry.not_asked:
             print(f"  not asked for: {', '.join(entry.not_asked)}")
         for line in entry.left_out:
