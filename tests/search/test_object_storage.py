@@ -14,8 +14,8 @@ from processes import started
 from worker_encoders import LightEncoder, open_patiently
 
 from tuplet.errors import SearchIndexError
-from tuplet.search import storage, writing
-from tuplet.search.index import ImageIndex
+from tuplet.search import indexing, storage, writing
+from tuplet.search.index import ImageIndex, schema_of
 from tuplet.search.indexing import index_pictures
 from tuplet.search.shards import Shard
 from tuplet.search.workers import Workers
@@ -93,6 +93,27 @@ def test_a_killed_rebuild_in_object_storage(
     monkeypatch.setattr(writing, "KEPT_VERSIONS", timedelta(0))
     assert index_pictures(uri, [photos], new).unchanged == 8
     assert storage.rebuild_names(uri) == []
+
+
+def test_shards_take_turns_to_make_the_index(bucket: str, tmp_path: Path, monkeypatch) -> None:
+    photos, uri = draw(tmp_path / "photos", range(2), range(4)), f"s3://{bucket}/index"
+    encoder = LightEncoder()
+
+    def first_shard_makes_it(seconds: float) -> None:
+        storage.make_new_table(uri, schema_of(encoder.model))
+
+    def second_shard_makes_it(*_: object) -> None:
+        raise AssertionError("would replace what the first shard has written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing.time, "sleep", first_shard_makes_it)
+        patch.setattr(indexing, "make_new_table", second_shard_makes_it)
+        index_pictures(uri, [photos], encoder, shard=Shard.parse("2/2"))
+    monkeypatch.setattr(indexing.time, "sleep", second_shard_makes_it)  # the first shard does not wait
+    storage.drop_table(uri, storage.TABLE)
+    index_pictures(uri, [photos], encoder, shard=Shard.parse("1/2"))
+    index_pictures(uri, [photos], encoder, shard=Shard.parse("2/2"))
+    assert ImageIndex(uri).count() == 8
 
 
 def fill_share(uri: str, photos: str, share: str, marker: str, environment: dict[str, str]) -> None:

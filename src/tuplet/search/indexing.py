@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,12 +24,23 @@ from tuplet.search.embedding import Embedded, Entry, ReadingSettings, embed_entr
 from tuplet.search.finding import FoundPicture, FoundPictures, LabelFolder, find_pictures
 from tuplet.search.index import ImageIndex, picture_id, schema_of
 from tuplet.search.shards import Shard
-from tuplet.search.storage import Uri, lance_errors, locked, make_new_table, open_table, stored_text
+from tuplet.search.storage import (
+    Uri,
+    is_remote,
+    lance_errors,
+    locked,
+    make_new_table,
+    open_table,
+    stored_text,
+)
 from tuplet.search.workers import Workers, embed_in_processes
 from tuplet.search.writing import RowWriter, begin_rebuild, drop_rebuilds, finish_rebuild, is_scattered, tidy
 
 CHOICE_PICTURES = 2000
 """Pictures that are embedded beforehand to choose how to keep vectors in few bytes."""
+
+TURN_SECONDS = 2.0
+"""How long each shard waits for the one before it to make an index in object storage."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ def index_pictures(
     with locked(uri):
         new = rebuild or open_table(uri) is None
         model = _model_in_bytes(embedder, found, num_bytes) if new else embedder.model
-        index = begin_rebuild(uri, model) if rebuild else _open_or_create(uri, model, num_bytes)
+        index = begin_rebuild(uri, model) if rebuild else _open_or_create(uri, model, num_bytes, shard)
         dropped_rebuilds = not rebuild and shard is None and drop_rebuilds(uri)
         found = found if shard is None else found.only(shard.has_path)
         known, twice = _known(index, shard)
@@ -197,7 +209,18 @@ def _model_in_bytes(embedder: PictureEncoder, found: FoundPictures, num_bytes: i
     return replace(embedder.model, code=code.to_json())
 
 
-def _open_or_create(uri: Uri, model: IndexedModel, num_bytes: int | None) -> ImageIndex:
+def _wait_for_table(uri: Uri, seconds: float) -> None:
+    """Return as soon as another process has made the index, or after some seconds."""
+    end = time.monotonic() + seconds
+    while open_table(uri) is None and time.monotonic() < end:
+        time.sleep(0.25)
+
+
+def _open_or_create(uri: Uri, model: IndexedModel, num_bytes: int | None, shard: Shard | None) -> ImageIndex:
+    if shard is not None and is_remote(uri):
+        # In object storage LanceDB tests whether there is a table, then writes one: of two processes that do
+        # so at once, the later replaces the table of the earlier with its rows. So the shards take turns.
+        _wait_for_table(uri, (shard.number - 1) * TURN_SECONDS)
     if open_table(uri) is None:
         # Another process may make it at this moment: whoever comes second takes the table of the first.
         make_new_table(uri, schema_of(model))
