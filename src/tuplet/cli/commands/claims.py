@@ -248,7 +248,7 @@ def _print_plan(
     for entry in entries:
         print(f"claim {entry.key}: {_rule_sentence(plan, entry)}")
         if entry.not_asked:
-            print(f"  not asked for: {', '.join(entry.not_asked)}")
+            print(f"  not asked for: {'; '.join(entry.not_asked)}")
         for line in entry.left_out:
             print(f"  for the budget: {line}")
         earlier = [before.entries[entry.key]] if entry.key in before.entries else []

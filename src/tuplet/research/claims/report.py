@@ -161,7 +161,7 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
         if result.claim.base == "glyphs":
             settings.append("On generated characters, whatever the study is run on.")
         if entry.not_asked:
-            settings.append(f"Not asked for: {', '.join(entry.not_asked)}.")
+            settings.append(f"Not asked for: {'; '.join(entry.not_asked)}.")
         if entry.left_out:
             settings.append(f"For the budget: {'; '.join(entry.left_out)}.")
         if entry.rule != result.claim.rule.sentence:
