@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jinja2
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, write_report
 
 
 def print_table(
@@ -33,8 +32,7 @@ def print_table(
 
 def write_results(folder: Path, name: str, report: Cell, page: str) -> None:
     """Write a report as NAME.json and its page as NAME.md into a folder, and print the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    write_report(folder / f"{name}.json", report)
     (folder / f"{name}.md").write_text(page)
     print(page)
 

@@ -209,19 +209,19 @@ def _model_in_bytes(embedder: PictureEncoder, found: FoundPictures, num_bytes: i
     return replace(embedder.model, code=code.to_json())
 
 
-def _wait_for_table(uri: Uri, seconds: float) -> None:
-    """Return as soon as another process has made the index, or after some seconds."""
-    end = time.monotonic() + seconds
-    while open_table(uri) is None and time.monotonic() < end:
+def _is_made(uri: Uri, shard: Shard | None) -> bool:
+    """Return whether there is an index; in object storage a shard first waits for its turn to make one."""
+    # There LanceDB tests whether there is a table, then writes one: of two processes that do so at once, the
+    # later replaces the table of the earlier with its rows.
+    turn = (shard.number - 1) * TURN_SECONDS if shard is not None and is_remote(uri) else 0.0
+    end = time.monotonic() + turn
+    while (table := open_table(uri)) is None and time.monotonic() < end:
         time.sleep(0.25)
+    return table is not None
 
 
 def _open_or_create(uri: Uri, model: IndexedModel, num_bytes: int | None, shard: Shard | None) -> ImageIndex:
-    if shard is not None and is_remote(uri):
-        # In object storage LanceDB tests whether there is a table, then writes one: of two processes that do
-        # so at once, the later replaces the table of the earlier with its rows. So the shards take turns.
-        _wait_for_table(uri, (shard.number - 1) * TURN_SECONDS)
-    if open_table(uri) is None:
+    if not _is_made(uri, shard):
         # Another process may make it at this moment: whoever comes second takes the table of the first.
         make_new_table(uri, schema_of(model))
     index = ImageIndex(uri)

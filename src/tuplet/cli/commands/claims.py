@@ -194,10 +194,9 @@ def _write_report(plan: Plan, folder: Path) -> str:
     for file, text in zip(files, pages.values(), strict=True):
         write_atomically(file, text.encode("utf-8", errors="replace"))
     lines = [""]
-    for section in report.sections:
-        if section.verdict != "not run":
-            lines.append(f"claim {section.result.claim.key}: {section.why or section.verdict}")
-            lines += [f"  {line}" for line in section.evidence]
+    for section in report.run_sections:
+        lines.append(f"claim {section.result.claim.key}: {section.why or section.verdict}")
+        lines += [f"  {line}" for line in section.evidence]
     return "\n".join([*lines, "", *(f"report    {file}" for file in files)])
 
 

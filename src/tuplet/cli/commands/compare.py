@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -18,7 +17,7 @@ from tuplet.data.load import load_split
 from tuplet.data.splits import notes_of
 from tuplet.errors import DataError, InputError
 from tuplet.evaluation.embedding_files import LabelledEmbeddings, read_embeddings
-from tuplet.evaluation.evaluate import embed
+from tuplet.evaluation.evaluate import embed_split
 from tuplet.evaluation.items import require_same_items
 from tuplet.metrics.intervals import check_settings
 from tuplet.metrics.names import metric_title, retrieval_names
@@ -181,14 +180,11 @@ def _config(config: RunConfig, chosen: CompareArguments) -> RunConfig:
 
 def _embed(run: Run, config: RunConfig, fabric: Fabric) -> _Side:
     split = load_split(config)
-    network = fabric.setup_module(run.embedder())
-    embedded = partial(
-        embed, network, config=config.data, fabric=fabric, num_workers=config.compute.num_workers
-    )
-    queries = embedded(split.test).labelled
-    gallery = None if split.gallery is None else embedded(split.gallery).labelled
+    network, workers = fabric.setup_module(run.embedder()), config.compute.num_workers
+    test, gallery = embed_split(network, split, config.data, fabric=fabric, num_workers=workers)
+    queries, searched = test.labelled, None if gallery is None else gallery.labelled
     seen = "" if config.data == run.config.data else _seen(run, queries.class_names or ())
-    return _Side(queries, gallery, seen, notes_of(split))
+    return _Side(queries, searched, seen, notes_of(split))
 
 
 def _seen(run: Run, class_names: Sequence[str]) -> str:

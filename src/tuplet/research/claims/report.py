@@ -118,6 +118,11 @@ class ClaimsReport:
     environment: str
     commands: tuple[str, ...]
 
+    @property
+    def run_sections(self) -> list[Section]:
+        """The claims of which something was run."""
+        return [section for section in self.sections if section.verdict != "not run"]
+
 
 def claims_report(plan: Plan, folder: Path) -> ClaimsReport:
     """Collect the report of the claims run in a folder, from what is finished there."""
@@ -230,13 +235,12 @@ def report_json(report: ClaimsReport) -> str:
     Shares are in [0, 1], times in seconds. A comparison is a difference of shares, or of the logarithms of
     times; its p-values are not adjusted. null stands for what is not known.
     """
-    sections = [section for section in report.sections if section.verdict != "not run"]
     tree = {
         "title": report.title,
         "base": report.base,
         "commands": report.commands,
         "environment": report.environment,
-        "claims": {section.result.claim.key: _json_section(section) for section in sections},
+        "claims": {section.result.claim.key: _json_section(section) for section in report.run_sections},
     }
     return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 
@@ -277,15 +281,14 @@ def report_markdown(report: ClaimsReport) -> str:
     """Return the report as a page of Markdown; the figures are in the HTML page."""
     lines = [f"# {report.title}", "", report.base, "", HOW_TO_READ, ""]
     lines += ["| claim | | the study | here |", "| --- | --- | --- | --- |"]
-    run = [section for section in report.sections if section.verdict != "not run"]
-    for section in run:
+    for section in report.run_sections:
         claim = section.result.claim
         here = f"**{section.verdict}**" + (f". {section.decided_by}" if section.decided_by else "")
         lines.append(table_row([claim.key, claim.statement, claim.found or "did not look", here]))
     not_run = [section.result.claim.key for section in report.sections if section.verdict == "not run"]
     if not_run:
         lines += ["", f"Not run: {', '.join(not_run)}."]
-    for section in run:
+    for section in report.run_sections:
         lines += ["", *_markdown_section(section)]
     for title, table in (("Losses, every metric", report.table_3), ("Cost", report.costs)):
         if table is not None:
@@ -335,7 +338,7 @@ def report_html(report: ClaimsReport) -> str:
         maps={name: {**figure, "svg": Markup(figure["svg"])} for name, figure in report.maps.items()},
         how_to_read=HOW_TO_READ,
         of_study=OF_STUDY,
-        run=sum(section.verdict != "not run" for section in report.sections),
+        run=len(report.run_sections),
     )
 
 

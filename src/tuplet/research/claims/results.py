@@ -62,7 +62,7 @@ def measure(plan: Plan, worker: Worker) -> Iterator[str]:
     config = mapped_run(plan, folder)
     if config is not None and not (file := measure_file(folder, "maps", config)).exists():
         yield "maps of the embeddings"
-        parts = _embedded(worker, config)
+        parts = _embedded(worker, config, "train", "test")
         names = ("training", config.evaluation.split)
         maps = (plots.embedding_map(part.embeddings, part.labels, part.table.class_names) for part in parts)
         drawn = ({"svg": m.svg, "num_points": m.num_points, "num_classes": m.num_classes} for m in maps)
@@ -118,20 +118,18 @@ def _finished(folder: Path, *configs: RunConfig) -> bool:
     return all(state_of(folder, run_key(config)) == "finished" for config in configs)
 
 
-def _embedded(worker: Worker, config: RunConfig) -> tuple[EmbeddedSplit, EmbeddedSplit]:
-    """Embed the training and the test images of a finished run."""
+def _embedded(worker: Worker, config: RunConfig, *parts: Literal["train", "test"]) -> Iterator[EmbeddedSplit]:
+    """Embed the images of some parts by the network of a finished run."""
     run = Run(run_folder(worker.folder, run_key(config)))
     split = split_of(worker.images.of(config), config)
     network = worker.fabric.setup_module(run.embedder()).eval()
-    train, test = (
-        embed(network, table, config.data, fabric=worker.fabric, num_workers=config.compute.num_workers)
-        for table in (split.train, split.test)
-    )
-    return train, test
+    tables, workers = {"train": split.train, "test": split.test}, config.compute.num_workers
+    for part in parts:
+        yield embed(network, tables[part], config.data, fabric=worker.fabric, num_workers=workers)
 
 
 def _agreement(worker: Worker, first: RunConfig, second: RunConfig) -> dict[str, float]:
-    test, same = (_embedded(worker, config)[1] for config in (first, second))
+    test, same = (next(_embedded(worker, config, "test")) for config in (first, second))
     num_neighbours = min(NUM_NEIGHBOURS, len(test.table) - 1)
     share = shared_neighbours(test.embeddings, same.embeddings, num_neighbours=num_neighbours)
     return {"share": share, "num_neighbours": num_neighbours}
