@@ -166,6 +166,18 @@ def test_the_page_shows_how_to_use_a_program_of_torch_export(
     torch.testing.assert_close(found["network"](images), network(images), atol=1e-4, rtol=0)
 
 
+def test_the_page_shows_how_to_export_from_python(network: Embedder, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    network.save_pretrained("runs/x")
+    Path("PHOTOS").mkdir()
+    photographs(Path("PHOTOS"))
+    (block,) = re.findall(r"## From Python\n```python\n(.*?)```", PAGE, re.S)
+    found: dict[str, float] = {}
+    exec(block, found)
+    assert found["largest"] <= 1e-4
+    assert Path("x.onnx").is_file()
+
+
 def test_the_hub_folder_loads_and_prepares_as_before(tmp_path: Path, network: Embedder) -> None:
     for data in (PHOTOGRAPHS, CHARACTERS):
         folder = tmp_path / data.augmentation
