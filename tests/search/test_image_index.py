@@ -175,6 +175,16 @@ def test_to_find_an_exact_copy_tells_nothing(tmp_path: Path) -> None:
     assert measured.exact.recall_at[1] == 3 / 6
 
 
+def test_many_exact_copies_do_not_hide_a_picture_of_the_label(tmp_path: Path) -> None:
+    east, north = np.eye(2, dtype=np.float32)
+    vectors = unit(np.stack([*[east] * 12, east + 0.1 * north, north]))
+    index = index_of_vectors(tmp_path / "index", vectors[:0])
+    paths = [f"/photos/{number:02}.jpg" for number in range(14)]
+    add_vectors(index, vectors, [*["a"] * 13, "b"], paths, [*["copy"] * 12, "other", "third"])
+    # There are more copies than the ten neighbours that are asked for.
+    assert measure_index(index, recall_at=(1,)).exact.recall_at[1] == 1.0
+
+
 def test_threads_search_while_rows_are_written(vectors: np.ndarray, tmp_path: Path) -> None:
     writer = index_of_vectors(tmp_path / "index", vectors[:100])
     reader = ImageIndex(str(tmp_path / "index"))
@@ -218,7 +228,12 @@ def test_what_cannot_be_looked_up(index: ImageIndex, vectors: np.ndarray, tmp_pa
                 look(where=where)
             assert error.value.subject == "where"
             assert not any(part in str(error.value) for part in ("\n", "cargo"))
-    for vector, top, subject in ((vectors[0, :3], 10, "vector"), (vectors[0], 0, "top")):
+    for vector, top, subject in (
+        (vectors[0, :3], 10, "vector"),
+        (vectors[0] * np.nan, 10, "vector"),
+        (vectors[0] * 0, 10, "vector"),
+        (vectors[0], 0, "top"),
+    ):
         with pytest.raises(RequestError) as error:
             index.nearest(vector, top)
         assert error.value.subject == subject

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from picture_folder import stored_index, unit
 from tuplet.errors import RequestError
 from tuplet.metrics.reranking import AlphaQueryExpansion, KReciprocal, Reranking, reranked
 from tuplet.metrics.small_vectors import CodeKind, Directions
-from tuplet.search.index import ImageIndex, picture_id
+from tuplet.search import reranking
+from tuplet.search.index import ImageIndex, Neighbour, picture_id
 
 DIM, COUNT = 32, 240
 
@@ -86,3 +88,26 @@ def test_what_cannot_be_reranked(index: ImageIndex, query: np.ndarray) -> None:
     with pytest.raises(RequestError) as raised:
         index.nearest(query[0], 5, rerank=AlphaQueryExpansion(database=True))
     assert raised.value.subject == "rerank"
+
+
+@pytest.mark.parametrize("settings", METHODS)
+def test_a_refresh_between_the_two_readings_changes_nothing(
+    settings: Reranking,
+    vectors: np.ndarray,
+    query: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = stored_index(tmp_path / "index", vectors, num_labels=3)
+    wanted = index.nearest(query[0], 20, rerank=settings)
+    other = ImageIndex(str(tmp_path / "index"))
+    read = reranking._vectors_of
+
+    def read_after_a_writer(searched: ImageIndex, found: Sequence[Neighbour]) -> np.ndarray:
+        other.table.delete("label = '1'")
+        index.refresh()
+        return read(searched, found)
+
+    monkeypatch.setattr(reranking, "_vectors_of", read_after_a_writer)
+    assert index.nearest(query[0], 20, rerank=settings) == wanted
+    assert index.count() == COUNT * 2 // 3

@@ -87,3 +87,14 @@ def test_indexing_chooses_keeps_and_checks_the_bytes(
     large = index_pictures(str(tmp_path / "large"), [photos], embedder, num_bytes=10**6)
     assert large.total == 11
     assert ImageIndex(str(tmp_path / "large")).model == replace(embedder.model, code="")
+
+
+def test_vectors_are_of_one_version_though_it_is_refreshed_meanwhile(tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(0).normal(size=(60, DIM)))
+    index = stored_index(tmp_path / "index", vectors, num_labels=5)
+    batches = index.vectors(batch_size=20)
+    first = next(batches)
+    small_index(tmp_path / "index", vectors, "bits", DIM)
+    index.refresh()
+    found = np.concatenate([first.vectors, *(batch.vectors for batch in batches)])
+    np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(vectors, axis=0))

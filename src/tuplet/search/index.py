@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Collection, Iterator
@@ -221,16 +222,19 @@ class ImageIndex:
             rerank: order the results anew, see `nearest_reranked`; None: by distance.
 
         Raises:
-            RequestError: a vector of another width, `top` out of range, or a condition or re-ranking that
-                cannot be used.
+            RequestError: a vector of another width or of no direction (NaN, infinity or zeros), `top` out of
+                range, or a condition or re-ranking that cannot be used.
             SearchIndexError: the index was rebuilt with another model since it was opened.
         """
         table = self.table
         model = _model_of(table.schema)
         self._require_request(model, vector, top)
         if rerank is not None:
-            find = partial(self.nearest, where=where, exclude=exclude, exact=exact)
-            return nearest_reranked(self, find, vector, top, rerank)
+            # A copy keeps this version: `refresh` in another thread may remove what the first search finds.
+            version = copy.copy(self)
+            version.table = table
+            find = partial(version.nearest, where=where, exclude=exclude, exact=exact)
+            return nearest_reranked(version, find, vector, top, rerank)
         if top > _MANY_PICTURES:  # LanceDB allocates for all that are asked for, and aborts where it cannot
             top = min(top, max(self.count(), 1))
         condition = all_of(where, f"NOT {any_of('id', exclude)}" if exclude else None)
@@ -261,6 +265,11 @@ class ImageIndex:
                 subject="vector",
                 given=vector.shape,
                 wanted=(model.dim,),
+            )
+        length = float(np.linalg.norm(vector.astype(np.float64)))
+        if not 0 < length < np.inf:  # LanceDB would find nothing
+            raise RequestError(
+                f"the vector has length {length:g}; want one of unit length", subject="vector", given=length
             )
         if top < 1:
             raise RequestError(f"top is {top}; want 1 or more", subject="top", given=top)
@@ -299,27 +308,24 @@ class ImageIndex:
 
     def vector(self, picture: str) -> Float32[np.ndarray, " D"]:
         """Return the unit vector of a picture, by its id; raise RequestError where there is no such one."""
+        table = self.table
+        model = _model_of(table.schema)
         with self._reading():
-            search = self.table.search().where(f"id = {quoted(picture)}")
-            rows = search.select(self._vector_columns).limit(1).to_arrow()
+            search = table.search().where(f"id = {quoted(picture)}")
+            rows = search.select(_vector_columns(model)).limit(1).to_arrow()
         if rows.num_rows == 0:
             raise self._no_picture(picture)
-        vector: Float32[np.ndarray, " D"] = stored_vectors(rows, self.model)[0]
+        vector: Float32[np.ndarray, " D"] = stored_vectors(rows, model)[0]
         return vector
-
-    @property
-    def _vector_columns(self) -> list[str]:
-        small = self.model.small
-        return list(VECTOR_COLUMNS["float32" if small is None else small.kind])
 
     def thumbnails(self, pictures: Collection[str]) -> dict[str, bytes]:
         """Return the small JPEGs of those of some ids that exist, by id."""
-        batches = self._batches(["id", "thumbnail"], own=any_of("id", pictures))
+        batches = self._batches(self.table, ["id", "thumbnail"], own=any_of("id", pictures))
         return {row["id"]: row["thumbnail"] for batch in batches for row in batch.to_pylist()}
 
     def copies(self, content: str) -> list[IndexedPicture]:
         """Return the pictures with this hash of their bytes, by path."""
-        batches = self._batches(_COLUMNS, own=f"content = {quoted(content)}")
+        batches = self._batches(self.table, _COLUMNS, own=f"content = {quoted(content)}")
         pictures = [_picture(row) for batch in batches for row in batch.to_pylist()]
         return sorted(pictures, key=lambda one: one.path)
 
@@ -344,13 +350,15 @@ class ImageIndex:
 
     def pictures(self, where: str | None = None) -> Iterator[IndexedPicture]:
         """Yield every picture, in no order, read in batches; `where` as in `count`."""
-        for batch in self._batches(_COLUMNS, where):
+        for batch in self._batches(self.table, _COLUMNS, where):
             yield from map(_picture, batch.to_pylist())
 
     def vectors(self, *, batch_size: int = 8192, where: str | None = None) -> Iterator[VectorBatch]:
         """Yield every picture with its vector, in no order, in batches; `where` as in `count`."""
-        for batch in self._batches([*_COLUMNS, *self._vector_columns], where, batch_size):
-            yield _vectors(batch, self.model)
+        table = self.table
+        model = _model_of(table.schema)
+        for batch in self._batches(table, [*_COLUMNS, *_vector_columns(model)], where, batch_size):
+            yield _vectors(batch, model)
 
     def sample(self, count: int, seed: int, *, labels: Collection[str] | None = None) -> VectorBatch:
         """Draw pictures at random without repetition, and return them by id; fewer where there are fewer.
@@ -361,6 +369,7 @@ class ImageIndex:
             labels: draw among pictures with these only; None: among all.
         """
         random, table = np.random.default_rng(seed), self.table
+        model = _model_of(table.schema)
         with self._reading():
             if labels is None:
                 places = random.choice(rows := table.count_rows(), min(count, rows), replace=False)
@@ -369,8 +378,8 @@ class ImageIndex:
                 numbers = _row_numbers(table, labels)
                 places = random.choice(numbers, min(count, len(numbers)), replace=False)
                 drawn = table.take_row_ids(places.tolist())
-            columns = [*_COLUMNS, *self._vector_columns]
-            return _vectors(drawn.select(columns).to_arrow().sort_by("id"), self.model)
+            columns = [*_COLUMNS, *_vector_columns(model)]
+            return _vectors(drawn.select(columns).to_arrow().sort_by("id"), model)
 
     def _row(self, picture: str, columns: list[str]) -> dict[str, Any]:
         with self._reading():
@@ -388,11 +397,16 @@ class ImageIndex:
         )
 
     def _batches(
-        self, columns: list[str], where: str | None = None, size: int | None = None, own: str | None = None
+        self,
+        table: Any,
+        columns: list[str],
+        where: str | None = None,
+        size: int | None = None,
+        own: str | None = None,
     ) -> Iterator[pyarrow.RecordBatch]:
         """Yield rows that meet the caller's condition `where`, which may be wrong, and our own."""
         with self._reading(where):
-            search = self.table.search().select(columns)
+            search = table.search().select(columns)
             condition = all_of(where, own)
             if condition is not None:
                 search = search.where(condition)
@@ -413,6 +427,11 @@ class ImageIndex:
 def _picture(row: dict[str, Any]) -> IndexedPicture:
     modified = row["modified"].astimezone(UTC)
     return IndexedPicture(row["id"], row["path"], row["label"], row["size"], modified, row["content"])
+
+
+def _vector_columns(model: IndexedModel) -> list[str]:
+    small = model.small
+    return list(VECTOR_COLUMNS["float32" if small is None else small.kind])
 
 
 def _vectors(rows: pyarrow.RecordBatch | pyarrow.Table, model: IndexedModel) -> VectorBatch:
