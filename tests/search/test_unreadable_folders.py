@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from picture_folder import counts, draw
 
+from tuplet.data.pixels import UnreadableImageError
 from tuplet.errors import DataError
 from tuplet.inference.encoder import PictureEmbedder
+from tuplet.search import embedding
 from tuplet.search.index import ImageIndex
 from tuplet.search.indexing import index_pictures
 
@@ -68,6 +70,38 @@ def test_what_cannot_be_looked_at_is_listed_and_stays(
     assert counts(index_pictures(uri, [photos], embedder)) == (0, 0, 0, 16, 0, 0)
     shutil.rmtree(forbidden)
     assert counts(index_pictures(uri, [photos], embedder)) == (0, 0, 0, 8, 8, 0)
+
+
+def test_a_file_that_the_system_refuses_to_read_stays(
+    photos: Path, embedder: PictureEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "index")
+    index_pictures(uri, [photos], embedder)
+    forbidden, half_read, truncated = (photos / "class 0" / f"{number}.png" for number in range(3))
+    for file in (forbidden, half_read, truncated):
+        file.write_bytes(file.read_bytes()[:60])  # of another size: they have to be read
+    before = set(ImageIndex(uri).pictures())
+    content_hash, decode_pixels = embedding.content_hash, embedding.decode_pixels
+
+    def hashed(file: Path) -> str:
+        if file == forbidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return content_hash(file)
+
+    def decoded(file: Path, *, min_side: int) -> Any:
+        if file == half_read:
+            cause = OSError(errno.EIO, os.strerror(errno.EIO))
+            raise UnreadableImageError("cannot read", file, "Input/output error") from cause
+        return decode_pixels(file, min_side=min_side)
+
+    monkeypatch.setattr(embedding, "content_hash", hashed)
+    monkeypatch.setattr(embedding, "decode_pixels", decoded)
+    report = index_pictures(uri, [photos], embedder)
+    assert (report.kept, report.dropped, report.unchanged, report.total) == (2, 1, 9, 11)
+    assert report.unreadable[:2] == (f"{forbidden}: Permission denied", f"{half_read}: Input/output error")
+    after = set(ImageIndex(uri).pictures())
+    assert {one.path for one in before - after} == {str(truncated)}
+    assert not after - before
 
 
 def test_folders_that_only_begin_like_one_that_cannot_be_listed(

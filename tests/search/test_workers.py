@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections import Counter
 from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from tuplet.errors import ModelError, SearchIndexError, SettingsError
 from tuplet.search.index import ImageIndex, picture_id
 from tuplet.search.indexing import index_pictures
 from tuplet.search.shards import Shard
-from tuplet.search.workers import Workers
+from tuplet.search.workers import Workers, _results
 
 
 def vectors(uri: str) -> dict[str, np.ndarray]:
@@ -73,6 +75,13 @@ def test_a_worker_is_killed_and_the_same_call_goes_on(tmp_path: Path) -> None:
     report = index_pictures(uri, [photos], LightEncoder(), workers=workers, batch_size=2)
     assert (report.added, report.unchanged, report.total) == (6, 14, 20)
     assert len(vectors(uri)) == 20
+
+
+def test_a_worker_that_is_killed_while_it_sends_its_result() -> None:
+    receiver, sender = Pipe(duplex=False)
+    os.write(sender.fileno(), struct.pack("!i", 1000) + b"a part")
+    sender.close()
+    assert _results([receiver]) == [None]
 
 
 _ENDLESS = """

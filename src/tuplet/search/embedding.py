@@ -15,7 +15,7 @@ from PIL import Image
 from tuplet.data.pixels import UnreadableImageError, decode_pixels
 from tuplet.inference.pictures import PictureEncoder
 from tuplet.progress import track
-from tuplet.search.finding import FoundPicture
+from tuplet.search.finding import NOT_THERE, FoundPicture
 from tuplet.search.index import content_hash
 from tuplet.search.small_storage import vector_cells
 from tuplet.search.storage import stored_text
@@ -42,6 +42,7 @@ class ReadPicture:
         pixels: the square that the network sees; None where the content is known or cannot be decoded.
         thumbnail: JPEG; empty likewise.
         problem: why it cannot be decoded; empty where it can.
+        passing: the problem is one of the drive or of permissions, and says nothing about the picture.
     """
 
     entry: Entry
@@ -49,6 +50,7 @@ class ReadPicture:
     pixels: UInt8[np.ndarray, "3 S S"] | None = None
     thumbnail: bytes = b""
     problem: str = ""
+    passing: bool = False
 
 
 def read_picture(entry: Entry, embedder: PictureEncoder) -> ReadPicture:
@@ -60,10 +62,16 @@ def read_picture(entry: Entry, embedder: PictureEncoder) -> ReadPicture:
             return ReadPicture(entry, content)
         image = decode_pixels(file, min_side=embedder.min_side)
     except UnreadableImageError as error:
-        return ReadPicture(entry, content, problem=error.reason)
+        return ReadPicture(entry, content, problem=error.reason, passing=_is_passing(error.__cause__))
     except OSError as error:
-        return ReadPicture(entry, content, problem=error.strerror or type(error).__name__)
+        problem = error.strerror or type(error).__name__
+        return ReadPicture(entry, content, problem=problem, passing=_is_passing(error))
     return ReadPicture(entry, content, embedder.square(image), jpeg_thumbnail(image))
+
+
+def _is_passing(error: BaseException | None) -> bool:
+    """Return whether the system refused to read a file that is there; Pillow's own errors have no number."""
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in NOT_THERE
 
 
 def jpeg_thumbnail(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
@@ -94,12 +102,14 @@ class Embedded:
 
     Attributes:
         problems: why files cannot be read, by path.
+        kept: paths among these where the problem may pass, and what the index holds stays.
         num_embedded: pictures, of which `num_added` are new.
         num_added: see there.
         num_updated: pictures whose content was known, with other facts.
     """
 
     problems: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
     num_embedded: int = 0
     num_added: int = 0
     num_updated: int = 0
@@ -110,6 +120,7 @@ class Embedded:
         whole = cls()
         for part in parts:
             whole.problems |= part.problems
+            whole.kept |= part.kept
             whole.num_embedded += part.num_embedded
             whole.num_added += part.num_added
             whole.num_updated += part.num_updated
@@ -155,6 +166,8 @@ def _take(batch: Sequence[ReadPicture], embedder: PictureEncoder, writer: RowWri
         picture = read.entry.picture
         if read.problem:
             done.problems[picture.path] = read.problem
+            if read.passing:
+                done.kept.add(picture.path)
         elif read.pixels is None:
             writer.update(picture.row)
             done.num_updated += 1

@@ -19,7 +19,7 @@ from tuplet.search.storage import stored_text
 LabelFolder = Literal["first", "last", "none"]
 """Whose name is a picture's label: the folder right below the one that is indexed, or the picture's own."""
 
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The errors for a path that leads nowhere, such as a link to itself."""
 _LATEST = 253_402_214_400_000_000
 """The last day that Python's datetime knows, in microseconds since 1970; file systems can be wrong."""
@@ -94,7 +94,7 @@ def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first
                 status = Path(file).stat()
             except OSError as error:
                 found.broken.append(f"{file}: {error.strerror}")
-                if error.errno not in _NOT_THERE:
+                if error.errno not in NOT_THERE:
                     found.unseen.append(file)
                 continue
             if not stat.S_ISREG(status.st_mode):  # reading a link to a pipe or a device may never end
@@ -112,7 +112,7 @@ def _image_files(folder: Path, top: str, left_out: LeftOut, unlisted: dict[str, 
     try:
         is_folder = stat.S_ISDIR(folder.stat().st_mode)
     except OSError as error:
-        reason = "does not exist" if error.errno in _NOT_THERE else f"cannot be read ({error.strerror})"
+        reason = "does not exist" if error.errno in NOT_THERE else f"cannot be read ({error.strerror})"
         raise DataError(f"{folder} {reason}; want a folder of pictures", subject=folder) from None
     if not is_folder:
         raise DataError(f"{folder} is a file; want a folder of pictures", subject=folder)

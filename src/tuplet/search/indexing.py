@@ -133,49 +133,69 @@ def index_pictures(
         found = found if shard is None else found.only(shard.has_path)
         known, twice = _known(index, shard)
         gone, kept = _missing(known, found, None if only or rebuild else folders)
-        writer = RowWriter(index)
-        writer.delete(twice)
-        work = _compare(found, known, writer)
-        relabelled = writer.updated
-        reading = ReadingSettings(batch_size, num_workers)
-        if workers is None or not work:
-            done = embed_entries(work, embedder, writer, reading)
-        else:
-            writer.commit()  # the processes open the index anew
-            done = embed_in_processes(index, work, workers, reading)
-        lost = {picture_id(path) for path in done.problems} & known.keys()
-        # Last: the pictures of a renamed folder can be searched as they were until they are embedded again.
-        writer.delete(gone | lost)
+        rows = _Rows(known, twice, gone, kept)
+        done, written = _update(
+            index, found, rows, embedder, ReadingSettings(batch_size, num_workers), workers
+        )
         if rebuild:
             index = finish_rebuild(index, model)
         if shard is None:
-            written = bool(writer.commits or done.num_embedded or done.num_updated)
             if rebuild or dropped_rebuilds or written or misses_rows(index) or is_scattered(index):
                 tidy(index)
             keep_approximate_index(index, approximate_from)
-        return _report(index, found, _Rows(known, gone | lost, kept), done, relabelled)
+        return _report(index, found, rows, done)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Rows:
-    """The rows that an index had before.
+    """The rows that an index had before, and what becomes of them.
 
     Attributes:
-        known: all of them, by id.
+        known: by id, without those that occur twice.
+        twice: ids that occur twice, as after two writers.
         dropped: ids of pictures that are gone or can no longer be read.
         kept: ids of pictures that cannot be read now.
+        relabelled: number of pictures with another label and the same size and time.
     """
 
     known: dict[str, Entry]
+    twice: set[str]
     dropped: set[str]
     kept: set[str]
+    relabelled: int = 0
 
 
-def _report(
-    index: ImageIndex, found: FoundPictures, rows: _Rows, done: Embedded, relabelled: int
-) -> IndexingReport:
-    """Count what was done; pictures with another label or time were `relabelled` before any was read."""
-    num_pictures, touched = len(found.pictures) - len(done.problems), relabelled + done.num_updated
+def _update(
+    index: ImageIndex,
+    found: FoundPictures,
+    rows: _Rows,
+    embedder: PictureEncoder,
+    reading: ReadingSettings,
+    workers: Workers | None,
+) -> tuple[Embedded, bool]:
+    """Make an index hold the pictures that were found; return what was done and whether anything was written.
+
+    What the files show when they are read is added to `rows`.
+    """
+    writer = RowWriter(index)
+    writer.delete(rows.twice)
+    work = _compare(found, rows.known, writer)
+    rows.relabelled = writer.updated
+    if workers is None or not work:
+        done = embed_entries(work, embedder, writer, reading)
+    else:
+        writer.commit()  # the processes open the index anew
+        done = embed_in_processes(index, work, workers, reading)
+    rows.kept |= {picture_id(path) for path in done.kept} & rows.known.keys()
+    rows.dropped |= ({picture_id(path) for path in done.problems} & rows.known.keys()) - rows.kept
+    # Last: the pictures of a renamed folder can be searched as they were until they are embedded again.
+    writer.delete(rows.dropped)
+    return done, bool(writer.commits or done.num_embedded or done.num_updated)
+
+
+def _report(index: ImageIndex, found: FoundPictures, rows: _Rows, done: Embedded) -> IndexingReport:
+    """Count what was done."""
+    num_pictures, touched = len(found.pictures) - len(done.problems), rows.relabelled + done.num_updated
     ids = set(map(picture_id, found.pictures))
     return IndexingReport(
         added=done.num_added,

@@ -103,7 +103,7 @@ def _results(receivers: Sequence[Connection]) -> list[Embedded | InputError | No
             assert isinstance(receiver, Connection)
             try:
                 results[receiver] = receiver.recv()
-            except EOFError:
+            except (EOFError, OSError):  # OSError: it was killed while it sent
                 results[receiver] = None
     return [results[receiver] for receiver in receivers]
 
