@@ -70,6 +70,35 @@ def holds(index: ImageIndex, photos: Path, embedder: PictureEmbedder) -> bool:
     return same[0]
 
 
+@pytest.mark.parametrize("which", ["the latest version", "an earlier version", "the interrupted rebuild"])
+def test_a_rebuild_replaces_what_is_damaged(which: str, folder: Path, uri: str, old: PictureEmbedder) -> None:
+    photos = folder / "photos"
+    if which == "the interrupted rebuild":
+        stop_a_rebuild("tuplet.search.indexing.finish_rebuild", uri, photos, folder / "old")
+        (table,) = Path(uri).glob("rebuild-*.lance")
+    else:
+        table = Path(uri, "pictures.lance")
+    manifests = sorted(table.glob("_versions/*.manifest"))  # the latest first
+    damaged = manifests[-1 if which == "an earlier version" else 0]
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    if which == "the latest version":
+        with pytest.raises(SearchIndexError) as error:
+            ImageIndex(uri)
+        assert error.value.subject == uri
+    assert index_pictures(uri, [photos], old, rebuild=True).total == 12
+    assert holds(ImageIndex(uri), photos, old)
+    assert storage.rebuild_names(uri) == []
+    assert index_pictures(uri, [photos], old).unchanged == 12
+
+
+def test_a_panic_of_lancedb_is_an_error_of_one_line() -> None:
+    panic = type("RustPanic", (BaseException,), {})
+    with pytest.raises(SearchIndexError), storage.lance_errors("cannot read", subject="index"):
+        raise panic("rust future panicked")
+    with pytest.raises(KeyboardInterrupt), storage.lance_errors("cannot read", subject="index"):
+        raise KeyboardInterrupt
+
+
 class Stopped(BaseException):
     """What stops a process and leaves everything as it is."""
 

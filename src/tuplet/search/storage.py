@@ -49,7 +49,9 @@ def open_table(uri: Uri, name: str = TABLE, session: lancedb.Session | None = No
     """
     if not is_remote(uri) and not Path(uri, f"{name}.lance").is_dir():
         return None  # connect would make the folder
-    with lance_errors(f"cannot open the index {uri}", subject=uri):
+    # In object storage the address or the keys may be wrong, and the index whole.
+    wanted = "" if is_remote(uri) else "want it whole, or made again with tuplet index --model RUN --rebuild"
+    with lance_errors(f"cannot open the index {uri}", wanted, subject=uri):
         database = lancedb.connect(uri, session=session)
         try:
             return database.open_table(name)
@@ -57,6 +59,24 @@ def open_table(uri: Uri, name: str = TABLE, session: lancedb.Session | None = No
             # Only a missing table is a ValueError here: the name is valid, and what cannot be read (a damaged
             # file, a missing bucket, no permission) is a RuntimeError or an OSError.
             return None
+
+
+def is_damaged(uri: Uri, name: str = TABLE) -> bool:
+    """Return whether a table in a folder, or what it keeps of its earlier versions, cannot be opened.
+
+    LanceDB can neither replace such a table nor tidy it. False for object storage, which may only be out of
+    reach.
+    """
+    if is_remote(uri):
+        return False
+    try:
+        with lance_errors(f"cannot open the index {uri}", subject=uri):
+            table = open_table(uri, name)
+            if table is not None:
+                table.list_versions()
+    except SearchIndexError:
+        return True
+    return False
 
 
 def make_table(uri: Uri, rows: pyarrow.RecordBatchReader, name: str = TABLE) -> Table:
@@ -151,6 +171,10 @@ def _not_writable(verb: str, uri: Uri, error: OSError) -> SearchIndexError:
     )
 
 
+_PANICS = frozenset({"PanicException", "RustPanic"})
+"""Names of what a panic in LanceDB raises, as some damaged files cause; the types cannot be imported."""
+
+
 @contextmanager
 def lance_errors(
     what: str, wanted: str = "", *, subject: str, kind: type[InputError] = SearchIndexError
@@ -167,7 +191,10 @@ def lance_errors(
         yield
     except InputError:
         raise
-    except (RuntimeError, ValueError, OSError) as error:
+    except BaseException as error:
+        known = isinstance(error, RuntimeError | ValueError | OSError)
+        if not known and type(error).__name__ not in _PANICS:
+            raise
         # Without the places in LanceDB's own source.
         reason = re.sub(r",? ?\S*/(?:\.cargo|rustc)/\S*", "", one_line(error, None))
         reason = re.sub(r"^lance error: ", "", reason).rstrip(". ")

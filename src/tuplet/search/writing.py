@@ -16,9 +16,11 @@ from tuplet.inference.pictures import IndexedModel
 from tuplet.search.index import ImageIndex, is_complete, schema_of
 from tuplet.search.storage import (
     REBUILD,
+    TABLE,
     Uri,
     any_of,
     drop_table,
+    is_damaged,
     is_remote,
     lance_errors,
     make_table,
@@ -134,10 +136,11 @@ def begin_rebuild(uri: Uri, model: IndexedModel) -> ImageIndex:
     """
     name = _name(model)
     drop_rebuilds(uri, but=name)
-    table = open_table(uri, name)
+    damaged = is_damaged(uri, name)
+    table = None if damaged else open_table(uri, name)
     if table is not None and is_complete(table.schema):
         return ImageIndex(uri, name)
-    if table is not None:  # of another version of tuplet, or half dropped
+    if damaged or table is not None:  # of another version of tuplet, or half dropped
         drop_table(uri, name)
     return ImageIndex.create(uri, model, name)
 
@@ -146,7 +149,8 @@ def finish_rebuild(rebuilt: ImageIndex, model: IndexedModel) -> ImageIndex:
     """Replace the rows of the index by those of a rebuild, and drop the rebuild.
 
     The rows are copied into one new version of the index, a batch at a time. A search sees the old rows until
-    that version is complete, and then all of the new ones, wherever the process is killed.
+    that version is complete, and then all of the new ones, wherever the process is killed. A damaged index,
+    which cannot be searched or written, is dropped first.
 
     Args:
         rebuilt: from `begin_rebuild`, filled; it stays where the index cannot be written.
@@ -154,6 +158,8 @@ def finish_rebuild(rebuilt: ImageIndex, model: IndexedModel) -> ImageIndex:
     """
     schema = schema_of(model)
     batches = rebuilt.table.search().select(schema.names).to_batches(_COPIED_AT_ONCE)
+    if is_damaged(rebuilt.uri):
+        drop_table(rebuilt.uri, TABLE)
     make_table(rebuilt.uri, pyarrow.RecordBatchReader.from_batches(schema, batches))
     drop_table(rebuilt.uri, rebuilt.name)
     return ImageIndex(rebuilt.uri)
