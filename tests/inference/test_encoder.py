@@ -125,6 +125,8 @@ def test_pixels_are_pictures(fitted: FitResult, photos: list[Path], capsys) -> N
         [tensor.contiguous()],
         tensor[None],
         [np.asfortranarray(pixels)],
+        np.array([str(photos[0])]),
+        np.array([photos[0]], dtype=object),
     )
     for batch in batches:
         np.testing.assert_array_equal(fitted.model.encode(batch, progress=True), wanted)

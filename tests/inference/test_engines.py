@@ -6,16 +6,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from picture_folder import draw, save_model
 
 from tuplet.errors import ModelError, SettingsError
-from tuplet.inference import engines
+from tuplet.inference import engines, export
 from tuplet.inference.encoder import PictureEmbedder, load
 from tuplet.inference.engines import encoder_of_index, exported_file, open_encoder
 from tuplet.inference.onnx_encoder import OnnxEncoder
+from tuplet.models.embedder import Embedder
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,20 @@ def test_onnx_is_an_error_where_the_export_is_another_model(model: Path, tmp_pat
     broken.write_bytes(b"no network")
     with pytest.raises(ModelError):
         OnnxEncoder(broken, model)
+
+
+def test_two_processes_that_start_at_once_share_the_export(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = save_model(tmp_path / "model")
+    export_file = export.export_file
+
+    def after_another_process(network: Embedder, file: Path, *given: Any, **options: Any) -> float:
+        file.write_bytes(exported_file(model).read_bytes())
+        return export_file(network, file, *given, **options)
+
+    monkeypatch.setattr(export, "export_file", after_another_process)
+    assert isinstance(open_encoder(again, image_size=16, engine="onnx"), OnnxEncoder)
 
 
 def test_the_export_lies_where_tuplet_export_writes_it(tmp_path: Path) -> None:

@@ -148,4 +148,9 @@ def _export(opened: PictureEmbedder, folder: str | os.PathLike[str], file: Path)
     found = open_model(Path(folder))
     seen = opened.model
     data = replace(found.config.data, image_size=seen.image_size, resize=seen.resize)
-    export_file(found.network, file, noise(data), data=data)
+    try:
+        export_file(found.network, file, noise(data), data=data)
+    except SettingsError:
+        # Another process, started at the same time, has written it; whoever opens it checks its weights.
+        if not file.is_file():
+            raise

@@ -133,7 +133,7 @@ class PictureEncoder(ABC):
 
         Args:
             pictures: files, images of Pillow, uint8 arrays [H, W, 3] or uint8 tensors [3, H, W], of any
-                sizes; or one array [N, H, W, 3] or tensor [N, 3, H, W].
+                sizes; or one array [N, H, W, 3] or tensor [N, 3, H, W]; or a column of paths.
             batch_size: pictures that are embedded at a time, >= 1.
             progress: show it on standard error.
 
@@ -144,7 +144,9 @@ class PictureEncoder(ABC):
             DataError: something is no picture at all, or not uint8 RGB.
             ModelError: the model gives NaN, infinity or zeros.
         """
-        if isinstance(pictures, str | os.PathLike | Image.Image) or getattr(pictures, "ndim", 4) != 4:
+        # One dimension: a column of paths, of NumPy or pandas.
+        num_dims = getattr(pictures, "ndim", 4)
+        if isinstance(pictures, str | os.PathLike | Image.Image) or num_dims not in (1, 4):
             raise DataError("encode was given one picture; want a list of pictures", subject="pictures")
         if not any(hasattr(pictures, name) for name in ("__iter__", "__getitem__")):
             given = type_name(pictures)
