@@ -110,8 +110,8 @@ class EmbeddingQueue:
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        pixels = np.stack([waiting.pixels for waiting in batch])
         try:
+            pixels = np.stack([waiting.pixels for waiting in batch])
             vectors = await loop.run_in_executor(self._thread, self._embed, pixels)
         except Exception as error:
             if isinstance(error, InputError) and len(batch) > 1:

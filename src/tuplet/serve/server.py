@@ -44,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(address[0]), port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # Unicode: a part of the name is too long
         said = (error.strerror if isinstance(error, OSError) else None) or str(error)
         reason = said.partition(" (")[0].lower()
         raise DeviceError(

@@ -120,6 +120,7 @@ def test_mistakes_end_in_one_line(index: Path, tmp_path: Path, fails, monkeypatc
             ([index, "--port", "70000"], "--port is 70000; want 0 to 65,535"),
             ([index, "--port", taken.getsockname()[1]], "address already in use); want another --port"),
             ([index, "--host", "nowhere.invalid"], "cannot listen on nowhere.invalid:8000"),
+            ([index, "--host", "a" * 70], "cannot listen on aaa"),
             (
                 [index, "--host", "0.0.0.0", "--port", "0"],
                 "that others can reach needs a token; want --token-fi",

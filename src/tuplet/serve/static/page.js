@@ -12,9 +12,10 @@ function signIn() {
     $("gate-form").onsubmit = async (event) => {
       event.preventDefault();
       $("gate-say").hidden = true;
-      let problem = "the server cannot be reached";
+      const token = $("token").value.trim();
+      let problem = /[^!-~]/.test(token) ? "the token has spaces or unusual characters; want it as the server has it" : "the server cannot be reached";
       try {
-        const headers = { authorization: `Bearer ${$("token").value.trim()}` };
+        const headers = { authorization: `Bearer ${token}` };
         const answer = await fetch("/login", { method: "POST", headers });
         problem = answer.ok ? "" : (await answer.json()).detail;
       } catch { /* said below */ }
