@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ import torch
 import yaml
 
 from tuplet.cli.arguments import parse
-from tuplet.config import DataConfig, LossConfig, RunConfig
+from tuplet.config import (
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    HypergraphConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 from tuplet.config.overrides import fields_by_path, from_dict, override, to_dict
 from tuplet.errors import InputError, RunFolderError, SettingsError
 from tuplet.recipes.catalogue import RECIPES, recipe
@@ -60,6 +71,36 @@ def test_unusable_values_are_one_line_that_names_the_setting(
     assert (caught.value.subject, caught.value.given) == (subject, given)
     assert subject in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "subject"),
+    [
+        (lambda: OptimizerConfig(name="SGD"), "optimizer.name"),  # type: ignore[arg-type]
+        (lambda: DataConfig(augmentation="crop_flip"), "data.augmentation"),  # type: ignore[arg-type]
+        (lambda: ScheduleConfig(decay="cos"), "schedule.decay"),  # type: ignore[arg-type]
+        (lambda: ModelConfig(freeze_batch_norm="stats"), "model.freeze_batch_norm"),  # type: ignore[arg-type]
+        (lambda: HypergraphConfig(detach="H"), "loss.hypergraph.detach"),  # type: ignore[arg-type]
+        (lambda: LossConfig(tau=True), "loss.tau"),
+        (lambda: LossConfig(tau="24"), "loss.tau"),  # type: ignore[arg-type]
+        (lambda: EvaluationConfig(recall_at=(1, 1.5)), "evaluation.recall_at"),  # type: ignore[arg-type]
+        (lambda: ScheduleConfig(stop_after=3.5), "schedule.stop_after"),  # type: ignore[arg-type]
+        (lambda: ComputeConfig(compile="no"), "compute.compile"),  # type: ignore[arg-type]
+        (lambda: RunConfig(seed=1.5), "seed"),  # type: ignore[arg-type]
+        (lambda: RunConfig(loss="hist"), "loss"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_choice_or_type_in_python_is_refused(make: Callable[[], object], subject: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        make()
+    assert caught.value.subject == subject
+
+
+def test_text_is_taken_for_a_path_and_a_list_for_a_tuple() -> None:
+    assert DataConfig("table", "a.csv").root == Path("a.csv")  # type: ignore[arg-type]
+    assert EvaluationConfig(recall_at=[1, np.int64(10)]).recall_at == (1, 10)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bach_size"):
+        DataConfig(bach_size=3)  # type: ignore[call-arg]
 
 
 def test_unknown_fields_get_the_nearest() -> None:

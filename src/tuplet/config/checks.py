@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Collection
 from math import inf
 from operator import attrgetter
-from typing import Any, TypeVar, final
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, final, get_args, get_origin, get_type_hints
 
 from tuplet.errors import SettingsError
 
@@ -67,19 +70,62 @@ def positive_number(name: str, value: object) -> float:
     return number(name, value, lambda given: 0 < given < inf, "a finite number > 0")
 
 
-def takes_any_number(cls: type[T]) -> type[T]:
-    """Let a dataclass take numbers of numpy and torch for its fields, see `plain_number` (a decorator).
+def converts_fields(cls: type[T]) -> type[T]:
+    """Let a dataclass convert what is given for its fields (a decorator).
 
-    They are converted on the way into the constructor, since a frozen instance cannot be changed later.
+    It takes numbers of numpy and torch, see `plain_number`, text for a path, and a list for a tuple. They are
+    converted on the way into the constructor, since a frozen instance cannot be changed later.
     """
     construct = cls.__init__
+    signature = inspect.signature(construct)
 
     @functools.wraps(construct)
     def init(self: T, *args: object, **fields: object) -> None:
-        construct(self, *map(plain_number, args), **{name: plain_number(fields[name]) for name in fields})
+        given = signature.bind(self, *args, **fields).arguments
+        given.pop("self")
+        kinds = _types(cls)
+        construct(self, **{name: _converted(value, kinds[name]) for name, value in given.items()})
 
     cls.__init__ = init  # type: ignore[assignment]
     return cls
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    if isinstance(value, str) and Path in get_args(kind):
+        return Path(value)
+    plain = plain_number(value)
+    return tuple(plain) if isinstance(plain, list) and get_origin(kind) is tuple else plain
+
+
+@functools.cache
+def _types(section: type) -> dict[str, Any]:
+    """Return the type of each field of a section."""
+    return get_type_hints(section)
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Return whether a value is of the type of a field; True and False are no numbers, and 4.0 is no size."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, get_args(kind)[0]) for item in value)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _title(kind: Any) -> str:
+    """Return the type of a field in words, for messages."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if isinstance(kind, UnionType):
+        return " or ".join(map(_title, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "whole numbers, such as (1, 2)"
+    words = {bool: "True or False", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    return words.get(kind, "None" if kind is type(None) else kind.__name__)
 
 
 @final
@@ -89,22 +135,28 @@ class Check:
     Args:
         values: the section.
         prefix: what goes before the names of its fields in a message, such as "loss.".
+
+    Raises:
+        SettingsError: a field has a value of another type, or none of its choices.
     """
 
     def __init__(self, values: object, prefix: str = "") -> None:
         self._values, self._prefix = values, prefix
+        # Files and options are checked when they are read. A misspelt choice in Python, such as name="SGD",
+        # would train with whatever the last branch of an if stands for.
+        for name, kind in _types(type(values)).items():
+            value = getattr(values, name)
+            require(_is_a(value, kind), prefix + name, value, _title(kind))
 
     def __call__(self, name: str, condition: bool, wanted: str) -> None:
         """Raise a `SettingsError` that names the field, its value and what is wanted, unless it holds."""
         require(condition, self._prefix + name, attrgetter(name)(self._values), wanted)
 
     def at_least(self, least: int, *names: str, unit: str = "") -> None:
-        """Raise a `SettingsError` if one of the fields is neither None nor a whole number >= `least`."""
+        """Raise a `SettingsError` if one of the fields is neither None nor >= `least`."""
         for name in names:
             value = getattr(self._values, name)
-            whole = value is None or (isinstance(value, int) and not isinstance(value, bool))
-            wanted = f"{least}{unit} or more" + ("" if whole else ", a whole number")
-            self(name, whole and (value is None or value >= least), wanted)
+            self(name, value is None or value >= least, f"{least}{unit} or more")
 
 
 def type_name(value: object) -> str:

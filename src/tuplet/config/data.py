@@ -7,14 +7,14 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
-from tuplet.config.checks import Check, takes_any_number
+from tuplet.config.checks import Check, converts_fields
 from tuplet.errors import SettingsError
 
 Augmentation = Literal["crop-flip", "affine", "none"]
 Source = Literal["folder", "cub", "cars", "sop", "inshop", "torchvision", "table", "glyphs"]
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class DataConfig:
     """Which images to use, how to split them by class, and how to make batches of them."""

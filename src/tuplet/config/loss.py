@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import inf
 from typing import Literal
 
-from tuplet.config.checks import Check, takes_any_number
+from tuplet.config.checks import Check, converts_fields
 
 LossName = Literal[
     "hist",
@@ -38,7 +38,7 @@ RIVALS: dict[LossName, dict[str, float]] = {
 """The losses that HIST is compared with, and the settings that each has, as published."""
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class HypergraphConfig:
     """Variants of HIST's hypergraph network; the defaults are the paper's."""
@@ -59,7 +59,7 @@ class HypergraphConfig:
         check("self_loops", 0 <= self.self_loops < 1, "a share in [0, 1)")
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class LossConfig:
     """The loss: HIST (Eq. 1-6), or one of the losses that it is compared with."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from tuplet.config.checks import Check, takes_any_number
+from tuplet.config.checks import Check, converts_fields
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class OptimizerConfig:
     """The optimizer and its four parameter groups."""
@@ -47,7 +47,7 @@ class OptimizerConfig:
         check("weight_decay_distributions", decays, "None, for class_update = rowwise has no weight decay")
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class ScheduleConfig:
     """How long to train, and how the learning rates fall."""

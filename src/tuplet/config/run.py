@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tuplet.config.checks import Check, takes_any_number
+from tuplet.config.checks import Check, converts_fields
 from tuplet.config.data import DataConfig
 from tuplet.config.loss import LossConfig
 from tuplet.config.optimizer import OptimizerConfig, ScheduleConfig
@@ -20,7 +20,7 @@ Engine = Literal["auto", "torch", "onnx"]
 CompileMode = Literal["default", "reduce-overhead"]
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class ModelConfig:
     """The embedding network."""
@@ -44,7 +44,7 @@ class ModelConfig:
         Check(self, "model.").at_least(1, "embedding_dim")
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class EvaluationConfig:
     """What to measure, on which classes, and when."""
@@ -92,7 +92,7 @@ class EvaluationConfig:
         check.at_least(0, "kmeans_runs")
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class ComputeConfig:
     """Where to compute, with how many processes, and in which precision."""
@@ -127,7 +127,7 @@ class ComputeConfig:
         return self.devices * self.num_nodes
 
 
-@takes_any_number
+@converts_fields
 @dataclass(frozen=True)
 class RunConfig:
     """Configuration of one run: the same config gives the same weights on the same machine."""
