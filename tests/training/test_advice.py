@@ -77,7 +77,26 @@ def test_memory_that_is_not_there_is_told(tiny: RunConfig, monkeypatch: pytest.M
     sharded = override(
         tiny, {"compute.devices": 2, "compute.shard_classes": True, "loss.implementation": "chunked"}
     )
-    assert bytes_needed(sharded, 10_000_000) == pytest.approx(bytes_needed(tiny, 10_000_000) / 2, rel=0.01)
+    whole = bytes_needed(tiny, 10_000_000)
+    assert bytes_needed(sharded, 10_000_000) == pytest.approx(whole / 2, rel=0.01)
+    machines = override(sharded, {"compute.num_nodes": 2})
+    assert bytes_needed(machines, 10_000_000) == pytest.approx(whole / 4, rel=0.01)
+    # With sparse gradients, which a run without shards refuses on several machines.
+    sampled = override(machines, {"optimizer.class_update": "rowwise", "loss.class_fraction": 0.01})
+    assert bytes_needed(sampled, 10_000_000) < whole / 8
+
+
+def test_memory_is_that_of_the_processes_that_torchrun_started(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharded = override(tiny, {"compute.shard_classes": True, "loss.implementation": "chunked"})
+    half = bytes_needed(tiny, 10_000_000) * 6 // 10
+    monkeypatch.setattr(advice, "free_bytes", lambda _: half)
+    assert len(compute_notes(sharded, CPU, 10_000_000)) == 1
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    assert compute_notes(sharded, CPU, 10_000_000) == []  # two of the four shares are on this machine
 
 
 def test_commands_tell_what_bfloat16_costs(

@@ -10,6 +10,7 @@ import torch
 from tuplet.config import RunConfig
 from tuplet.losses.build import build_loss
 from tuplet.models.embedder import Embedder
+from tuplet.training.devices import as_started
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 """Of /proc/cpuinfo: instructions on bfloat16, of x86 and of ARM."""
@@ -30,9 +31,10 @@ def compute_notes(config: RunConfig, device: torch.device, num_classes: int | No
             " up to 14 times; use --compute.precision 32-true"
         )
     if num_classes is not None:
-        needed, free = bytes_needed(config, num_classes), free_bytes(device)
-        if device.type == "cpu":  # its processes share the memory
-            needed *= config.compute.devices
+        started = as_started(config)
+        needed, free = bytes_needed(started, num_classes), free_bytes(device)
+        if device.type == "cpu":  # the processes of a machine share its memory
+            needed *= started.compute.devices
         if free is not None and needed > free:
             notes.append(
                 f"the weights, gradients and optimizer of {num_classes:,} classes take {_gigabytes(needed)},"
@@ -68,7 +70,8 @@ def bytes_needed(config: RunConfig, num_classes: int) -> int:
         num_classes: training classes, C >= 1.
     """
     # Without shards: they need the other processes. On the device "meta" parameters have shapes only.
-    whole = replace(config, compute=replace(config.compute, shard_classes=False, devices=1))
+    alone = replace(config.compute, shard_classes=False, devices=1, num_nodes=1)
+    whole = replace(config, compute=alone)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = replace(config.model, pretrained=False, weights=None)
         network, loss = Embedder(**asdict(model)), build_loss(whole, num_classes)
@@ -78,9 +81,8 @@ def bytes_needed(config: RunConfig, num_classes: int) -> int:
     rowwise = config.optimizer.class_update == "rowwise"
     gradients = config.loss.class_fraction if rowwise else 1.0  # of drawn classes they are sparse
     of_rows = rows * (1 + gradients + (0 if rowwise else moments))
-    return round(
-        others * (2 + moments) + of_rows / (config.compute.devices if config.compute.shard_classes else 1)
-    )
+    num_shares = config.compute.num_processes if config.compute.shard_classes else 1
+    return round(others * (2 + moments) + of_rows / num_shares)
 
 
 def free_bytes(device: torch.device) -> int | None:
