@@ -328,6 +328,17 @@ def test_skip_leaves_out_and_lists(tmp_path: Path, num_workers: int) -> None:
     assert split.skipped == tuple(f"{path}: {reason}" for path in bad)
 
 
+def test_skip_reads_a_large_photograph_as_training_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_sides(tmp_path)
+    Image.new("RGB", (64, 48)).save(tmp_path / "train" / "train-a" / "large.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # whole it has 3,072 pixels
+    split = load_folder(tmp_path, replace(SKIP, min_side=8))
+    assert split.skipped == ()
+    assert min(split.train.image(2).shape[1:]) >= 16
+
+
 def test_skip_until_nothing_is_left(tmp_path: Path) -> None:
     put(tmp_path, "a/1.jpg", "b/2.jpg")
     assert refused(lambda root: load_folder(root, SKIP), tmp_path).subject == str(tmp_path)

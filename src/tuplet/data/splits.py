@@ -93,7 +93,7 @@ def readable(parts: Sequence[ClassPaths], settings: ReadSettings) -> tuple[list[
 
         def unreadable(row: int, paths: list[str] = paths) -> str:
             try:
-                decode_image(Path(paths[row]))
+                decode_image(Path(paths[row]), min_side=settings.min_side)  # as training decodes it
             except UnreadableImageError as error:
                 return error.reason
             return ""
