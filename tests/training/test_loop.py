@@ -202,6 +202,20 @@ def test_a_damaged_run_folder_is_an_error_of_one_line(finished: Run, damage: str
         (Run(run.folder).reports if damage == "metrics" else Run(run.folder).embedder)()
     assert error.value.subject == str(damaged)
     assert "\n" not in str(error.value)
+    if damage == "config":
+        with pytest.raises(RunFolderError) as error:
+            trained(Run(run.folder))
+        assert error.value.subject == str(run.checkpoint_file)
+
+
+def test_a_finished_run_keeps_what_lies_beside_its_model(finished: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(finished.folder, tmp_path / "run"))
+    (run.model_folder / "calibration.json").write_text("{}")
+    assert trained(run) == []
+    assert (run.model_folder / "calibration.json").exists()
+    shutil.rmtree(run.model_folder)
+    assert trained(run) == []
+    assert (run.model_folder / "model.safetensors").exists()
 
 
 def test_warm_up_leaves_the_backbone_alone_and_moves_the_rest(tiny: RunConfig, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from tuplet.config import RunConfig
 from tuplet.data.files import write_atomically
 from tuplet.errors import RunFolderError
 from tuplet.training.environment import hash_weights
-from tuplet.training.run_folder import Run
+from tuplet.training.loop import train_epochs
+from tuplet.training.run_folder import LockedRunError, Run, removed_on_input_error
 
 
 def test_a_run_is_what_create_made(tiny: RunConfig, tmp_path: Path) -> None:
@@ -28,6 +29,15 @@ def test_a_run_is_what_create_made(tiny: RunConfig, tmp_path: Path) -> None:
         with pytest.raises(RunFolderError) as error:
             refused()
         assert error.value.subject == str(folder)
+
+
+def test_a_second_process_removes_nothing_of_a_run_that_the_first_trains(
+    tiny: RunConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(LockedRunError), removed_on_input_error(folder), Run.create(tiny, folder).locked():
+        next(train_epochs(Run(folder)))
+    assert Run(folder).config == tiny
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,9 @@ def epochs_of_runs(
             run = open_on_every_rank(fold_of(config, fold), fold_folder(folder, fold), fabric)
             runs.append(run)
             yield from _epochs(run, fabric, images)
-        best = best_epoch([run.reports() for run in runs], at_least=max(1, config.schedule.warmup_epochs))
+        first = max(1, config.schedule.warmup_epochs)
+        # One rank reads for all: another machine may see the last lines of a shared folder later.
+        best = on_first(fabric, lambda: best_epoch([run.reports() for run in runs], at_least=first))
         config = replace(config, schedule=replace(config.schedule, stop_after=best))
     yield from _epochs(open_on_every_rank(config, folder, fabric), fabric, images)
 

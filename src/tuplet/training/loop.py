@@ -65,7 +65,7 @@ def _epochs(run: Run, fabric: Fabric | None, split: Split | None) -> Generator[E
         for epoch in range(finished + 1, config.schedule.last_epoch + 1):
             # Saved before it is yielded: whoever stops the iteration here loses nothing.
             yield session.save(train_epoch(session, epoch))
-        session.finish()
+        session.finish(trained=finished < config.schedule.last_epoch)
 
 
 def train_epoch(session: Session, epoch: int) -> EpochReport:

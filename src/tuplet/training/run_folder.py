@@ -206,12 +206,16 @@ class Run:
         try:
             network.load_state_dict(state["network"])
         except RuntimeError as error:
-            raise RunFolderError(
-                f"{self.checkpoint_file} does not fit {self.config_file} ({one_line(error)}); want the config"
-                " that it was trained with",
-                subject=self.checkpoint_file,
-            ) from None
+            raise self.misfit(error) from None
         return network.eval()
+
+    def misfit(self, error: Exception) -> RunFolderError:
+        """Return the error that the checkpoint was not trained with the config, and why."""
+        return RunFolderError(
+            f"{self.checkpoint_file} does not fit {self.config_file} ({one_line(error)}); want the config"
+            " that it was trained with",
+            subject=self.checkpoint_file,
+        )
 
     def save_model(self) -> None:
         """Write the trained network to `model_folder`, whole or not at all."""
@@ -242,11 +246,14 @@ class Run:
 def removed_on_input_error(folder: Path) -> Iterator[None]:
     """Remove what the block wrote to a run's folder if an InputError stops it before epoch 0 is measured.
 
-    Nothing is lost, and the corrected command may want the name.
+    Nothing is lost, and the corrected command may want the name. A folder that another process trains in
+    stays as it is: what appeared there in the meantime is of that process.
     """
     before = set(folder.iterdir()) if folder.is_dir() else None
     try:
         yield
+    except LockedRunError:
+        raise
     except InputError:
         if (folder / "config.yaml").is_file() and not Run(folder).reports():
             for entry in set(folder.iterdir()) - (before or set()):

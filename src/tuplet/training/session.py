@@ -127,6 +127,7 @@ class Session:
 
         Raises:
             DataError: the training images are not those that the run began with.
+            RunFolderError: the checkpoint is damaged, or was trained with another config.
         """
         state = self.run.load_checkpoint()
         if self.fabric.is_global_zero:
@@ -142,9 +143,14 @@ class Session:
                 subject="data.root",
                 given=self.run.config.data.root,
             )
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self._restore_network(state)
-        restore_loss(state, self.loss, self.optimizers, self.run.classes_folder(state["epoch"]))
+        try:
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            self._restore_network(state)
+            restore_loss(state, self.loss, self.optimizers, self.run.classes_folder(state["epoch"]))
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, KeyError) as error:  # config.yaml was edited
+            raise self.run.misfit(error) from error
         if self.fabric.is_global_zero:
             self.run.save_root()
         return int(state["epoch"])
@@ -183,9 +189,14 @@ class Session:
             self._average.load(state["network"], state["trained"]["num_steps"])
         self._embedder.load_state_dict(trained)
 
-    def finish(self) -> None:
-        """Save the trained network as a model of its own."""
-        if self.fabric.is_global_zero:
+    def finish(self, *, trained: bool) -> None:
+        """Save the trained network as a model of its own.
+
+        Args:
+            trained: whether an epoch was trained since the run was opened. If not, a model that is there
+                already stays: its folder may hold a calibration, or a model card that somebody edited.
+        """
+        if self.fabric.is_global_zero and (trained or not self.run.model_folder.exists()):
             self.run.save_model()
         self.fabric.barrier()
 
