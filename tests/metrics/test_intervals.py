@@ -165,6 +165,13 @@ def test_settings_out_of_range(setting, value):
     assert error.value.subject == setting
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, 95, math.nan])
+def test_a_mean_over_seeds_has_a_level_between_0_and_1(level):
+    with pytest.raises(SettingsError) as error:
+        seed_mean([0.1, 0.2], level=level)
+    assert error.value.subject == "level"
+
+
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_interval_and_test_are_those_of_the_t_test(level):
     values = np.random.default_rng(0).normal(0.3, 1.0, 5).tolist()
@@ -184,7 +191,7 @@ def test_one_value_says_nothing_of_spread():
     assert (found.mean, found.std, found.low, found.high, found.p_value) == (0.5, None, None, None, None)
 
 
-@pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.25, 0.0)])
+@pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.25, 0.0), (0.1, 0.0)])
 def test_equal_values(value, p_value):
     found = seed_mean([value] * 3)
     assert (found.mean, found.std, found.low, found.high) == (value, 0.0, value, value)

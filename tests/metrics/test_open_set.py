@@ -84,6 +84,13 @@ def test_risk_and_coverage() -> None:
     assert answers.report(num_resamples=100).aurc == pytest.approx(0 / 4 + 2 / 4 / 3 + 1 / 4 / 2)
 
 
+def test_numpy_1_has_no_trapezoid(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers.of(*sample(9, 1.2, 1))
+    expected = answers.report(num_resamples=100)
+    monkeypatch.delattr(np, "trapezoid", raising=False)
+    assert answers.report(num_resamples=100) == expected
+
+
 def test_votes() -> None:
     cosines = np.array([[0.9, 0.5, 0.45, 0.2]])
     assert vote(np.array([[1, 2, 2, 1]]), cosines).tolist() == [0]
@@ -101,3 +108,14 @@ def test_bad_input() -> None:
         with pytest.raises(DataError) as raised:
             Answers.of(np.eye(4), labels)
         assert raised.value.subject == "labels"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("level", 95), ("level", 0.0), ("num_resamples", 0), ("seed", -1)]
+)
+def test_settings_of_intervals_out_of_range(setting: str, value: float) -> None:
+    answers = Answers.of(*sample(9, 1.2, 1))
+    for measure in (answers.report, lambda **given: answers.at_threshold(0.5, **given)):
+        with pytest.raises(SettingsError) as raised:
+            measure(**{setting: value})
+        assert raised.value.subject == setting

@@ -206,14 +206,19 @@ def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
         level: of the interval, in (0, 1).
     Returns: None where one value says nothing; values that are all the same have an interval of no width and
         p 0, or 1 where they are all zero.
+    Raises:
+        SettingsError: `level` out of range.
     """
-    count, mean = len(values), float(np.mean(values))
+    check_settings(level=level)
+    # Of equal values such as 0.1 the mean rounds, and the deviations from it would not be zero.
+    is_constant = len(values) > 0 and all(value == values[0] for value in values)
+    count, mean = len(values), float(values[0] if is_constant else np.mean(values))
     if count < 2:
         return SeedMean(mean, None, None, None, None, tuple(values), level)
     from scipy.stats import t as student  # imported here because it takes half a second
 
     # Not scipy.stats.ttest_1samp: of equal values it warns and gives NaN.
-    std = float(np.std(values, ddof=1))
+    std = 0.0 if is_constant else float(np.std(values, ddof=1))
     error = std / math.sqrt(count)
     half = float(student.ppf(0.5 + level / 2, count - 1)) * error
     statistic = abs(mean) / error if error > 0 else math.inf if mean else 0.0

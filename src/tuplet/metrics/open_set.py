@@ -24,7 +24,7 @@ from tuplet.metrics.exact.labelled import labelled_search
 from tuplet.metrics.exact.shares import ALONE, Shares
 from tuplet.metrics.exact.sorting import blocks, exact_similarities, first_results
 from tuplet.metrics.inputs import Array
-from tuplet.metrics.intervals import Interval, draws, expanded_tail
+from tuplet.metrics.intervals import Interval, check_settings, draws, expanded_tail
 from tuplet.progress import track
 
 FPIRS = (1e-1, 1e-2)
@@ -85,7 +85,7 @@ class _Sums:
 
     def auroc(self) -> float:
         x, y = (np.append(0.0, kind) / kind[-1] for kind in (self.unknown, self.known))
-        return float(np.trapezoid(y, x))
+        return float((np.diff(x) * (y[1:] + y[:-1]) / 2.0).sum())
 
     def detection(self, *, fpir: float) -> float:
         place = int(np.searchsorted(self.unknown, fpir * self.unknown[-1] * (1 + 1e-12), side="right"))
@@ -235,6 +235,7 @@ class Answers:
     def _measured(
         self, measures: Mapping[str, _Measure], *, level: float, num_resamples: int, seed: int
     ) -> tuple[dict[str, float], dict[str, Interval | None]]:
+        check_settings(level=level, num_resamples=num_resamples, seed=seed)
         of = _Sorted(self)
 
         def values_of(weights: Float64[np.ndarray, " n"]) -> list[float]:

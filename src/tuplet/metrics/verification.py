@@ -299,9 +299,12 @@ def verification_intervals(
         num_resamples: >= 100.
         seed: >= 0.
     Returns: one per metric; None for each where there is one class.
+    Raises:
+        SettingsError: a setting out of range.
     References: Bolle, Ratha and Pankanti, "Error analysis of pattern recognition systems: the subsets
     bootstrap", 2004.
     """
+    check_settings(level=level, num_resamples=num_resamples, seed=seed)
     num_units = len(units.genuine)
     if num_units < 2:
         return dict.fromkeys(values)
