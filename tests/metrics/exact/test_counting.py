@@ -184,6 +184,19 @@ def test_a_pair_has_one_similarity_wherever_it_is_computed(kind, distance):
     assert torch.equal(pairs.view(60, 60), table)
 
 
+def test_threads_do_not_divide_the_sum_of_a_single_pair():
+    x = torch.tensor(np.random.default_rng(0).normal(size=(12, 100_003)))
+    compared, rows = _similarity.similarity(x, None, "euclidean"), torch.arange(12)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one_by_one = torch.cat([compared.exact_pairs(rows[:1], row) for row in rows.split(1)])
+        together = compared.exact_pairs(rows[:1].expand(12), rows)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(one_by_one, together)
+
+
 def test_cosines_near_the_middle_of_the_grid_are_settled_by_their_pair(monkeypatch):
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal(size=(90, 33)))

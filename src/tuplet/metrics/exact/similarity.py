@@ -159,7 +159,7 @@ class _Cosine(Similarity):
     def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         products = _unit(self.queries, self._query_sizes, queries)
         products *= _unit(self.gallery, self._gallery_sizes, gallery)
-        return products.sum(1).mul_(GRID).round_().div_(GRID)
+        return _row_sums(products).mul_(GRID).round_().div_(GRID)
 
     def exact_tables(
         self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
@@ -213,7 +213,7 @@ class _Euclidean(Similarity):
     def _pairs(self, queries: Int64[Tensor, " n"], gallery: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         apart = _scaled(self.queries[queries], self._exponent)
         apart -= _scaled(self.gallery[gallery], self._exponent)
-        return apart.square_().sum(1).neg_()
+        return _row_sums(apart.square_()).neg_()
 
     def exact_tables(
         self, queries: Int64[Tensor, "k b"], gallery: Int64[Tensor, "k m"]
@@ -238,6 +238,18 @@ def _unit(
     # also makes most multiples of a row identical to it.
     largest, length = sizes[which, None].unbind(-1)
     return rows[which].double().div_(largest).div_(length)
+
+
+def _row_sums(rows: Float64[Tensor, "n D"]) -> Float64[Tensor, " n"]:
+    """Add up each row, which is overwritten, in one order on every device, however many rows there are."""
+    # torch.sum divides a row among threads by the shape of the whole tensor: on a GPU, and of a single long
+    # row on a CPU too. The sum of one pair would then differ from that of the same pair among others.
+    width = rows.shape[1]
+    while width > 1:
+        half = width // 2
+        rows[:, :half] += rows[:, width - half : width]
+        width -= half
+    return rows[:, 0].contiguous()
 
 
 def _sizes(rows: Float[Tensor, "n D"]) -> Float64[Tensor, "n 2"]:
