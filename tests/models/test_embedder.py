@@ -159,6 +159,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_pat
     [
         ("resnot50", 8, {}, "backbone"),
         ("resnet18", 8, {"pooling": "token"}, "pooling"),
+        ("vit_little_patch16_reg1_gap_256", 8, {"pooling": "token"}, "pooling"),  # a register, no class token
         ("tuplet_convnet", 0, {}, "embedding_dim"),
         ("tuplet_convnet", 2.5, {}, "embedding_dim"),
         ("tuplet_convnet", 8, {"pooling": "sum"}, "pooling"),

@@ -87,7 +87,8 @@ class Embedder(
         embedding_dim: width of the embeddings, D >= 1.
         pooling: avg, max, avg+max, gem, or token (transformers with a class token only).
         pretrained: start from pretrained weights: those in `weights`, or else the hub's.
-        weights: a .safetensors or .pth file of the backbone, loaded strictly; its classifier is dropped.
+        weights: a .safetensors or .pth file of the backbone, loaded strictly; its classifier is dropped. Not
+            read unless `pretrained`.
         freeze_batch_norm: "statistics" keeps the running statistics of the backbone's BatchNorms fixed and
             lets their affine weights learn, as the authors' code does; "full" fixes those too.
     Raises:
@@ -125,7 +126,9 @@ class Embedder(
         self.freeze_batch_norm = freeze_batch_norm
         self.backbone = create_backbone(backbone, pretrained=pretrained, weights=weights)
         prefix_tokens = int(getattr(self.backbone, "num_prefix_tokens", 0))
-        if pooling == "token" and prefix_tokens == 0:
+        # Tokens before those of the patches may be registers only, which have not learnt to be a summary.
+        has_class_token = prefix_tokens > 0 and getattr(self.backbone, "cls_token", True) is not None
+        if pooling == "token" and not has_class_token:
             line = f"backbone {backbone} has no class token; want another pooling, perhaps avg"
             raise ModelError(line, subject="pooling", given=pooling, wanted="avg")
         # Most maps are N x C x H x W; timm says so where channels come last.
