@@ -65,6 +65,20 @@ def test_refused_batches(lambda_s, embeddings, labels, subject, given):
             assert f"torch.as_tensor({subject})" in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [lambda: HISTLoss(C, D, hidden_dim=3), lambda: RivalLoss("triplet", C, D)])
+def test_embeddings_labels_and_loss_are_on_one_device(make):
+    elsewhere = torch.device("meta")
+    for loss, embeddings, labels, subject in (
+        (make(), EMBEDDINGS.to(elsewhere), LABELS.to(elsewhere), "embeddings"),
+        (make(), EMBEDDINGS, LABELS.to(elsewhere), "labels"),
+        (make().to(elsewhere), EMBEDDINGS, LABELS, "embeddings"),
+    ):
+        with pytest.raises(DataError) as caught:
+            loss(embeddings, labels)
+        given = embeddings if subject == "embeddings" else labels
+        assert (caught.value.subject, caught.value.given) == (subject, given.device)
+
+
 @pytest.mark.parametrize("num_layers", [2, 3])
 def test_a_batch_of_one_cannot_train_batch_norm(num_layers):
     loss = HISTLoss(C, D, hidden_dim=3, num_layers=num_layers)

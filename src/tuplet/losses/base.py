@@ -100,14 +100,15 @@ class MetricLoss(nn.Module, ABC):
             indices_tuple: ignored; there so that pytorch-metric-learning can call this loss with a miner.
         Raises:
             DataError: (a ValueError) no tensors, wrong shapes, an empty batch, or one too small for the loss;
-                labels outside 0..C-1, NaN or infinity: at once on a CPU, in a later call on a GPU, for which
-                the loss is NaN meanwhile.
+                embeddings, labels and loss on several devices; labels outside 0..C-1, NaN or infinity: at
+                once on a CPU, in a later call on a GPU, for which the loss is NaN meanwhile.
         """
         return self.terms(embeddings, labels).total
 
     def checked(self, embeddings: Tensor, labels: Tensor, *, width: int) -> tuple[Tensor, Tensor]:
         """Check a batch, and return it with labels of int64 in range; see `forward` for the errors."""
         require_batch(embeddings, labels, width=width, num_classes=self.num_classes)
+        self._require_one_device(embeddings, labels)
         labels = labels.long()
         compiling = torch.compiler.is_compiling()
         if embeddings.device.type == "cpu" and not compiling:
@@ -129,6 +130,16 @@ class MetricLoss(nn.Module, ABC):
         """Count calls from 1 again, and forget what was wrong with earlier ones."""
         self.faults.zero_()
         self._late = LateReader()
+
+    def _require_one_device(self, embeddings: Tensor, labels: Tensor) -> None:
+        device = embeddings.device
+        if self.faults.device != device:
+            fault = f"embeddings are on {device} and the loss on {self.faults.device}"
+            wanted = f"one device: loss.to({str(device)!r}), before the optimizer is made"
+            raise _batch_error(fault, wanted, "embeddings", device)
+        if labels.device != device:
+            fault = f"labels are on {labels.device} and embeddings on {device}"
+            raise _batch_error(fault, f"one device: labels.to({str(device)!r})", "labels", labels.device)
 
     def _raise(self, arrived: list[list[float]] | None) -> None:
         if arrived is not None and arrived[0][1] > 0:

@@ -227,8 +227,8 @@ class HISTLoss(MetricLoss):
         variance: learnt; or unit, for distance mahalanobis only: sigma2 is one and no parameter to learn.
         implementation: chunked holds nothing of the size of C but the parameters and their gradients; plain
             is the functions above in order, and holds several tensors of N x C and C x D; compiled is chunked
-            with all that is done to each class alone fused by torch.compile; auto is plain where C D is below
-            half a million, and else chunked.
+            with all that is done to each class alone fused by torch.compile (distance mahalanobis only;
+            others are as with chunked); auto is plain where C D is below half a million, and else chunked.
         class_fraction: share of the classes that a training step sums over, in (0, 1]: those of the batch,
             and others drawn anew each time. Below 1 both terms come out too small, as classes are missing
             from the sums; eval() sums over all. Not with plain. Where several ranks compute the loss of one
