@@ -64,8 +64,11 @@ def messages(num_samples: int, batch_classes: int, width: int) -> list[tuple[str
         ("gather the labels, 8 bytes each", "2 N", 2 * FLOAT * N),
         ("highest log-partition, both halves", "2 N", FLOAT * 2 * N),
         ("sums, with the scores of the batch's classes, both halves", "2 N (E + 1)", FLOAT * 2 * N * (E + 1)),
-        ("gradients by x, by the features and by their shares", "2 N D + N", FLOAT * (2 * N * D + N)),
-        ("gradient by the embeddings", "N D", FLOAT * N * D),
+        (
+            "gradients by x, by its squares, by the features and by their shares",
+            "3 N D + N",
+            FLOAT * (3 * N * D + N),
+        ),
     ]
 
 
