@@ -180,6 +180,26 @@ def test_gradients_reach_embeddings_and_every_parameter(name: LossName) -> None:
         assert bool(value.grad.abs().sum() > 0)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_computed_in_float32_or_wider_and_parameters_keep_their_type(
+    name: LossName, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    loss = RivalLoss(name, C, D)
+    embeddings, labels = batch()
+    narrow = embeddings.detach().to(dtype).requires_grad_()
+    expected = loss(narrow.float(), labels)
+    for autocast in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found = loss(narrow, labels)
+        assert found.dtype == torch.promote_types(dtype, torch.float32)
+        torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=0)
+        found.backward()
+    assert all(parameter.dtype == torch.float32 for parameter in loss.parameters())
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+
+
 def test_centres_that_fall_together_have_a_gradient_that_is_finite() -> None:
     centres = torch.ones(4, 3, requires_grad=True)
     centre_distance(centres, 2).backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -17,6 +18,7 @@ from tuplet.config.checks import positive_number, require, require_choice, whole
 from tuplet.config.loss import RIVALS
 from tuplet.errors import MissingExtraError
 from tuplet.losses.base import LossTerms, MetricLoss, leading_widths
+from tuplet.losses.many_classes.scores import without_autocast
 
 MINED_SIMILARITY = 0.1
 """epsilon of the pairs that multi-similarity mines (Wang et al., CVPR 2019)."""
@@ -33,7 +35,8 @@ class RivalLoss(MetricLoss):
     """A loss that HIST is compared with, as pytorch-metric-learning implements it.
 
     Proxies, centres and class weights are parameters that learn with the network: give `parameter_groups` to
-    the optimizer. All compare by cosine, or by the squared distance of embeddings of length one.
+    the optimizer. All compare by cosine, or by the squared distance of embeddings of length one, and compute
+    in float32 or wider, whatever the type of the embeddings and whatever autocast says.
 
     Args:
         name: proxy-anchor, proxy-nca, soft-triple and arcface have parameters per class; multi-similarity
@@ -79,13 +82,23 @@ class RivalLoss(MetricLoss):
 
     def leading_loss(self, leading: Float[Tensor, "N w"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
         """Compute the loss of the first w coordinates, with those of proxies, centres or class weights."""
-        width = leading.shape[1]
-        rows = {name: row.narrow(WIDTH_AXES[name], 0, width) for name, row in self.loss.named_parameters()}
-        inputs = (leading, labels, None if self.miner is None else self.miner(leading.detach(), labels))
+        width, own = leading.shape[1], dict(self.loss.named_parameters())
+        # In bfloat16 a cosine has two or three digits, which a scale of 64 multiplies. The library would also
+        # cast its parameters to the type of the embeddings for good, so it is given copies of them.
+        wide = functools.reduce(torch.promote_types, (each.dtype for each in own.values()), torch.float32)
+        wide = torch.promote_types(wide, leading.dtype)
         is_whole = width == self.embedding_dim
-        total: Tensor = self.loss(*inputs) if is_whole else functional_call(self.loss, rows, inputs)
-        if self.settings.get("num_centers", 0) > 1:
-            total = total + CENTRE_WEIGHT * centre_distance(rows["fc"].T, int(self.settings["num_centers"]))
+        rows = {
+            name: (row if is_whole else row.narrow(WIDTH_AXES[name], 0, width)).to(wide)
+            for name, row in own.items()
+        }
+        with without_autocast(leading.device):
+            leading = leading.to(wide)
+            inputs = (leading, labels, None if self.miner is None else self.miner(leading.detach(), labels))
+            total: Tensor = functional_call(self.loss, rows, inputs)
+            num_centers = int(self.settings.get("num_centers", 0))
+            if num_centers > 1:
+                total = total + CENTRE_WEIGHT * centre_distance(rows["fc"].T, num_centers)
         return total
 
     def parameter_groups(self, *, lr_proxies: float) -> list[dict[str, Any]]:
