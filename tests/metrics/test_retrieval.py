@@ -234,6 +234,28 @@ def test_training_precision_does_not_reach_the_metrics():
     assert not got[1].requires_grad
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch has no precision of each backend"
+)
+@pytest.mark.parametrize(
+    ("backend", "precision"), [(torch.backends.cuda, "tf32"), (torch.backends.mkldnn, "bf16")]
+)
+def test_nor_does_the_precision_of_one_backend(backend, precision):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 64)).astype(np.float32), np.arange(200) // 4
+    wanted = nearest_neighbours(x, 5), retrieval_metrics(x, y)
+    before = backend.matmul.fp32_precision
+    backend.matmul.fp32_precision = precision
+    try:
+        got = nearest_neighbours(x, 5), retrieval_metrics(x, y)
+        assert backend.matmul.fp32_precision == precision
+    finally:
+        backend.matmul.fp32_precision = before
+    assert torch.equal(got[0][0], wanted[0][0])
+    assert torch.equal(got[0][1], wanted[0][1])
+    assert got[1] == wanted[1]
+
+
 def test_any_layout_of_array_is_read():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 6)).astype(np.float32), rng.integers(0, 4, 30)

@@ -293,10 +293,28 @@ def squares_of_rows(
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     """Multiply matrices in the precision of their arguments, whatever training asked for (autocast, TF32)."""
-    asked = torch.get_float32_matmul_precision()
+    with _highest_precision(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def _highest_precision() -> Iterator[None]:
+    try:
+        asked = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # Since PyTorch 2.9 backends have settings of their own. Once one is used, the common one is an error.
+        backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        each_asked = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for backend, own in zip(backends, each_asked, strict=True):
+                backend.fp32_precision = own
+        return
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(asked)
