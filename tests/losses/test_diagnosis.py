@@ -43,6 +43,16 @@ def test_every_measurement_by_another_way(implementation: str) -> None:
     assert found["hgnn_accuracy"] == pytest.approx(sum(right) / len(right))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loss_in_half_precision(dtype: torch.dtype) -> None:
+    loss, embeddings, labels = make_case(3)
+    wide = diagnose(loss, embeddings, labels)
+    found = diagnose(loss.to(dtype), embeddings, labels)
+    assert all(value.isfinite() for value in found.values())
+    for name in ("own_share", "log_variance"):
+        assert found[name].item() == pytest.approx(wide[name].item(), rel=0.05)
+
+
 def test_tuplets_that_are_all_alike_leave_no_difference() -> None:
     loss, embeddings, labels = make_case(1, alpha=0.0, alpha_control=True)
     assert diagnose(loss, embeddings, labels)["differences_left"].item() == pytest.approx(0.0, abs=1e-12)

@@ -171,6 +171,15 @@ def test_random_labellings(seed):
     assert_as_in_sklearn(classes * 90 - 7, 3 * classes + (rng.random(num) < 0.2))
 
 
+def test_equal_labellings_agree_perfectly_and_not_more():
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        classes = rng.integers(0, rng.integers(2, 40), rng.integers(50, 400))
+        found = agreement(classes, -classes)
+        assert max(found) <= 1.0
+        assert min(found) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [

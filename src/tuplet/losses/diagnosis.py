@@ -59,7 +59,7 @@ def diagnose(
             "distribution_gradient": of_distribution.norm(),
             "hypergraph_gradient": of_hypergraph.norm(),
             "gradient_cosine": F.cosine_similarity(of_distribution, of_hypergraph, dim=0),
-            "log_variance": clipped(loss.log_variances).mean(),
+            "log_variance": clipped(loss.log_variances.to(distances.dtype)).mean(),
         }
 
 

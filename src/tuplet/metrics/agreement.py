@@ -38,10 +38,12 @@ def agreement(classes: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]) -
     by_chance = expected_mutual_information(a, b)
     entropies = _entropy(a), _entropy(b)
     averages = float(np.sqrt(entropies[0] * entropies[1])), sum(entropies) / 2
-    return Agreement(
+    found = (
         *(shared / average for average in averages),
         *(_beyond_zero(shared - by_chance) / _beyond_zero(average - by_chance) for average in averages),
     )
+    # Of equal labellings, rounding may leave the information above the entropies.
+    return Agreement(*(min(value, 1.0) for value in found))
 
 
 def expected_mutual_information(a: Int64[np.ndarray, " A"], b: Int64[np.ndarray, " B"]) -> float:
