@@ -315,3 +315,23 @@ def test_failed_runs_are_told_as_one_and_end_with_status_1(tmp_path: Path, capsy
     said = capsys.readouterr()
     assert "2 finished, 1 begun, 1 failed" in said.out
     assert said.out.endswith(f"the rest is run by\n  tuplet {' '.join(run)}\n")
+
+
+def test_points_of_an_earlier_command_stay_in_the_report(folder: Path, tmp_path: Path, capsys) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(folder, study)
+    run = ["claims", "run", "2", "--on=glyphs", "--seeds=1", "--to", str(study), *OPTIONS, "--points"]
+    main([*run, "L = 1"])
+    capsys.readouterr()
+    main([*run, "L = 5"])
+    said = capsys.readouterr().out
+    assert "  also in its report: 1 run of earlier commands, 1 finished" in said
+    page = (study / "report.md").read_text()
+    assert "| L = 1 |" in page
+    assert "| L = 5 |" in page
+    for model in list(study.glob("runs/*/model")):
+        shutil.rmtree(model)  # as if every run had only begun
+    main(["claims", "status", str(study)])
+    commands = capsys.readouterr().out.split("the rest is run by")[-1]
+    assert "'L = 1'" in commands
+    assert "'L = 5'" in commands

@@ -18,6 +18,7 @@ from tuplet.research.claims.budget import Speed, parse_budget, reduce_entries, t
 from tuplet.research.claims.plan import (
     Plan,
     claims_of,
+    entry_at,
     full_entry,
     glyphs,
     jobs_of,
@@ -129,6 +130,34 @@ def test_the_first_rule_and_the_most_seeds_stay(plan: Plan) -> None:
     assert again.entries["1"].rule == "as it was"
     assert again.entries["2"].rule == plan.claims["2"].rule.sentence
     assert again.commands == ("first", "second")
+
+
+def test_later_points_are_added_to_earlier_ones(tmp_path: Path, plan: Plan) -> None:
+    claim = plan.claims["2"]
+    some = entry_at(claim, 3, ["L = 1"])
+    planned = plan.including([some], "first")
+    both = planned.extended(entry_at(claim, 3, ["L = 5"]))
+    assert both.points == (("L = 1",), ("L = 2",), ("L = 5",))
+    assert (both.num_seeds, both.seeds_by_point) == (3, ())
+    assert both.not_asked == ("L = 3", "L = 4")
+    # More seeds of some points are not asked of the others.
+    more = planned.extended(entry_at(claim, 5, ["L = 5"]))
+    assert (more.num_seeds, more.seeds_by_point) == (5, (3, 5, 5))
+    assert [len(plan.seeds(more, point)) for point in more.points] == [3, 5, 5]
+    jobs = jobs_of(plan, [more])
+    assert len(jobs) == 3 + 5 + 5
+    assert {job.key for job in jobs} > {job.key for job in jobs_of(plan, [some])}
+    # Which commands run all of it.
+    second = planned.including([more], "second")
+    assert (second.entries["2"].also_by, second.entries["2"].planned_by) == (("first",), "second")
+    write_plan(second, tmp_path)
+    assert read_plan(tmp_path) == second
+    again = second.including([second.extended(some)], "first")
+    assert again.entries["2"] == replace(second.entries["2"], planned_by="first", also_by=("second",))
+    whole = second.extended(full_entry(claim, 5))
+    assert whole == full_entry(claim, 5)  # has all of it, so no other command is needed
+    shorter = replace(entry_at(claim, 2, ["L = 5"]), epochs=3)
+    assert planned.extended(shorter) == shorter  # other trainings
 
 
 def test_a_command_finds_what_it_planned_unless_another_planned_since(tmp_path: Path, plan: Plan) -> None:

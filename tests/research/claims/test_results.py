@@ -17,7 +17,7 @@ from tuplet.config.overrides import override
 from tuplet.data.files import write_atomically
 from tuplet.recipes.catalogue import recipe
 from tuplet.research.claims.budget import thinned
-from tuplet.research.claims.plan import Plan, full_entry, glyphs, run_key
+from tuplet.research.claims.plan import Plan, entry_at, full_entry, glyphs, run_key
 from tuplet.research.claims.report import (
     claim_figures,
     claims_report,
@@ -104,6 +104,28 @@ def test_an_incomplete_study_has_no_verdict(tmp_path: Path, plan: Plan) -> None:
     page = report_markdown(claims_report(plan, tmp_path))
     assert not re.search(r"\*\*(Holds|Does not hold|Undecided)\.\*\*", page)
     assert "| without HGNN |  | not run |  | 0 of 2 |" in page
+
+
+def test_a_comparison_is_over_the_seeds_that_its_points_share(tmp_path: Path, plan: Plan) -> None:
+    claim = plan.claims["2"]
+    plan = plan.including([entry_at(claim, 4, ["L = 1"])], "first")
+    plan = plan.including([plan.extended(entry_at(claim, 2, ["L = 5"]))], "second")
+    entry = plan.entries["2"]
+    for point in entry.points:
+        for seed in plan.seeds(entry, point):
+            fabricate(tmp_path, plan.config(entry, point, seed), [layers(point, seed)] * 3)
+    found = of(plan, tmp_path, "2")
+    assert [(cell.point, len(cell.runs), cell.unfinished) for cell in found.cells] == [
+        (("L = 1",), 4, ()),
+        (("L = 2",), 4, ()),
+        (("L = 5",), 2, ()),
+    ]
+    assert found.verdict is not None
+    first, last = (len(one.over_seeds.values) for one in found.verdict.evidence)
+    assert (first, last) == (4, 2)
+    page = report_markdown(claims_report(plan, tmp_path))
+    assert "Seeds 0 to 3, fewer at some points." in page
+    assert "| 2 of 2 |" in page
 
 
 def test_a_diagnosis_is_shown_beside_the_verdict(tmp_path: Path, plan: Plan) -> None:

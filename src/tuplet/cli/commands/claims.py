@@ -236,7 +236,7 @@ def _print_plan(
 
     Args:
         before: the plan as it was.
-        plan: as it is now.
+        plan: as it is now; of each claim, also the points and seeds of earlier commands.
         entries: of the command.
         jobs: of the command.
         folder: of the plan.
@@ -244,20 +244,29 @@ def _print_plan(
     states = [state_of(folder, job.key) for job in jobs]
     what = f"{counted(len(jobs), 'run')} for {counted(len(entries), 'claim')}"
     print(f"{what}, {states.count('finished')} of them finished before")
-    for entry in entries:
+    own = {job.key for job in jobs}
+    for entry in (plan.entries[one.key] for one in entries):
         print(f"claim {entry.key}: {_rule_sentence(plan, entry)}")
         if entry.not_asked:
             print(f"  not asked for: {'; '.join(entry.not_asked)}")
         for line in entry.left_out:
             print(f"  for the budget: {line}")
+        kept = [job.key for job in jobs_of(plan, [entry])]
+        added = [key for key in kept if key not in own]
+        if added:
+            runs, num_finished = counted(len(added), "run"), _num_finished(folder, added)
+            print(f"  also in its report: {runs} of earlier commands, {num_finished:,} finished")
         earlier = [before.entries[entry.key]] if entry.key in before.entries else []
-        kept = {job.key for job in jobs_of(plan, [plan.entries[entry.key]])}
         dropped = [job.key for job in jobs_of(before, earlier) if job.key not in kept]
-        num_finished = sum(state_of(folder, key) == "finished" for key in dropped)
+        num_finished = _num_finished(folder, dropped)
         if num_finished:
             runs = counted(num_finished, "finished run")
             print(f"  no longer in its report: {runs} of an earlier plan")
     sys.stdout.flush()
+
+
+def _num_finished(folder: Path, keys: Sequence[str]) -> int:
+    return sum(state_of(folder, key) == "finished" for key in keys)
 
 
 def status(arguments: Sequence[str]) -> None:
@@ -311,7 +320,8 @@ def _print_commands(plan: Plan, left: set[str]) -> None:
     commands: list[str] = []
     for entry in plan.entries.values():
         if left & {job.key for job in jobs_of(plan, [entry])}:
-            commands += [entry.planned_by] if entry.planned_by else plan.commands
+            planned_by = [*entry.also_by, entry.planned_by]
+            commands += planned_by if all(planned_by) else plan.commands
     if commands:
         print("\nnothing is being trained; the rest is run by")
     for command in dict.fromkeys(commands):

@@ -85,13 +85,15 @@ class Entry:
 
     Attributes:
         key: of the claim.
-        num_seeds: trainings of each point, >= 1, with seeds `seed`, `seed` + 1, ... of the base.
+        num_seeds: trainings of a point at most, >= 1, with seeds `seed`, `seed` + 1, ... of the base.
         points: those that are run.
         rule: in words, as it stood before the runs.
         epochs: of each training, where a budget shortens them; None: the base's.
         left_out: what a budget leaves out, a line each.
         not_asked: levels of its axes that the command did not name.
         planned_by: the command; empty in old plans.
+        seeds_by_point: trainings of each point, in the order of `points`; empty: `num_seeds` of each.
+        also_by: earlier commands, whose points and seeds it keeps.
     """
 
     key: str
@@ -102,6 +104,13 @@ class Entry:
     left_out: tuple[str, ...] = ()
     not_asked: tuple[str, ...] = ()
     planned_by: str = ""
+    seeds_by_point: tuple[int, ...] = ()
+    also_by: tuple[str, ...] = ()
+
+    def num_seeds_at(self, point: Point) -> int:
+        """Return the number of trainings of a point; 0 for one that is not among `points`."""
+        counts = self.seeds_by_point or (self.num_seeds,) * len(self.points)
+        return dict(zip(self.points, counts, strict=True)).get(point, 0)
 
 
 @final
@@ -126,9 +135,10 @@ class Plan:
         """All claims, planned or not, by key."""
         return claims_of(self.base)
 
-    def seeds(self, entry: Entry) -> tuple[int, ...]:
-        """Return the seeds of an entry."""
-        return tuple(self.base.seed + number for number in range(entry.num_seeds))
+    def seeds(self, entry: Entry, point: Point | None = None) -> tuple[int, ...]:
+        """Return the seeds of an entry at a point; without one, those of the point that has the most."""
+        num_seeds = entry.num_seeds if point is None else entry.num_seeds_at(point)
+        return tuple(self.base.seed + number for number in range(num_seeds))
 
     def config(self, entry: Entry, point: Point, seed: int) -> RunConfig:
         """Return the settings of one training, or raise a `SettingsError` where the base cannot have them."""
@@ -143,7 +153,12 @@ class Plan:
         commands = dict.fromkeys([*self.commands, command])
         rules = {key: entry.rule for key, entry in self.entries.items()}
         new = {
-            entry.key: replace(entry, rule=rules.get(entry.key, entry.rule), planned_by=command)
+            entry.key: replace(
+                entry,
+                rule=rules.get(entry.key, entry.rule),
+                planned_by=command,
+                also_by=tuple(other for other in entry.also_by if other != command),
+            )
             for entry in entries
         }
         return replace(self, entries={**self.entries, **new}, commands=tuple(commands))
@@ -155,11 +170,30 @@ class Plan:
         return entries if kept and command in self.commands and len(entries) == len(keys) else None
 
     def extended(self, entry: Entry) -> Entry:
-        """Return the entry with at least as many seeds as were planned before for the same trainings."""
+        """Return the entry with the points and seeds too that were planned before for the same trainings.
+
+        A later command adds to a claim. If it replaced points, a report could be made of those alone that
+        came out well.
+        """
         before = self.entries.get(entry.key)
         if before is None or before.epochs != entry.epochs:
             return entry
-        return replace(entry, num_seeds=max(before.num_seeds, entry.num_seeds))
+        counts = {
+            point: max(before.num_seeds_at(point), entry.num_seeds_at(point))
+            for point in self.claims[entry.key].points
+        }
+        counts = {point: count for point, count in counts.items() if count}
+        if all(entry.num_seeds_at(point) == count for point, count in counts.items()):
+            return entry
+        most, names = max(counts.values()), {name for point in counts for name in point}
+        return replace(
+            entry,
+            points=tuple(counts),
+            num_seeds=most,
+            seeds_by_point=() if set(counts.values()) == {most} else tuple(counts.values()),
+            not_asked=tuple(name for name in entry.not_asked if name not in names),
+            also_by=tuple(dict.fromkeys([*before.also_by, before.planned_by])),
+        )
 
 
 @final
@@ -219,6 +253,8 @@ def jobs_of(plan: Plan, entries: Iterable[Entry]) -> list[Job]:
         _require_different(plan, entry, configs)
         for number, seed in enumerate(plan.seeds(entry)):
             for point in entry.points:
+                if number >= entry.num_seeds_at(point):
+                    continue
                 config = replace(configs[point], seed=seed)
                 title = f"claim {entry.key}: {point_title(point)}, seed {seed}"
                 rows.append((number, Job(run_key(config), config, title)))
@@ -320,6 +356,8 @@ def _entry(tree: dict[str, Any]) -> Entry:
         "left_out": tuple(tree["left_out"]),
         "not_asked": tuple(tree.get("not_asked", ())),
         "planned_by": _without_password(tree.get("planned_by", "")),
+        "seeds_by_point": tuple(tree.get("seeds_by_point", ())),
+        "also_by": tuple(map(_without_password, tree.get("also_by", ()))),
     }
     return Entry(**{**tree, **changes})
 

@@ -162,7 +162,8 @@ def _section(plan: Plan, result: ClaimResult) -> Section:
     if entry is not None:
         seeds = plan.seeds(entry)
         single = f"Seed {seeds[0]}: no interval."
-        settings.append(f"Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else single)
+        fewer = ", fewer at some points" if entry.seeds_by_point else ""
+        settings.append(f"Seeds {seeds[0]} to {seeds[-1]}{fewer}." if len(seeds) > 1 else single)
         if result.claim.base == "glyphs":
             settings.append("On generated characters, whatever the study is run on.")
         if entry.not_asked:

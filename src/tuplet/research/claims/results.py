@@ -48,7 +48,7 @@ def measure(plan: Plan, worker: Worker) -> Iterator[str]:
     for entry in plan.entries.values():
         if plan.claims[entry.key].metric == "agreement":
             for point in entry.points:
-                for seeds in seed_pairs(plan.seeds(entry)):
+                for seeds in seed_pairs(plan.seeds(entry, point)):
                     first, second = (plan.config(entry, point, seed) for seed in seeds)
                     file = measure_file(folder, "agreement", first, second)
                     if _finished(folder, first, second) and not file.exists():
@@ -243,10 +243,10 @@ def _result(plan: Plan, folder: Path, claim: Claim, read: dict[str, RunResult | 
     if rule is None:
         return replace(result, why="the points that were planned are too few for its rule")
     result = replace(result, rule=rule.sentence)
-    seeds = plan.seeds(entry)
+    seeds = {point: plan.seeds(entry, point) for point in rule.points}
     if claim.metric == "agreement":
-        seeds = tuple(first for first, _ in seed_pairs(seeds))
-        if not seeds:
+        seeds = {point: tuple(first for first, _ in seed_pairs(own)) for point, own in seeds.items()}
+        if not all(seeds.values()):
             why = "one seed has no other to agree with; want two or more: --seeds 2"
             return replace(result, why=why)
     try:
@@ -261,7 +261,7 @@ def _result(plan: Plan, folder: Path, claim: Claim, read: dict[str, RunResult | 
 def _cell(plan: Plan, folder: Path, entry: Entry, point: Point, read: dict[str, RunResult | State]) -> Cell:
     runs: dict[int, RunResult] = {}
     unfinished, failed = [], {}
-    configs = {seed: plan.config(entry, point, seed) for seed in plan.seeds(entry)}
+    configs = {seed: plan.config(entry, point, seed) for seed in plan.seeds(entry, point)}
     for seed, config in configs.items():
         key = run_key(config)
         if key not in read:

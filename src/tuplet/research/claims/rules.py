@@ -19,6 +19,9 @@ Point: TypeAlias = tuple[str, ...]
 Values: TypeAlias = Mapping[Point, Mapping[int, float]]
 """What was measured at each point, by seed."""
 
+Seeds: TypeAlias = Mapping[Point, Sequence[int]]
+"""The seeds that were planned at each point."""
+
 Outcome: TypeAlias = Literal["holds", "does not hold", "undecided"]
 
 SIGNIFICANCE = 0.05
@@ -204,7 +207,7 @@ class Rule(ABC):
         """Return the rule where only these points are measured; None where it says nothing of them."""
 
     @abstractmethod
-    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]: ...
+    def _compare(self, values: Values, seeds: Seeds) -> Iterator[Evidence]: ...
 
     @final
     @property
@@ -213,20 +216,22 @@ class Rule(ABC):
         return frozenset[Point]().union(*(contrast.points for contrast in self.comparisons))
 
     @final
-    def judge(self, values: Values, seeds: Sequence[int]) -> Verdict:
+    def judge(self, values: Values, seeds: Sequence[int] | Seeds) -> Verdict:
         """Return the verdict.
 
         Args:
             values: what was measured, at every point of the rule for every seed.
-            seeds: one or more; a single one decides nothing.
+            seeds: of all points, or of each; a comparison is over the seeds that all of its points have, of
+                which there must be one or more. A single one decides nothing.
         Raises: DataError: measurements are missing; `given` is the points that lack some.
         """
+        planned = seeds if isinstance(seeds, Mapping) else dict.fromkeys(self.points, seeds)
         missing = {
             point: lacking
             for point in sorted(self.points)
-            if (lacking := [seed for seed in seeds if seed not in values.get(point, {})])
+            if (lacking := [seed for seed in planned[point] if seed not in values.get(point, {})])
         }
-        if missing or not seeds:
+        if missing or not all(planned[point] for point in self.points):
             parts = [
                 f"{point_title(point)} (seed{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))})"
                 for point, lacking in missing.items()
@@ -238,7 +243,7 @@ class Rule(ABC):
                 subject="runs",
                 given=tuple(missing),
             )
-        return _decide(list(self._compare(values, seeds)))
+        return _decide(list(self._compare(values, planned)))
 
 
 @dataclass(frozen=True)
@@ -289,9 +294,10 @@ class _Bounded(Rule):
         kept = tuple(contrast for contrast in left if contrast is not None)
         return replace(self, contrasts=kept) if kept else None
 
-    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
+    def _compare(self, values: Values, seeds: Seeds) -> Iterator[Evidence]:
         for contrast in self.contrasts:
-            yield self._evidence(contrast.title, seed_mean(contrast.by_seed(values, seeds)))
+            shared = sorted(set.intersection(*(set(seeds[point]) for point in contrast.points)))
+            yield self._evidence(contrast.title, seed_mean(contrast.by_seed(values, shared)))
 
     def _titles(self) -> str:
         return "; ".join(contrast.title for contrast in self.contrasts)
@@ -363,7 +369,7 @@ class AtMostTimes(_Bounded):
         """The rule in words, for the report."""
         return f"Each ratio below {self.bound:g}: {_as_ratio(self._titles())}."
 
-    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
+    def _compare(self, values: Values, seeds: Seeds) -> Iterator[Evidence]:
         logs = {point: {seed: math.log(value) for seed, value in by.items()} for point, by in values.items()}
         return super()._compare(logs, seeds)
 
@@ -404,7 +410,7 @@ class All(Rule):
         kept = tuple(part for part in left if part is not None)
         return All(kept) if len(kept) == len(self.parts) else None
 
-    def _compare(self, values: Values, seeds: Sequence[int]) -> Iterator[Evidence]:
+    def _compare(self, values: Values, seeds: Seeds) -> Iterator[Evidence]:
         for part in self.parts:
             yield from part._compare(values, seeds)
 
