@@ -76,3 +76,10 @@ def test_sizes_are_drawn_with_a_band_where_there_are_intervals() -> None:
     assert svg.count("opacity: 0.12") == 1
     none = [replace(point, recall_interval=None) for point in points]
     assert "opacity: 0.12" not in draw_sizes(none)
+
+
+def test_a_network_whose_embeddings_are_all_one(calibration: Calibration) -> None:
+    split = embedded(4, dim=4)
+    section = decision_section(calibration, replace(split, embeddings=np.ones_like(split.embeddings)), "Test")
+    assert section is not None
+    assert list(section.figures) == ["rates", "risk", "reliability"]

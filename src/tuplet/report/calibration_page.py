@@ -93,7 +93,7 @@ def draw_error_rates(lines: Mapping[str, Line]) -> str:
         axes.set_xscale("log")
         smallest = min((x for line in lines.values() for x in line.x if x > 0), default=1e-6)
         _draw(axes, lines)
-        axes.set_xlim(100 * smallest, 100)
+        axes.set_xlim(100 * min(smallest, 0.1), 100)  # of a network whose embeddings are all one, it is 1
         axes.set_ylim(0, 100)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
