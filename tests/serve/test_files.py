@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from fastapi import HTTPException
 from live_server import saved
 
-from tuplet.search.index import IndexedPicture
+from tuplet.search.index import IndexedPicture, picture_id
+from tuplet.search.storage import stored_text
 from tuplet.serve.files import MOST_BYTES, picture_file
 
 SIDE = 400  # a file of several parts
@@ -99,3 +101,12 @@ def test_files_that_are_too_large_are_not_opened(file: Path) -> None:
     with pytest.raises(HTTPException) as refused:
         picture_file(too_large)
     assert refused.value.status_code == 413
+
+
+@pytest.mark.parametrize("name", [b"\xff \xe9.png", rb"\xff.png", "\u00e9.png".encode()])
+def test_names_that_are_not_utf_8_and_those_that_look_like_them(name: bytes, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(name)
+    file.write_bytes(saved("PNG"))
+    stored = replace(indexed(file), path=stored_text(str(file)), id=picture_id(str(file)))
+    found = picture_file(stored)
+    assert b"".join(found.parts(0, found.size)) == file.read_bytes()

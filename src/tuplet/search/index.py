@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ _COLUMNS = ["id", "path", "label", "size", "modified", "content"]
 _MODEL_KEY = b"tuplet.model"
 _MANY_PICTURES, _MANY_LABELS = 1000, 1000
 _HASH_DIGITS = 32
+_SPELT_BYTE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def schema_of(model: IndexedModel) -> pyarrow.Schema:
@@ -104,7 +106,7 @@ class IndexedPicture:
 
     Attributes:
         id: see `picture_id`; the same after indexing again.
-        path: absolute, where it was indexed.
+        path: absolute, where it was indexed; bytes that are not UTF-8 in hexadecimal, see `stored_text`.
         label: name of its class; None where it has none.
         size: of the file, bytes.
         modified: when the file was, as far as the index knows.
@@ -117,6 +119,14 @@ class IndexedPicture:
     size: int
     modified: datetime
     content: str
+
+    @property
+    def file(self) -> str:
+        """The path to open the file by; that of a name that is not UTF-8 has the bytes that `path` spells."""
+        # The same text may also be the name itself; the id is the hash of the true one.
+        if "\\x" not in self.path or picture_id(self.path) == self.id:
+            return self.path
+        return os.fsdecode(_SPELT_BYTE.sub(lambda spelt: bytes([int(spelt[1], 16)]), self.path.encode()))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def picture_file(picture: IndexedPicture) -> PictureFile:
             f"the picture's file has {picture.size:,} bytes, more than the {MOST_BYTES:,} that are sent; want"
             f" /thumbnails/{picture.id}",
         )
-    with _opened(picture.path) as file:
+    with _opened(picture.file) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size != picture.size:
             raise _gone("it was replaced by another file")
@@ -78,7 +78,7 @@ def picture_file(picture: IndexedPicture) -> PictureFile:
         if not picture.content or not digest.hexdigest().startswith(picture.content):
             raise _gone("its content has changed")
         file.seek(0)
-        return PictureFile(picture.path, picture.size, _media_type(file), _stamp(status))
+        return PictureFile(picture.file, picture.size, _media_type(file), _stamp(status))
 
 
 def unmet_condition(headers: Headers, tag: str) -> int | None:
