@@ -222,6 +222,8 @@ def test_what_cannot_be_looked_up(index: ImageIndex, vectors: np.ndarray, tmp_pa
     with pytest.raises(SearchIndexError) as missing:
         ImageIndex(str(nowhere))
     assert (missing.value.subject, nowhere.exists()) == (str(nowhere), False)
+    with pytest.raises(SearchIndexError):
+        ImageIndex(str(tmp_path / ("too long a name " * 20)))
     for where in ("nothing = 1", "label = ", "size", "1 = 1; DROP TABLE pictures", "label LIKE 3) OR (1 = 1"):
         for look in (index.count, partial(index.nearest, vectors[0], 10)):
             with pytest.raises(RequestError) as error:

@@ -281,6 +281,10 @@ def test_what_cannot_be_indexed(photos: Path, embedder: PictureEmbedder, tmp_pat
         with pytest.raises(DataError) as error:
             index_pictures(uri, [folder], embedder)
         assert error.value.subject == str(folder)
+    for only in (False, True):
+        with pytest.raises(DataError) as error:
+            index_pictures(uri, [], embedder, only=only)
+        assert error.value.subject == "folders"
     assert not Path(uri).exists()
     # A file, a folder of other things, one that cannot be made, one whose lock cannot be written.
     for place in (file, photos, file / "index", tmp_path / "locked"):

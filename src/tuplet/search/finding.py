@@ -79,8 +79,10 @@ def find_pictures(folders: Sequence[Path], *, label_folder: LabelFolder = "first
             the folder that the picture lies in; none: no labels. Pictures right inside have none.
 
     Raises:
-        DataError: one of them is no folder, cannot be listed, or has no pictures.
+        DataError: there is none, or one of them is no folder, cannot be listed, or has no pictures.
     """
+    if not folders:
+        raise DataError("no folder was given; want one with pictures, or several", subject="folders")
     found = FoundPictures()
     for folder in folders:
         top = absolute(folder)

@@ -47,11 +47,11 @@ def open_table(uri: Uri, name: str = TABLE, session: lancedb.Session | None = No
         session: LanceDB's cache, kept from one opening to the next.
 
     """
-    if not is_remote(uri) and not Path(uri, f"{name}.lance").is_dir():
-        return None  # connect would make the folder
     # In object storage the address or the keys may be wrong, and the index whole.
     wanted = "" if is_remote(uri) else "want it whole, or made again with tuplet index --model RUN --rebuild"
     with lance_errors(f"cannot open the index {uri}", wanted, subject=uri):
+        if not is_remote(uri) and not Path(uri, f"{name}.lance").is_dir():
+            return None  # connect would make the folder
         database = lancedb.connect(uri, session=session)
         try:
             return database.open_table(name)
@@ -141,9 +141,10 @@ def locked(uri: Uri) -> Iterator[None]:
         raise SearchIndexError(f"{uri} is a file; want a folder for the index", subject=uri)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise _not_writable("make", uri, error) from None
-    others = sorted(entry.name for entry in folder.iterdir() if not _OURS.fullmatch(entry.name))
+    others = [name for name in names if not _OURS.fullmatch(name)]
     if others and not (folder / f"{TABLE}.lance").is_dir():
         raise SearchIndexError(
             f"{uri} holds other things, such as {others[0]}; want a new folder", subject=uri, given=others[0]
