@@ -100,7 +100,7 @@ class HGNN(nn.Module):
         return features
 
     def keep_output_rows(self, rows: int) -> None:
-        """Replace the output propagation by one of so many classes, >= 0, whose values are not set yet."""
+        """Replace the output propagation by one of `rows` classes, >= 0, whose values are not set yet."""
         width = self.output_parameters()[0].shape[1]
         # On "meta" nothing is allocated or drawn: torch warns of a layer of no classes as it draws its
         # values.

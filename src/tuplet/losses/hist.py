@@ -230,14 +230,14 @@ class HISTLoss(MetricLoss):
             with all that is done to each class alone fused by torch.compile (distance mahalanobis only;
             others are as with chunked); auto is plain where C D is below half a million, and else chunked.
         class_fraction: share of the classes that a training step sums over, in (0, 1]: those of the batch,
-            and others drawn anew each time. Below 1 both terms come out too small, as classes are missing
+            and others drawn again in each step. Below 1 both terms are too small, as classes are missing
             from the sums; eval() sums over all. Not with plain. Where several ranks compute the loss of one
-            gathered batch without a shard, seed torch alike on all before each step, or they draw apart.
+            gathered batch without a shard, give torch the same seed on all of them before each step.
         sparse_gradients: with class_fraction < 1, gradients of the class parameters are sparse tensors of the
             rows summed over, for optimizers such as torch.optim.SparseAdam.
         alpha_control: admit alpha <= 0, which is outside of the paper's range (Eq. 4 wants weights <= 1).
         shard: the classes whose parameters this rank keeps. Every rank must then be given the same batch, the
-            gathered one (`gather_batch`), and have the same hidden weights: seed them alike. Not with plain.
+            gathered one (`gather_batch`), and have the same hidden weights: the same seed. Not with plain.
     Raises: SettingsError: (a ValueError) a setting outside its range.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023.
     Example:

@@ -44,7 +44,7 @@ class RivalLoss(MetricLoss):
             a batch, which needs several of a class.
         num_classes: training classes, C >= 1.
         embedding_dim: width of the embeddings, D >= 1.
-        matryoshka: leading widths, ascending and below D, whose loss is added; pairs are mined anew for each.
+        matryoshka: leading widths, ascending and below D, whose loss is added; each mines its own pairs.
         settings: margin, scale, positive_scale and num_centers, as far as the loss has them (see
             `LossConfig`); those left out or None are as published.
     Raises:

@@ -126,7 +126,7 @@ def cluster(
     Args:
         points: finite, contiguous.
         k: clusters, in 1..N. They start at k random points.
-        num_iterations: at most so many, >= 1; fewer where no centroid moves any more.
+        num_iterations: the largest number of them, >= 1; it ends early where no centroid moves any more.
         seed: of the random points, >= 0.
     """
     if num_gpus() or k < FEW:

@@ -23,7 +23,7 @@ from tuplet.errors import SettingsError
 Unit: TypeAlias = Literal["queries", "classes"]
 
 EXACT_CLASSES = 12
-"""Up to so many classes that differ, every pattern of signs is gone through: 4,096 of them."""
+"""Up to this number of classes that differ, all patterns of signs are enumerated: at most 4,096."""
 BLOCK_BYTES = 2**24
 """Size of one block of weights or signs; at least one resample or pattern is in it."""
 

@@ -15,7 +15,7 @@ def retrieval_names(recall_at: Iterable[int]) -> list[str]:
 
 
 def headline_metric(retrieval: Mapping[str, float]) -> str | None:
-    """Return the metric that stands for a run: Recall@K with the smallest K there is; None without any."""
+    """Return the headline metric of a run: Recall@K with the smallest K; None if it has no Recall@K."""
     ranks = sorted(int(name.rpartition("_")[2]) for name in retrieval if name.startswith("recall_at_"))
     return f"recall_at_{ranks[0]}" if ranks else None
 

@@ -206,8 +206,8 @@ def verification_metrics(
 ) -> VerificationReport:
     """Compute ROC AUC, EER and the FNMR at given FMRs, over all pairs, with intervals over classes.
 
-    Time is that of the float64 products of all pairs, about thrice; memory beyond the embeddings is some
-    350 MB, however many pairs there are.
+    It takes about three times as long as the float64 products of all pairs. Memory beyond the embeddings is
+    some 350 MB, however many pairs there are.
 
     Args:
         embeddings: finite; compared by cosine.

@@ -253,7 +253,7 @@ def _as_dense(rows: Tensor, parameter: Tensor, places: Tensor) -> Tensor:
 
 
 def draw_classes(num_classes: int, always: Int64[Tensor, " M"], *, fraction: float) -> Int64[Tensor, " S"]:
-    """Draw a random sample of the classes that has some of them for certain, ascending.
+    """Draw a random sample of the classes that always includes some of them, ascending.
 
     Args:
         num_classes: C, >= 0; classes are 0..C-1.
@@ -266,7 +266,7 @@ def draw_classes(num_classes: int, always: Int64[Tensor, " M"], *, fraction: flo
         by Partial FC", CVPR 2022.
     """
     # The lowest of as many random numbers: a draw without replacement, and without reading any on the host.
-    # For the same reason M, not the number of different classes, says how many there may be for certain.
+    # For the same reason M, not the number of different classes, decides how many are drawn at least.
     priority = torch.rand(num_classes, device=always.device)
     count = min(max(len(always), round(fraction * num_classes)), num_classes)
     if num_classes > 0:

@@ -11,7 +11,7 @@ equals the lower index comes first. Random embeddings leave fewer than one doubt
 embeddings leave thousands: beyond `MOST_DOUBTS` a query is hard, and its exact similarities are sorted after
 all.
 
-Why blocks: they bound the memory, and they let a query lose interest. A positive whose rank is beyond R
+Why blocks: they bound the memory, and they let a query stop early. A positive whose rank is beyond R
 counts neither for R-precision nor for MAP@R and is given up. The similarity that a negative must reach to
 matter rises with every positive given up, until most blocks are dismissed by their largest product alone.
 

@@ -271,7 +271,7 @@ def _bins(similarity: Similarity, sides: _Sides, starts: Sequence[int], seed: in
 def _sampled(
     similarity: Similarity, sides: _Sides, seed: int
 ) -> tuple[Int64[np.ndarray, " g"], Int64[np.ndarray, " i"]]:
-    """Return the grid points of some genuine pairs, of any class alike, and of some impostor pairs."""
+    """Return the grid points of random genuine pairs and of random impostor pairs."""
     random = np.random.default_rng(seed)
     rows, columns = sides.rows.numpy(force=True), sides.columns.numpy(force=True)
     a = random.integers(0, len(rows), SAMPLED_PAIRS)

@@ -86,7 +86,7 @@ class Similarity(ABC):
         """Compute exact similarities of k groups of queries to as many groups of gallery items."""
 
     def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
-        """Return what people read: the cosine, or minus the Euclidean distance."""
+        """Return what is reported: the cosine, or minus the Euclidean distance."""
         return exact
 
 
