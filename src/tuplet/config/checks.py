@@ -76,6 +76,7 @@ def converts_fields(cls: type[T]) -> type[T]:
     It takes numbers of numpy and torch, see `plain_number`, text for a path, and a list for a tuple. They are
     converted on the way into the constructor, since a frozen instance cannot be changed later.
     """
+    section: Any = cls
     construct = cls.__init__
     signature = inspect.signature(construct)
 
@@ -83,7 +84,7 @@ def converts_fields(cls: type[T]) -> type[T]:
     def init(self: T, *args: object, **fields: object) -> None:
         given = signature.bind(self, *args, **fields).arguments
         given.pop("self")
-        kinds = _types(cls)
+        kinds = _types(section)
         construct(self, **{name: _converted(value, kinds[name]) for name, value in given.items()})
 
     cls.__init__ = init  # type: ignore[assignment]
@@ -140,7 +141,7 @@ class Check:
         SettingsError: a field has a value of another type, or none of its choices.
     """
 
-    def __init__(self, values: object, prefix: str = "") -> None:
+    def __init__(self, values: Any, prefix: str = "") -> None:
         self._values, self._prefix = values, prefix
         # Files and options are checked when they are read. A misspelt choice in Python, such as name="SGD",
         # would train with whatever the last branch of an if stands for.
