@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from tuplet.config import RunConfig
 from tuplet.data.files import write_atomically
-from tuplet.errors import RunFolderError
+from tuplet.errors import InputError, RunFolderError
 from tuplet.training.environment import hash_weights
 from tuplet.training.loop import train_epochs
 from tuplet.training.run_folder import LockedRunError, Run, removed_on_input_error
@@ -35,9 +36,35 @@ def test_a_second_process_removes_nothing_of_a_run_that_the_first_trains(
     tiny: RunConfig, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(LockedRunError), removed_on_input_error(folder), Run.create(tiny, folder).locked():
-        next(train_epochs(Run(folder)))
+
+    def train_second(first: ExitStack) -> None:
+        with removed_on_input_error(folder):
+            first.enter_context(Run.create(tiny, folder).locked())  # at the same moment
+            next(train_epochs(Run(folder)))
+
+    with ExitStack() as first, pytest.raises(LockedRunError):
+        train_second(first)
     assert Run(folder).config == tiny
+
+
+def test_of_two_commands_for_one_folder_one_gets_it(tiny: RunConfig, tmp_path: Path) -> None:
+    with Run.create(tiny, tmp_path / "run").locked():
+        (tmp_path / "run" / "config.yaml").rename(tmp_path / "config.yaml")  # it is about to be written
+        with pytest.raises(LockedRunError):
+            Run.create(tiny, tmp_path / "run")
+
+
+def test_what_a_refused_run_wrote_is_removed(tiny: RunConfig, tmp_path: Path) -> None:
+    def train_refused(folder: Path) -> None:
+        with removed_on_input_error(folder):
+            Run.create(tiny, folder).write_json(folder / "notes.json", {})
+            raise InputError("an image cannot be read")
+
+    (tmp_path / ".mine").write_text("before")
+    for folder in (tmp_path / "new", tmp_path):
+        with pytest.raises(InputError):
+            train_refused(folder)
+    assert [entry.name for entry in tmp_path.iterdir()] == [".mine"]
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -106,13 +106,14 @@ class Run:
             RunFolderError: the folder holds something already, or is a file.
         """
         path = Path(folder)
-        if path.is_dir() and not all(entry.name.startswith(".") for entry in path.iterdir()):
-            resume = f"tuplet train --resume {path}"
-            raise RunFolderError(f"{path} is not empty; want a new folder, or {resume}", subject=path)
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; want a new folder for the run", subject=path)
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "config.yaml", write_config(config).encode())
+        with _locked(path):  # of two commands that start at the same moment, one gets the folder
+            if not all(entry.name.startswith(".") for entry in path.iterdir()):
+                resume = f"tuplet train --resume {path}"
+                raise RunFolderError(f"{path} is not empty; want a new folder, or {resume}", subject=path)
+            write_atomically(path / "config.yaml", write_config(config).encode())
         return cls(path)
 
     def classes_folder(self, epoch: int) -> Path:
@@ -232,14 +233,23 @@ class Run:
         Raises:
             LockedRunError: another process is training this run.
         """
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise LockedRunError(
-                f"another process is training {self.folder}; want one at a time: wait, or end it",
-                subject=self.folder,
-            ) from None
+        with _locked(self.folder):
+            yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockedRunError(
+            f"another process is training {folder}; want one at a time: wait, or end it", subject=folder
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -252,15 +262,20 @@ def removed_on_input_error(folder: Path) -> Iterator[None]:
     before = set(folder.iterdir()) if folder.is_dir() else None
     try:
         yield
-    except LockedRunError:
-        raise
     except InputError:
-        if (folder / "config.yaml").is_file() and not Run(folder).reports():
-            for entry in set(folder.iterdir()) - (before or set()):
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            if before is None:
-                folder.rmdir()
+        if (folder / "config.yaml").is_file():
+            with suppress(LockedRunError), Run(folder).locked():
+                _remove_unmeasured(folder, before)
         raise
+
+
+def _remove_unmeasured(folder: Path, before: set[Path] | None) -> None:
+    """Remove what was not there before from the folder of a run without a report; None: all, and itself."""
+    if not Run(folder).reports():
+        for entry in set(folder.iterdir()) - (before or set()):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        if before is None:
+            folder.rmdir()
 
 
 def read_config(file: Path) -> RunConfig:
