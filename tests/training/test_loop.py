@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -153,6 +154,10 @@ def test_resume_needs_no_starting_weights_and_notices_other_images(tiny: RunConf
     other = load_split(override(config, {"data.glyphs_per_class": 8}))
     with pytest.raises(DataError) as error:
         next(train_epochs(run, split=other))
+    assert error.value.subject == "data.root"
+    split = load_split(config)
+    with pytest.raises(DataError) as error:
+        next(train_epochs(run, split=replace(split, test=other.test)))
     assert error.value.subject == "data.root"
     assert len(trained(run)) == 3
 

@@ -85,7 +85,9 @@ class Session:
         self.run, self.split, self.fabric = run, split, fabric
         self.batches = EpochBatches(config, split.train, fabric)
         iter(self.batches)  # raises if there are too few images or classes, before anything is built
+        measured = (split.test,) if split.gallery is None else (split.test, split.gallery)
         self._data = hash_images(split.train)
+        self._measured = [hash_images(table) for table in measured]
         torch.manual_seed(config.seed)
         # A checkpoint holds every weight: a run continues without the file of pretrained weights.
         started = run.checkpoint_file.exists()
@@ -126,7 +128,7 @@ class Session:
         """Load the checkpoint, and return its epoch, or None if the run has none yet.
 
         Raises:
-            DataError: the training images are not those that the run began with.
+            DataError: the images are not those that the run began with.
             RunFolderError: the checkpoint is damaged, or was trained with another config.
         """
         state = self.run.load_checkpoint()
@@ -135,9 +137,12 @@ class Session:
         if state is None:
             self._describe()
             return None
-        if state["data"] != self._data:
+        # Runs of earlier versions did not note what they are measured on.
+        is_measured_so = state.get("measured", self._measured) == self._measured
+        if state["data"] != self._data or not is_measured_so:
+            images = "test" if state["data"] == self._data else "training"
             raise DataError(
-                f"the training images are not those that {self.run.folder} began with; want the same classes"
+                f"the {images} images are not those that {self.run.folder} began with; want the same classes"
                 " with as many images: restore them, give --data.root FOLDER, where they are now, or start a"
                 " new run",
                 subject="data.root",
@@ -168,6 +173,7 @@ class Session:
                 {
                     "epoch": report.epoch,
                     "data": self._data,
+                    "measured": self._measured,
                     "precision": self.fabric.strategy.precision.state_dict(),
                     **self._network_state(),
                     **state,
