@@ -15,8 +15,9 @@ from training_runs import assert_same_weights, trained
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.errors import DeviceError
-from tuplet.training.devices import keeping_memory
+from tuplet.training.devices import DeviceMemoryError, keeping_memory
 from tuplet.training.run_folder import Run
+from tuplet.training.session import Session
 
 CPU = torch.device("cpu")
 LARGE = 1 << 24
@@ -124,3 +125,18 @@ def test_no_compiler_is_one_line(tiny: RunConfig, monkeypatch: pytest.MonkeyPatc
     assert error.value.subject == "compute.compile"
     assert "\n" not in str(error.value)
     assert not run.checkpoint_file.exists()
+
+
+def test_a_step_that_does_not_fit_into_a_gpu_is_one_line(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Session) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Session, "step", full)
+    run = Run.create(tiny, tmp_path / "run")
+    with pytest.raises(DeviceMemoryError) as error:
+        trained(run)
+    assert (error.value.subject, error.value.given) == ("data.batch_size", 8)
+    assert "\n" not in str(error.value)
+    assert [report.epoch for report in run.reports()] == [0]

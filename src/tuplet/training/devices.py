@@ -24,6 +24,31 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _DEATH_SIGNAL = 1  # of Linux's prctl
 
 
+class DeviceMemoryError(DeviceError):
+    """The memory of a GPU does not hold a step of a training."""
+
+    one_rank_only = True
+
+
+@contextmanager
+def explaining_memory(config: RunConfig) -> Iterator[None]:
+    """Raise a DeviceMemoryError, which says what takes less memory, if a GPU has too little for the block.
+
+    Args:
+        config: of the run.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"a step does not fit into the memory of the device ({one_line(error)}); want a smaller"
+            " data.batch_size, data.accumulate, which divides the batch into parts, or compute.precision"
+            " bf16-mixed",
+            subject="data.batch_size",
+            given=config.data.batch_size,
+        ) from error
+
+
 def launch(config: RunConfig, *, alone: bool = False) -> Fabric:
     """Return a Fabric on the devices that the config names, and start its other ranks.
 

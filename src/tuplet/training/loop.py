@@ -18,7 +18,7 @@ from tuplet.data.load import load_split
 from tuplet.data.splits import Split
 from tuplet.progress import track
 from tuplet.ranks import on_first
-from tuplet.training.devices import keeping_memory, launch
+from tuplet.training.devices import explaining_memory, keeping_memory, launch
 from tuplet.training.run_folder import EpochReport, Run
 from tuplet.training.session import Session
 
@@ -52,6 +52,7 @@ def _epochs(run: Run, fabric: Fabric | None, split: Split | None) -> Generator[E
         # Two processes in one run would append to the same metrics and replace each other's checkpoint.
         on_first(fabric, lambda: stack.enter_context(run.locked()))
         stack.enter_context(keeping_memory(fabric.device))
+        stack.enter_context(explaining_memory(config))
         session = Session(run, split or load_split(config), fabric)
 
         finished = session.restore()
