@@ -211,6 +211,19 @@ def test_euclidean_survives_an_offset_far_from_the_origin():
     assert_same(retrieval_metrics((x - 2.0**45), y, distance="euclidean"), wanted)
 
 
+@pytest.mark.parametrize("scale", [2.0**-990, 2.0**-140, 2.0**130, 2.0**1020])
+def test_euclidean_distances_of_any_size_are_scaled_exactly(scale):
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-1, 1, size=(50, 3)), rng.integers(0, 5, 50)
+    items, distances = nearest_neighbours(x, 4, distance="euclidean")
+    scaled, found = nearest_neighbours(x * scale, 4, distance="euclidean")
+    assert torch.equal(scaled, items)
+    assert torch.equal(found, distances * scale)
+    assert retrieval_metrics(x * scale, y, distance="euclidean") == retrieval_metrics(
+        x, y, distance="euclidean"
+    )
+
+
 def test_training_precision_does_not_reach_the_metrics():
     rng = np.random.default_rng(0)
     x, y = (

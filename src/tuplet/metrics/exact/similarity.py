@@ -223,7 +223,9 @@ class _Euclidean(Similarity):
         return self.exact_pairs(*(side.reshape(-1) for side in pairs)).view(k, b, m)
 
     def reported(self, exact: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
-        return -torch.ldexp((-exact).sqrt(), torch.tensor(self._exponent))
+        # In two steps, since Python's floats end below 2^1024.
+        half = self._exponent // 2
+        return (-exact).sqrt().neg_().mul_(2.0**half).mul_(2.0 ** (self._exponent - half))
 
     def _centred(self, rows: Float[Tensor, "b D"]) -> Float64[Tensor, "b D"]:
         # Far from the origin the three terms cancel, and a bound that grows with |q| and |g| settles nothing.
@@ -267,7 +269,8 @@ def _chunks(rows: Float[Tensor, "n D"]) -> Iterator[Float[Tensor, "c D"]]:
 
 
 def _scaled(rows: Float[Tensor, "b D"], exponent: int) -> Float64[Tensor, "b D"]:
-    return torch.ldexp(rows.double(), torch.tensor(-exponent, device=rows.device))
+    # Not torch.ldexp: some versions compute its power of two in float32, and it copies one to the device.
+    return rows.double() * 2.0**-exponent
 
 
 def exponent_of(largest: Float[Tensor, ""]) -> int:
@@ -303,7 +306,10 @@ def _highest_precision() -> Iterator[None]:
         asked = torch.get_float32_matmul_precision()
     except RuntimeError:
         # Since PyTorch 2.9 backends have settings of their own. Once one is used, the common one is an error.
-        backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        backends = (
+            torch.backends.cuda.matmul,
+            torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+        )
         each_asked = [backend.fp32_precision for backend in backends]
         for backend in backends:
             backend.fp32_precision = "ieee"
