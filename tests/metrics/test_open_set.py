@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.answers import NO_LABEL, vote
 from tuplet.metrics.open_set import Answers
+from tuplet.metrics.verification import Verification
 
 
 def by_hand(
@@ -119,3 +120,11 @@ def test_settings_of_intervals_out_of_range(setting: str, value: float) -> None:
         with pytest.raises(SettingsError) as raised:
             measure(**{setting: value})
         assert raised.value.subject == setting
+
+
+def test_nan_is_no_threshold() -> None:
+    x, labels = sample(9, 1.2, 1)
+    for measured in (Answers.of(x, labels), Verification.of(x, labels)):
+        with pytest.raises(SettingsError) as raised:
+            measured.at_threshold(float("nan"))
+        assert raised.value.subject == "threshold"

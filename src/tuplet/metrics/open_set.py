@@ -8,6 +8,7 @@ score there is no answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
+from tuplet.config.checks import require
 from tuplet.errors import DataError, SettingsError
 from tuplet.metrics.answers import NUM_VOTES, AnswersAt, vote
 from tuplet.metrics.exact.labelled import labelled_search
@@ -207,7 +209,11 @@ class Answers:
         """Measure the answers whose score is at least a threshold; settings are those of `mean_intervals`.
 
         The precision of no answers at all is 1.
+
+        Raises:
+            SettingsError: the threshold is NaN, or a setting is out of range.
         """
+        require(not math.isnan(threshold), "threshold", threshold, "a cosine")
         measures: dict[str, _Measure] = {
             "precision": partial(_Sums.precision, threshold=threshold),
             "answered": partial(_Sums.answered, threshold=threshold),

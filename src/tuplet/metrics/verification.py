@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from tuplet.config.checks import require
 from tuplet.errors import SettingsError
 from tuplet.metrics.answers import OperatingPoint
 from tuplet.metrics.exact.labelled import labelled_search
@@ -116,7 +117,12 @@ class Verification:
         return cls(counts)
 
     def at_threshold(self, threshold: float) -> OperatingPoint:
-        """Return the error rates at a threshold."""
+        """Return the error rates at a threshold.
+
+        Raises:
+            SettingsError: the threshold is NaN.
+        """
+        require(not math.isnan(threshold), "threshold", threshold, "a cosine")
         return self._at_point(point_of(threshold), threshold)
 
     def at_fmr(self, fmr: float) -> OperatingPoint:
