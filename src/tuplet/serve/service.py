@@ -173,7 +173,7 @@ class SearchService:
         """Find what is similar to a picture of the index, without itself."""
         picture = await self.of_picture(name, self.index.row)
         vector = await self.of_picture(name, self.index.vector)
-        neighbours, said = await self._nearest(vector, query, {picture.id})
+        neighbours, said = await self._nearest(vector, query, {picture.id}, picture.content)
         return SearchAnswer.of(picture, neighbours, picture.content, said)
 
     async def similar_to_upload(self, request: Request, query: SearchQuery) -> SearchAnswer:
@@ -204,22 +204,40 @@ class SearchService:
             vector = await self._queue.vector(square)
         except InputError as error:
             raise HTTPException(422, str(error)) from None
-        neighbours, said = await self._nearest(vector, query, set())
-        return SearchAnswer.of(None, neighbours, hashlib.sha256(content).hexdigest()[:32], said)
+        digest = hashlib.sha256(content).hexdigest()[:32]
+        neighbours, said = await self._nearest(vector, query, set(), digest)
+        return SearchAnswer.of(None, neighbours, digest, said)
 
     async def _nearest(
-        self, vector: Float32[np.ndarray, " D"], query: SearchQuery, exclude: set[str]
+        self, vector: Float32[np.ndarray, " D"], query: SearchQuery, exclude: set[str], content: str
     ) -> tuple[list[Neighbour], IndexAnswer | None]:
-        """Return the nearest pictures, and what they say where the model is calibrated."""
+        """Return the nearest pictures, and what they say where the model is calibrated.
+
+        Args:
+            vector: looked up.
+            query: the conditions.
+            exclude: ids of pictures that are not found.
+            content: hash of the bytes that were looked up; pictures with the same do not vote.
+        """
         threads = self._readers if query.path is None else self._scanners
+        nearest = partial(self.index.nearest, vector, where=query.condition)
         calibration = self._calibration
-        most = query.top if calibration is None else max(query.top, calibration.num_votes)
-        look = partial(self.index.nearest, vector, most, where=query.condition, exclude=exclude)
+
+        def look() -> tuple[list[Neighbour], IndexAnswer | None]:
+            if calibration is None:
+                return nearest(query.top, exclude=exclude), None
+            most = calibration.num_votes
+            found = nearest(max(query.top, most), exclude=exclude)
+            voting = [one for one in found if one.picture.content != content]
+            if len(voting) < most <= len(found):  # copies took the places of pictures that vote
+                copies = {one.id for one in self.index.copies(content)}
+                voting = nearest(most, exclude=exclude | copies)
+            return found[: query.top], answer_of(voting, calibration)
+
         try:
-            found = await self.read(look, threads)
+            return await self.read(look, threads)
         except RequestError as error:
             raise HTTPException(400, f"label or path cannot be used: {error}") from None
-        return found[: query.top], None if calibration is None else answer_of(found, calibration)
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -183,18 +183,22 @@ def test_search_and_duplicates_answer(root: Path, found: Calibration, says: Call
 
 def test_serve_answers(root: Path, found: Calibration, says: Callable[..., str]) -> None:
     embedder = PictureEmbedder.open(root / "run", accelerator="cpu")
-    picture = root / "asked" / "class 14" / "5.png"
     index = ImageIndex(str(root / "index"))
-    row = json.loads(says("classify", picture, "--index", root / "index", "--accelerator", "cpu", "--json"))[
-        0
-    ]
+    # The second is in the index: as in classify, its copy is found and does not vote.
+    pictures = [root / "asked" / "class 14" / "5.png", root / "indexed" / "class 14" / "0.png"]
+    on = ("--index", root / "index", "--accelerator", "cpu", "--json")
+    rows = json.loads(says("classify", *pictures, *on))
     for calibration in (found, None):
         service = SearchService(index, embedder, ServiceSettings(), calibration)
         with TestClient(build_service(service, Access(None, True)), base_url="http://127.0.0.1") as client:
-            answer = client.post("/search?top=2", content=picture.read_bytes()).json()
-        assert len(answer["found"]) == 2
-        expected = {name: row[name] for name in ("answer", "label", "probability")}
-        assert answer.get("verdict") == (None if calibration is None else pytest.approx(expected))
+            answers = [client.post("/search?top=2", content=one.read_bytes()).json() for one in pictures]
+        assert [one["exact_copy"] for answer in answers for one in answer["found"]] == [False] * 2 + [
+            True,
+            False,
+        ]
+        for answer, row in zip(answers, rows, strict=True):
+            expected = {name: row[name] for name in ("answer", "label", "probability")}
+            assert answer.get("verdict") == (None if calibration is None else pytest.approx(expected))
 
 
 def test_load_compares_two_pictures(root: Path, found: Calibration, tmp_path: Path) -> None:
