@@ -11,7 +11,7 @@ from live_server import saved
 from PIL import Image
 
 from tuplet.data.pixels import decode_pixels
-from tuplet.serve.uploads import MOST_SCANS, decode_upload, decoding_work
+from tuplet.serve.uploads import MOST_PARTS, MOST_SCANS, decode_upload, decoding_work
 
 SIDE = 50
 NUM_PIXELS = 400 * 300
@@ -119,3 +119,19 @@ def test_a_broken_header_is_refused() -> None:
         decode_upload(broken, min_side=SIDE, most_pixels=NUM_PIXELS)
     assert refused.value.status_code == 422
     assert decoding_work(b"no picture", min_side=SIDE) is None
+
+
+SEGMENT = b"\xff\xfe\x00\x02"
+CHUNK = struct.pack(">I", 0) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))
+
+
+@pytest.mark.parametrize(("kind", "start", "part"), [("JPEG", 2, SEGMENT), ("PNG", 33, CHUNK)])
+def test_parts_that_would_take_long_to_read_are_counted_first(kind: str, start: int, part: bytes) -> None:
+    content = picture(kind)
+    usual = content[:start] + part * 500 + content[start:]
+    decode_upload(usual, min_side=SIDE, most_pixels=NUM_PIXELS)
+    for place in (start,) if kind == "JPEG" else (start, len(content) - 12):
+        many = content[:place] + part * (MOST_PARTS + 1) + content[place:]
+        with pytest.raises(HTTPException) as refused:
+            decode_upload(many, min_side=SIDE, most_pixels=NUM_PIXELS)
+        assert (refused.value.status_code, "segments or chunks" in refused.value.detail) == (422, True)

@@ -75,6 +75,11 @@ def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[n
             too much to decode.
     """
     wanted = "want a whole JPEG, PNG or other image file"
+    if _num_parts(content) > MOST_PARTS:
+        raise HTTPException(
+            422,
+            f"the picture is a JPEG or PNG of more than {MOST_PARTS:,} segments or chunks; want a usual one",
+        )
     try:
         work = decoding_work(content, min_side=min_side)
     except Exception:  # corrupt bytes make Pillow raise nearly anything
@@ -99,6 +104,10 @@ def decode_upload(content: bytes, *, min_side: int, most_pixels: int) -> UInt8[n
 
 MOST_SCANS = 100
 """Of a JPEG; each goes over the whole picture again, however few bytes it has. Ten are usual."""
+
+MOST_PARTS = 50_000
+"""Segments of a JPEG before its first scan, or chunks of a PNG. Pillow reads each in Python and keeps many of
+them, so that empty ones cost far more time and memory than the picture. A usual file has a few thousand."""
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]|\xff\xd9")  # without those that have no length
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -147,6 +156,26 @@ def decoding_work(content: bytes, *, min_side: int) -> DecodingWork | None:
                 choose_scale(image, min_side)
                 pixels = image.width * image.height
         return DecodingWork(image.format or "", width, height, pixels, scans)
+
+
+def _num_parts(content: bytes) -> int:
+    """Count the segments of a JPEG before its first scan, or the chunks of a PNG, to `MOST_PARTS` + 1."""
+    parts = 0
+    if content.startswith(b"\xff\xd8\xff"):
+        place = 2
+        while parts <= MOST_PARTS and (found := _MARKER.search(content, place)):
+            if content[found.end() - 1] in (_SCAN, _END):
+                break
+            parts += 1
+            place = found.end() + max(int.from_bytes(content[found.end() : found.end() + 2]), 2)
+    elif content.startswith(b"\x89PNG\r\n\x1a\n"):
+        place = 8
+        while parts <= MOST_PARTS and place < len(content):
+            parts += 1
+            place += 12 + int.from_bytes(
+                content[place : place + 4]
+            )  # beside the data: length, name, checksum
+    return parts
 
 
 def _num_scans(jpeg: bytes) -> int:
