@@ -27,6 +27,7 @@ from tuplet.data.files import write_atomically
 from tuplet.evaluation.calibration import read_calibration
 from tuplet.metrics.answers import AnswersAt
 from tuplet.metrics.open_set import Answers
+from tuplet.report.markdown import table_head, table_row
 
 NUM_UNKNOWN = 10
 
@@ -131,12 +132,10 @@ def table(found: dict[str, Any]) -> str:
     columns = {"promised": found["validation"], "test, asked as in calibration": found["test"]}
     columns["index less ten species"] = found["index"]
     columns = {title: column for title, column in columns.items() if column is not None}
+    asked = (f"{one['pictures']:,} ({one['species']})" for one in columns.values())
     lines = [
-        "| | " + " | ".join(columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
-        "| pictures (species) that are asked | "
-        + " | ".join(f"{one['pictures']:,} ({one['species']})" for one in columns.values())
-        + " |",
+        *table_head(["", *columns], "l" + "r" * len(columns)),
+        table_row(["pictures (species) that are asked", *asked]),
     ]
     words = {
         "answered": 'known: answered "same"',
@@ -145,13 +144,10 @@ def table(found: dict[str, Any]) -> str:
         "detected": 'unknown: not answered "same"',
     }
     for name, title in words.items():
-        lines.append(
-            f"| {title} | " + " | ".join(_cell(one["same"], name) for one in columns.values()) + " |"
-        )
+        lines.append(table_row([title, *(_cell(one["same"], name) for one in columns.values())]))
     more = {"answered": 'known: "same" or "unsure"', "detected": 'unknown: "nothing like it here"'}
     for name, title in more.items():
-        cells = [_cell(one["same_or_unsure"], name) for one in columns.values()]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append(table_row([title, *(_cell(one["same_or_unsure"], name) for one in columns.values())]))
     return "\n".join(lines)
 
 

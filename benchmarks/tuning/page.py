@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from tuplet.metrics.intervals import SeedMean, seed_mean
+from tuplet.report.markdown import table_head, table_row
 from tuplet.training.environment import short_commit
 
 
@@ -112,8 +113,7 @@ def _gains(
         f" all training classes; {label}. The gain is over the recipe's own settings with the same seeds; the"
         " interval is a 95 % t interval over searches, a search being one value, the mean of its seeds.",
         "",
-        "| settings | Recall@1 on test classes | gain, points | 95 % |",
-        "| --- | ---: | ---: | --- |",
+        *table_head(["settings", "Recall@1 on test classes", "gain, points", "95 %"], "lrrl"),
         f"| the recipe's own | {100 * np.mean(own):.1f} | | |",
         *(_gain_row(title, searches, own) for title, searches in groups.items()),
     ]
@@ -135,10 +135,7 @@ def _footer(
 
 def _curve_table(kinds: Mapping[str, Sequence[SearchResult]], trials: int) -> list[str]:
     places = [place for place in (1, 10, 20, 30, 40, 50, 60) if place <= trials]
-    rows = [
-        f"| after trial | {' | '.join(map(str, places))} |",
-        f"| --- |{' ---: |' * len(places)}",
-    ]
+    rows = table_head(["after trial", *map(str, places)], "l" + "r" * len(places))
     for sampler, searches in kinds.items():
         curves_of = 100 * np.array([one.best_so_far for one in searches])
         cells = [
@@ -146,7 +143,7 @@ def _curve_table(kinds: Mapping[str, Sequence[SearchResult]], trials: int) -> li
             f" {curves_of[:, place - 1].max():.1f})"
             for place in places
         ]
-        rows.append(f"| {sampler} | {' | '.join(cells)} |")
+        rows.append(table_row([sampler, *cells]))
     return rows
 
 
@@ -175,8 +172,7 @@ def _oracle(
         " reports, and what its best settings measure when they are trained again with new seeds and the last"
         " epoch counts:",
         "",
-        "| search | reported | again, mean of seeds | difference, points |",
-        "| --- | ---: | ---: | ---: |",
+        *table_head(["search", "reported", "again, mean of seeds", "difference, points"], "lrrr"),
     ]
     for number, (one, difference) in enumerate(zip(oracle, chosen, strict=True)):
         again = 100 * float(np.mean(one.final))
@@ -207,14 +203,13 @@ def _oracle(
 
 
 def _settings(found: Sequence[SearchResult]) -> list[str]:
-    paths = list(found[0].settings)
+    names = [path.split(".")[-1] for path in found[0].settings]
+    titles = ["search", *names, "its value", "test, its network", "test, again"]
     rows = [
         "",
         "## The best settings of each search",
         "",
-        f"| search | {' | '.join(path.split('.')[-1] for path in paths)} | its value | test, its network |"
-        " test, again |",
-        f"| --- |{' ---: |' * (len(paths) + 3)}",
+        *table_head(titles, "l" + "r" * (len(titles) - 1)),
     ]
     for one in found:
         cells = [

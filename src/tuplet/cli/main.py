@@ -290,6 +290,7 @@ def _compare(arguments: list[str]) -> None:
 def _bench(arguments: list[str]) -> None:
     name, rest = first_argument(arguments, "bench", "a recipe")
     chosen = parse(BenchArguments, rest, f"tuplet bench {name}", BenchArguments(recipe(name)))
+    require_root(chosen.config)
     require_extra("tune", "optuna", "psycopg")
     from tuplet.cli.commands.bench import bench
 

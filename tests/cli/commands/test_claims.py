@@ -151,7 +151,8 @@ def test_other_settings_want_another_folder(folder: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["claims", "run", "hgnn", "--on", "glyphs", "--to", str(folder), *OPTIONS, "--loss.tau", "9"])
     assert (
-        "has a claims run on other settings; want the same ones, or another folder" in capsys.readouterr().err
+        "has a claims run on other settings, --loss.tau 16.0 and not 9.0; want the same ones, or another"
+        in capsys.readouterr().err
     )
 
 

@@ -173,6 +173,19 @@ def test_a_wide_space_holds_the_published_settings(tiny: RunConfig, name: LossNa
         assert {override(config, {path: end}).loss.name for end in ends} == {name}
 
 
+def test_a_wide_space_holds_unusual_settings_too(tiny: RunConfig) -> None:
+    own: dict[str, object] = {"loss.tau": 100.0, "loss.lambda_s": 5.0, "loss.alpha": 0.125}
+    config = override(tiny, own)
+    space = wide_space(config)
+    require_space(space, config)
+    assert space["loss.tau"] == Range(2.0, 100.0, log=True)
+    found = settings_in(space, config)
+    assert found is not None
+    assert {path: found[path] for path in own} == own
+    triple = override(with_loss(tiny, "soft-triple"), {"loss.num_centers": 3})
+    assert wide_space(triple)["loss.num_centers"] == Choice((2, 5, 10, 3))
+
+
 def test_the_backbones_rate_is_searched_around_its_own(tiny: RunConfig) -> None:
     assert wide_space(tiny)["optimizer.lr_backbone"] == Range(1e-4, 1e-2, log=True)
     frozen = override(tiny, {"optimizer.lr_backbone": 0.0})

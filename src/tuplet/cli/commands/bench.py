@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def bench(chosen: BenchArguments, command: str) -> None:
     if first_rank:
         print(describe(split_of(images, configs[names[0]])), flush=True)
     print_compute_notes(config, fabric, images.train.num_classes)
-    how = f"the same command with --to {folder} resumes"
+    how = f"the same command with --to {shlex.quote(str(folder))} resumes"
     tracking = Tracking(chosen.track if first_rank else ())
     with tracking:
         if chosen.trials > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -88,7 +89,7 @@ def _several(chosen: TrainArguments, fabric: Fabric, command: str, tracking: Tra
         config.seed + number: seed_folder(folder, config.seed + number) if seeds > 1 else folder
         for number in range(seeds)
     }
-    how = f"the same command with --to {folder} resumes"
+    how = f"the same command with --to {shlex.quote(str(folder))} resumes"
     for seed, where in folders.items():
         epochs = epochs_of_runs(replace(config, seed=seed), where, fabric=fabric, images=images)
         print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)
@@ -109,7 +110,7 @@ def _finish(run: Run, fabric: Fabric, split: Split, tracking: Tracking) -> Run |
         print(describe(split, measured=run.config.evaluation.split), flush=True)
     print_compute_notes(run.config, fabric, split.train.num_classes)
     epochs = ((run, epoch) for epoch in train_epochs(run, fabric=fabric, split=split))
-    how = f"resume with: tuplet train --resume {run.folder}"
+    how = f"resume with: tuplet train --resume {shlex.quote(str(run.folder))}"
     num_epochs = print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)
     if num_epochs == 0 and first_rank:
         print(f"\nrun       {run.folder}")

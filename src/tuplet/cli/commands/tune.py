@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def tune(chosen: TuneArguments, command: str) -> None:
     fabric = launch(search.config, alone=True)
     images = load_data(search.config, decode_test=search.objective == "oracle")
     print_compute_notes(search.config, fabric, images.train.num_classes)
-    how = f"the same command with --to {search.folder} resumes"
+    how = f"the same command with --to {shlex.quote(str(search.folder))} resumes"
     require_trainable(search, images)
     with Tracking(chosen.track) as tracking:
         queue = print_trials(search, fabric=fabric, images=images, how_to_resume=how, tracking=tracking)
@@ -60,7 +61,8 @@ def tune(chosen: TuneArguments, command: str) -> None:
     print_result(search, found)
     print(f"\nrecipe    {file}")
     print(f"report    {search.folder / 'report.html'}")
-    print(f"\nTry next, for a number with an interval:\n  tuplet train --config {file} --seeds 5")
+    train = f"tuplet train --config {shlex.quote(str(file))} --seeds 5"
+    print(f"\nTry next, for a number with an interval:\n  {train}")
 
 
 def _search(chosen: TuneArguments) -> Search:

@@ -1,7 +1,7 @@
 """Compare losses under one protocol: the trainings, what they measure, and the page of results."""
 
 from tuplet.research.bench.comparison import BenchResult, compare_losses, frozen_backbone
-from tuplet.research.bench.page import commits, comparison_page, machines, spread, table_row
+from tuplet.research.bench.page import commits, comparison_page, machines, spread
 from tuplet.research.bench.protocol import Protocol, best_trial, train_loss, trials
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "frozen_backbone",
     "machines",
     "spread",
-    "table_row",
     "train_loss",
     "trials",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuplet.metrics.intervals import SeedMean, interval_of_share
 from tuplet.metrics.names import headline_metric, metric_title
+from tuplet.report.markdown import table_head, table_row
 from tuplet.research.bench.comparison import BenchResult, Difference
 from tuplet.research.bench.protocol import Protocol
 from tuplet.training.environment import short_commit
@@ -50,11 +51,6 @@ def comparison_page(protocol: Protocol, result: BenchResult, *, command: str) ->
     return "\n".join(lines)
 
 
-def table_row(cells: Sequence[str]) -> str:
-    """Return one row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
 def spread(value: SeedMean, factor: float = 100.0) -> str:
     """Return a mean times a factor, and its standard deviation where there are several seeds."""
     digits = 1 if factor == 100 else 2
@@ -95,10 +91,8 @@ def _settings_line(protocol: Protocol) -> str:
 def _score_table(protocol: Protocol, result: BenchResult, shown: Sequence[str]) -> list[str]:
     clusterings = ["nmi", "ami"] if "nmi" in result.losses[0].metrics else []
     head = [cell for metric in shown for cell in (metric_title(metric), "95 %")]
-    rows = [
-        table_row(["%", *head, *(metric.upper() for metric in clusterings)]),
-        table_row(["---", *["---:", "---"] * len(shown), *["---:"] * len(clusterings)]),
-    ]
+    titles = ["%", *head, *(metric.upper() for metric in clusterings)]
+    rows = table_head(titles, "l" + "rl" * len(shown) + "r" * len(clusterings))
     for loss in result.losses:
         cells = [cell for m in shown for cell in (spread(loss.metrics[m]), _interval(loss.metrics[m]))]
         rows.append(table_row([loss.name, *cells, *(spread(loss.metrics[m]) for m in clusterings)]))
@@ -120,8 +114,7 @@ def _difference_table(result: BenchResult, shown: Sequence[str]) -> list[str]:
         f"Less {result.losses[0].name}, in points: mean over seeds of the paired differences, its 95 % t"
         " interval, p of the paired t test, and p of swapping the two losses in any test class.",
         "",
-        f"| {table_row(head)}",
-        table_row(["---", *["---:", "---", "---:", "---:"] * len(shown)]),
+        *table_head(["", *head], "l" + "rlrr" * len(shown)),
     ]
     for loss in result.losses[1:]:
         cells = [
@@ -151,15 +144,13 @@ def _setting_table(protocol: Protocol, result: BenchResult) -> list[str]:
     if protocol.num_trials == 1:
         return []
     first = f"{metric_title(protocol.metric)} on validation classes: first trial"
-    rows = [
-        table_row(["settings", first, "best", "changed"]),
-        table_row(["---", "---:", "---:", "---"]),
-    ]
+    rows = table_head(["settings", first, "best", "changed"], "lrrl")
     for loss in result.losses:
-        values = [trial.value for trial in loss.trials]
-        best = max((value for value in values if value is not None), default=None)
+        # Only a trial of own settings changes none; if it failed, it is not among the trials.
+        own = [_percent(trial.value) for trial in loss.trials if not trial.changes]
+        best = max((trial.value for trial in loss.trials if trial.value is not None), default=None)
         changes = ", ".join(f"{path}={value}" for path, value in loss.changes.items()) or "nothing"
-        rows.append(table_row([loss.name, _percent(values[0]), _percent(best), changes]))
+        rows.append(table_row([loss.name, own[0] if own else "no value", _percent(best), changes]))
     firsts = "The first trial has the recipe's own settings of HIST, and each rival's published ones."
     return [*rows, "", firsts, ""]
 
@@ -167,10 +158,7 @@ def _setting_table(protocol: Protocol, result: BenchResult) -> list[str]:
 def _cost_table(result: BenchResult) -> list[str]:
     gpus = any(environment.get("device") != "cpu" for environment in result.losses[0].environments)
     hours = "GPU hours" if gpus else "hours"
-    rows = [
-        table_row(["cost", "training, minutes a seed", f"{hours}, seeds and trials"]),
-        table_row(["---", "---:", "---:"]),
-    ]
+    rows = table_head(["cost", "training, minutes a seed", f"{hours}, seeds and trials"], "lrr")
     for loss in result.losses:
         ranks = int(loss.environments[0].get("ranks", 1)) if gpus else 1
         total = ranks * (sum(loss.train_seconds.values) + loss.trial_seconds) / 3600

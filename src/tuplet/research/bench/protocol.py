@@ -13,8 +13,7 @@ from optuna.trial import TrialState
 from tuplet.config import LossName, RunConfig, shortened
 from tuplet.config.overrides import override
 from tuplet.data.splits import Split
-from tuplet.errors import SettingsError
-from tuplet.research.tuning.search import SamplerName, Search, open_search
+from tuplet.research.tuning.search import SamplerName, Search, no_value_error, open_search
 from tuplet.research.tuning.space import wide_space
 from tuplet.training.experiment import epochs_of_runs, seed_folder
 from tuplet.training.run_folder import EpochReport, Run
@@ -122,8 +121,5 @@ def best_trial(protocol: Protocol, name: LossName) -> Trial:
         return Trial({}, None, 0.0)
     finished = [(trial.value, trial) for trial in trials(protocol, name) if trial.value is not None]
     if not finished:
-        raise SettingsError(
-            f"every trial of {name} diverged; want one that does not: lower optimizer.lr_backbone",
-            subject=name,
-        )
+        raise no_value_error(open_search(protocol.search(name)).study, name, subject=name)
     return max(finished, key=lambda trial: trial[0])[1]

@@ -282,11 +282,14 @@ def run_key(config: RunConfig) -> str:
     Of what it runs on, only the precision counts: one claims run is in one precision. A diagnosis changes no
     number. Fields that have their default are left out, so that a new field changes no name.
     """
+    return hashlib.sha256(json.dumps(_counted_leaves(config)).encode()).hexdigest()[:16]
+
+
+def _counted_leaves(config: RunConfig) -> dict[str, Any]:
     given, defaults = _leaves(config), _default_leaves()
     changed = {path: given[path] for path in sorted(given) if given[path] != defaults[path]}
     ignored = ("compute.", "name", "evaluation.diagnose")
-    counted = {p: v for p, v in changed.items() if p == "compute.precision" or not p.startswith(ignored)}
-    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
+    return {p: v for p, v in changed.items() if p == "compute.precision" or not p.startswith(ignored)}
 
 
 @cache
@@ -309,10 +312,15 @@ def plan_for(folder: Path, base: RunConfig) -> Plan:
     if plan is None:
         return Plan(base, run_id=secrets.token_hex(8))
     if run_key(plan.base) != run_key(base):
+        there, here = _counted_leaves(plan.base), _counted_leaves(base)
+        # By their text, as in the key: 1 and 1.0 are equal, and two keys.
+        path = next(p for p in sorted({**there, **here}) if repr(there.get(p)) != repr(here.get(p)))
+        before, now = (_leaves(config)[path] for config in (plan.base, base))
         raise RunFolderError(
-            f"{folder} has a claims run on other settings; want the same ones, or another folder:"
-            " --to FOLDER",
+            f"{folder} has a claims run on other settings, {path}={before} and not {now}; want the same ones,"
+            " or another folder: --to FOLDER",
             subject=folder,
+            given=path,
         )
     return replace(plan, base=replace(plan.base, compute=base.compute))
 
@@ -359,7 +367,10 @@ def _entry(tree: dict[str, Any]) -> Entry:
         "seeds_by_point": tuple(tree.get("seeds_by_point", ())),
         "also_by": tuple(map(_without_password, tree.get("also_by", ()))),
     }
-    return Entry(**{**tree, **changes})
+    entry = Entry(**{**tree, **changes})
+    if len(entry.seeds_by_point) not in (0, len(entry.points)):
+        raise ValueError(f"claim {entry.key} has other numbers of seeds than points")
+    return entry
 
 
 def _require_known(plan: Plan, file: Path) -> None:

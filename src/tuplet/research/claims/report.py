@@ -15,9 +15,10 @@ from matplotlib.patches import Rectangle
 
 from tuplet.config import RunConfig
 from tuplet.metrics.intervals import SeedMean, interval_of_share
+from tuplet.report.markdown import table_head, table_row
 from tuplet.report.pages import page_template
 from tuplet.report.plots import DASHES, GRID, INK, SERIES, inline_svg, page_axes
-from tuplet.research.bench import commits, machines, spread, table_row
+from tuplet.research.bench import commits, machines, spread
 from tuplet.research.claims.claim import METRIC_TITLES, Axis, Claim, Level
 from tuplet.research.claims.plan import Plan
 from tuplet.research.claims.results import (
@@ -243,12 +244,15 @@ def report_json(report: ClaimsReport) -> str:
         "environment": report.environment,
         "claims": {section.result.claim.key: _json_section(section) for section in report.run_sections},
     }
-    return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _diagnosis_by_seed(cell: Cell) -> dict[str, dict[str, float]]:
+def _diagnosis_by_seed(cell: Cell) -> dict[str, dict[str, float | None]]:
+    diagnoses = {seed: cell.runs[seed].diagnosis for seed in sorted(cell.runs) if cell.runs[seed].diagnosis}
     return {
-        str(seed): dict(cell.runs[seed].diagnosis) for seed in sorted(cell.runs) if cell.runs[seed].diagnosis
+        # NaN, such as of embeddings without any spread, is no JSON.
+        str(seed): {name: value if math.isfinite(value) else None for name, value in diagnosis.items()}
+        for seed, diagnosis in diagnoses.items()
     }
 
 
@@ -281,7 +285,7 @@ def _json_section(section: Section) -> dict[str, Any]:
 def report_markdown(report: ClaimsReport) -> str:
     """Return the report as a page of Markdown; the figures are in the HTML page."""
     lines = [f"# {report.title}", "", report.base, "", HOW_TO_READ, ""]
-    lines += ["| claim | | the study | here |", "| --- | --- | --- | --- |"]
+    lines += table_head(["claim", "", "the study", "here"], "llll")
     for section in report.run_sections:
         claim = section.result.claim
         here = f"**{section.verdict}**" + (f". {section.decided_by}" if section.decided_by else "")
@@ -299,8 +303,8 @@ def report_markdown(report: ClaimsReport) -> str:
 
 
 def _markdown_table(table: Table) -> list[str]:
-    rule = f"| --- |{' ---: |' * (len(table.head) - 1)}"
-    return [table.caption, "", table_row(table.head), rule, *map(table_row, table.rows)]
+    head = table_head(table.head, "l" + "r" * (len(table.head) - 1))
+    return [table.caption, "", *head, *map(table_row, table.rows)]
 
 
 def _markdown_section(section: Section) -> list[str]:
@@ -320,7 +324,7 @@ def _markdown_section(section: Section) -> list[str]:
     if section.rows:
         metric = f"{METRIC_TITLES[claim.metric]}, {_unit(claim)}"
         head = [metric, "the study", "ours", "95 %", "seeds", "oracle minus last", "selection"]
-        lines += ["", table_row(head), "| --- | ---: | ---: | --- | ---: | ---: | --- |"]
+        lines += ["", *table_head(head, "lrrlrrl")]
         lines += map(table_row, section.rows)
     if section.evidence:
         lines += ["", *(f"- {line}" for line in section.evidence)]

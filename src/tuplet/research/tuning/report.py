@@ -25,12 +25,11 @@ from tuplet.config import RunConfig
 from tuplet.config.overrides import override
 from tuplet.data.files import write_atomically
 from tuplet.data.splits import Split
-from tuplet.errors import SettingsError
 from tuplet.evaluation.evaluate import evaluate
 from tuplet.metrics.names import metric_title
 from tuplet.report.pages import page_template, write_page
 from tuplet.research.queue import first_number
-from tuplet.research.tuning.search import Search, ended_early, finished_trials
+from tuplet.research.tuning.search import Search, ended_early, finished_trials, no_value_error
 from tuplet.research.tuning.space import Value
 from tuplet.training.experiment import embed_images
 from tuplet.training.run_folder import Run, write_config
@@ -91,13 +90,7 @@ def result_of(search: Search, study: optuna.Study, *, fabric: Fabric, images: Sp
     finished = finished_trials(study)
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     if not finished:
-        why = next(
-            (f" ({trial.user_attrs['failed']})" for trial in ended if "failed" in trial.user_attrs), ""
-        )
-        raise SettingsError(
-            f"no trial of the search has a value{why}; want a space whose trainings come through",
-            subject="--space",
-        )
+        raise no_value_error(study, "the search", subject="--space")
     best = finished[:NUM_TESTED]
     recipe = next((trial for trial in finished if "recipe" in trial.user_attrs), None)
     wanted = {trial.number: trial for trial in [*best, *([recipe] if recipe else [])]}

@@ -249,6 +249,27 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for _, trial in sorted(whole, key=lambda pair: (-pair[0], pair[1].number))]
 
 
+def no_value_error(study: optuna.Study, what: str, *, subject: str) -> SettingsError:
+    """Return the error of a search none of whose trials has a value, with why the first failed.
+
+    Args:
+        study: of its trials.
+        what: the search, in words.
+        subject: of the error.
+    """
+    failed = next(
+        (
+            f" ({trial.user_attrs[kind]})"
+            for trial in study.get_trials(deepcopy=False)
+            for kind in ("failed", "impossible", "diverged")
+            if kind in trial.user_attrs
+        ),
+        "",
+    )
+    wanted = "settings whose trainings come through"
+    return SettingsError(f"no trial of {what} has a value{failed}; want {wanted}", subject=subject)
+
+
 def ended_early(trial: FrozenTrial) -> bool:
     """Return whether a trial has no value of a whole training: pruned, impossible or failed."""
     return trial.state == TrialState.PRUNED or "ended_early" in trial.user_attrs

@@ -144,15 +144,15 @@ def settings_in(space: Space, config: RunConfig) -> dict[str, Value] | None:
 
     A setting of a rival loss that the config leaves open has its published value.
     """
-    settings: dict[str, Value] = {}
-    for path, values in space.items():
-        value = value_at(config, path)
-        if value is None and path.startswith("loss."):
-            value = RIVALS.get(config.loss.name, {}).get(path.removeprefix("loss."))
-        if value not in values:
-            return None
-        settings[path] = value
-    return settings
+    settings = {path: _own_value(config, path) for path in space}
+    return settings if all(settings[path] in values for path, values in space.items()) else None
+
+
+def _own_value(config: RunConfig, path: str) -> Value:
+    value = value_at(config, path)
+    if value is None and path.startswith("loss."):
+        return RIVALS.get(config.loss.name, {}).get(path.removeprefix("loss."))
+    return value
 
 
 def value_at(config: RunConfig, path: str) -> Value:
@@ -186,6 +186,8 @@ def paper_space(config: RunConfig) -> Space:
 def wide_space(config: RunConfig) -> Space:
     """Return wide ranges for the settings of a config's loss and for the backbone's learning rate.
 
+    They hold the config's own settings, however unusual, so that a search can begin with them.
+
     Args:
         config: `loss.name` decides the settings. The rate is searched from a tenth to ten times its own.
     """
@@ -202,7 +204,18 @@ def wide_space(config: RunConfig) -> Space:
     if rate > 0:
         low, high = (float(f"{end:.2g}") for end in (rate / 10, rate * 10))
         space["optimizer.lr_backbone"] = Range(low, high, log=True)
-    return space
+    return {path: _widened(values, _own_value(config, path)) for path, values in space.items()}
+
+
+def _widened(values: Dimension, own: Value) -> Dimension:
+    """Return the dimension with a config's own value in it, where it can hold it."""
+    if own in values or own is None:
+        return values
+    if isinstance(values, Choice):
+        return Choice((*values.values, own))
+    if isinstance(own, str) or (values.log and own <= 0):
+        return values
+    return replace(values, low=min(values.low, own), high=max(values.high, own))
 
 
 def _as_field(config: RunConfig, path: str, value: object) -> Value:
