@@ -145,7 +145,8 @@ class Check:
         self._values, self._prefix = values, prefix
         # Files and options are checked when they are read. A misspelt choice in Python, such as name="SGD",
         # would train with whatever the last branch of an if stands for.
-        for name, kind in _types(type(values)).items():
+        section: Any = type(values)
+        for name, kind in _types(section).items():
             value = getattr(values, name)
             require(_is_a(value, kind), prefix + name, value, _title(kind))
 
