@@ -172,6 +172,14 @@ def test_unusable_settings(backbone: str, width: Any, settings: dict[str, Any], 
     assert caught.value.subject == subject
 
 
+def test_a_backbone_of_several_feature_maps_is_named() -> None:
+    with torch.device("meta"):
+        network = Embedder("crossvit_tiny_240", 8, pooling="avg", pretrained=False)
+    with pytest.raises(ModelError) as caught:
+        network(torch.zeros(1, 3, 240, 240, dtype=torch.uint8, device="meta"))
+    assert (caught.value.subject, caught.value.given) == ("backbone", "crossvit_tiny_240")
+
+
 def test_real_pretrained_weights(shared: Path) -> None:
     file = shared / "weights" / "tf_efficientnet_lite0.safetensors"
     network = Embedder("tf_efficientnet_lite0", 16, weights=file).eval()

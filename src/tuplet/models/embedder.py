@@ -153,7 +153,9 @@ class Embedder(
         Args:
             pixels: RGB, 0..255, of a size that the backbone takes.
         Returns: rows of mean 0 and variance 1 (LayerNorm), not of length one; compare them by cosine.
-        Raises: DataError: (a ValueError) no tensor, or pixels of another type or shape.
+        Raises:
+            DataError: (a ValueError) no tensor, or pixels of another type or shape.
+            ModelError: the backbone gives several feature maps, as CoaT and CrossViT do.
         """
         embeddings: Tensor = self.norm(self.embedding(self.pooled(pixels)))
         return embeddings
@@ -167,6 +169,10 @@ class Embedder(
         _require_pixels(pixels)
         compiled = self._compiled if self.training else None
         features = (compiled or self.backbone.forward_features)((pixels - self.mean) / self.std)
+        if not isinstance(features, Tensor):
+            name = self.backbone.pretrained_cfg["architecture"]
+            line = f"backbone {name} gives {len(features)} feature maps; want one of one map, as resnet50 is"
+            raise ModelError(line, subject="backbone", given=name, wanted="resnet50")
         if features.ndim == 4 and not self.channels_last:
             features = features.permute(0, 2, 3, 1)
         vectors: Tensor = self.pool(features)
