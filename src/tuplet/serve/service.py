@@ -75,6 +75,8 @@ class Collection:
 
     Attributes:
         problem: why the model's vectors cannot be looked up in it; empty where they can.
+        calibration: of the model; None where there is none, or the index keeps vectors in few bytes, whose
+            cosines are others.
     """
 
     version: int
@@ -82,6 +84,7 @@ class Collection:
     labels: frozenset[str]
     labels_answer: LabelsAnswer
     problem: str
+    calibration: Calibration | None
 
 
 @final
@@ -221,7 +224,7 @@ class SearchService:
         """
         threads = self._readers if query.path is None else self._scanners
         nearest = partial(self.index.nearest, vector, where=query.condition)
-        calibration = self._calibration
+        calibration = self.collection.calibration
 
         def look() -> tuple[list[Neighbour], IndexAnswer | None]:
             if calibration is None:
@@ -264,7 +267,10 @@ class SearchService:
         self.metrics.rows.set(rows)
         self.metrics.version.set(version)
         answer = LabelsAnswer.of(rows, labels)
-        return Collection(version, rows, frozenset(labels), answer, problem if difference else "")
+        calibration = None if index.model.code else self._calibration
+        return Collection(
+            version, rows, frozenset(labels), answer, problem if difference else "", calibration
+        )
 
     def _too_slow(self) -> HTTPException:
         seconds = self.settings.answer_seconds

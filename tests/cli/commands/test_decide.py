@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from live_server import wait_until
 from picture_folder import draw
 from PIL import Image
 
@@ -23,6 +24,7 @@ from tuplet.errors import ModelError
 from tuplet.evaluation.calibration import Calibration, read_calibration
 from tuplet.inference.encoder import PictureEmbedder
 from tuplet.search.index import ImageIndex
+from tuplet.search.indexing import index_pictures
 from tuplet.serve.access import Access
 from tuplet.serve.app import build_service
 from tuplet.serve.service import SearchService, ServiceSettings
@@ -199,6 +201,22 @@ def test_serve_answers(root: Path, found: Calibration, says: Callable[..., str])
         for answer, row in zip(answers, rows, strict=True):
             expected = {name: row[name] for name in ("answer", "label", "probability")}
             assert answer.get("verdict") == (None if calibration is None else pytest.approx(expected))
+
+
+def test_serve_has_no_verdict_once_the_index_keeps_few_bytes(
+    root: Path, found: Calibration, tmp_path: Path
+) -> None:
+    embedder = PictureEmbedder.open(root / "run", accelerator="cpu")
+    uri, photos = str(shutil.copytree(root / "index", tmp_path / "index")), [root / "indexed"]
+    service = SearchService(ImageIndex(uri), embedder, ServiceSettings(refresh_seconds=0.02), found)
+    picture = (root / "asked" / "class 14" / "5.png").read_bytes()
+    with TestClient(build_service(service, Access(None, True)), base_url="http://127.0.0.1") as client:
+        assert "verdict" in client.post("/search", content=picture).json()
+        index_pictures(uri, photos, embedder, rebuild=True, num_bytes=4)
+        wait_until(lambda: service.collection.version == ImageIndex(uri).version)
+        answer = client.post("/search", content=picture).json()
+    assert len(answer["found"]) == 20
+    assert "verdict" not in answer
 
 
 def test_load_compares_two_pictures(root: Path, found: Calibration, tmp_path: Path) -> None:
