@@ -6,7 +6,7 @@ The machine must be quiet otherwise. Each cell trains a network for some seconds
 1 or 2 processes that keep a core busy each, once with each setting, in processes of their own: OpenMP reads
 its environment when torch loads it. Settings alternate within a round; a ratio is the median over rounds of a
 setting's speed over that of `default` beside it. The training steps are those of a loop of one's own, on
-random pixels. The commands of tuplet use `passive`, see cli/main.py.
+random pixels. The commands of tuplet use `spin-1000`, see cli/main.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NUM_PICTURES = 600
 Key: TypeAlias = tuple[str, int, str]
 """What is timed, how many processes are busy beside it, and with which setting."""
 AS_OPENMP_HAS_IT = {"KMP_BLOCKTIME": "200"}
-"""A variable of another OpenMP: it changes nothing in libgomp, but stops a command from setting `passive`."""
+"""A variable of another OpenMP: libgomp ignores it, but commands of tuplet then do not set `spin-1000`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Arguments:
     networks: tuple[str, ...] = ("tuplet_convnet", "resnet50")
     """Of timm's networks and ours."""
     settings: tuple[str, ...] = tuple(SETTINGS)
-    """Of default, passive and spin-1000; default is needed for ratios."""
+    """Of default, passive, spin-1000 and spin-10000; default is needed for ratios."""
     busy: tuple[int, ...] = (0, 1, 2)
     """Processes beside the training, each with one busy thread."""
     commands: tuple[str, ...] = tuple(COMMANDS)

@@ -137,7 +137,7 @@ def drawn(runs: Sequence[Run]) -> Figure:
         axes.grid(color="#dcdfe3", linewidth=0.8)
         if name == "hypergraph_gradient":
             axes.set_yscale("log")
-        elif name != "gradient_cosine":
+        elif name not in ("gradient_cosine", "log_variance"):  # these may be negative
             axes.set_ylim(bottom=0)
     for axes in charts[len(names) :]:
         axes.set_axis_off()

@@ -90,6 +90,8 @@ def test_plans_survive_the_disk(tmp_path: Path, plan: Plan) -> None:
     planned = plan.including(entries, "tuplet claims run 4")
     write_plan(planned, tmp_path)
     assert read_plan(tmp_path) == planned
+    (entry,) = json.loads((tmp_path / "plan.json").read_text())["entries"]
+    assert not entry.keys() & {"seeds_by_point", "also_by"}  # which earlier versions do not know
     assert plan_for(tmp_path, plan.base) == planned
     with pytest.raises(RunFolderError):
         plan_for(tmp_path, override(plan.base, {"loss.tau": 5}))

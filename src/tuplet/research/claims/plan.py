@@ -329,12 +329,18 @@ def write_plan(plan: Plan, folder: Path) -> None:
     """Write the plan into the folder of its claims run."""
     tree = {
         "base": to_dict(plan.base),
-        "entries": [dataclasses.asdict(entry) for entry in plan.entries.values()],
+        "entries": [_entry_tree(entry) for entry in plan.entries.values()],
         "commands": plan.commands,
         "study_id": plan.run_id,
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / PLAN_FILE, (json.dumps(tree, indent=1) + "\n").encode())
+
+
+def _entry_tree(entry: Entry) -> dict[str, Any]:
+    tree = dataclasses.asdict(entry)
+    # Versions that do not know these fields can read a plan that needs none of them.
+    return {name: value for name, value in tree.items() if value or name not in ("seeds_by_point", "also_by")}
 
 
 def read_plan(folder: Path) -> Plan | None:
