@@ -42,7 +42,7 @@ class ReadPicture:
         pixels: the square that the network sees; None where the content is known or cannot be decoded.
         thumbnail: JPEG; empty likewise.
         problem: why it cannot be decoded; empty where it can.
-        passing: the problem is one of the drive or of permissions, and says nothing about the picture.
+        temporary: the problem is one of the drive or of permissions, and says nothing about the picture.
     """
 
     entry: Entry
@@ -50,7 +50,7 @@ class ReadPicture:
     pixels: UInt8[np.ndarray, "3 S S"] | None = None
     thumbnail: bytes = b""
     problem: str = ""
-    passing: bool = False
+    temporary: bool = False
 
 
 def read_picture(entry: Entry, embedder: PictureEncoder) -> ReadPicture:
@@ -62,14 +62,14 @@ def read_picture(entry: Entry, embedder: PictureEncoder) -> ReadPicture:
             return ReadPicture(entry, content)
         image = decode_pixels(file, min_side=embedder.min_side)
     except UnreadableImageError as error:
-        return ReadPicture(entry, content, problem=error.reason, passing=_is_passing(error.__cause__))
+        return ReadPicture(entry, content, problem=error.reason, temporary=_is_temporary(error.__cause__))
     except OSError as error:
         problem = error.strerror or type(error).__name__
-        return ReadPicture(entry, content, problem=problem, passing=_is_passing(error))
+        return ReadPicture(entry, content, problem=problem, temporary=_is_temporary(error))
     return ReadPicture(entry, content, embedder.square(image), jpeg_thumbnail(image))
 
 
-def _is_passing(error: BaseException | None) -> bool:
+def _is_temporary(error: BaseException | None) -> bool:
     """Return whether the system refused to read a file that is there; Pillow's own errors have no number."""
     return isinstance(error, OSError) and error.errno is not None and error.errno not in NOT_THERE
 
@@ -166,7 +166,7 @@ def _take(batch: Sequence[ReadPicture], embedder: PictureEncoder, writer: RowWri
         picture = read.entry.picture
         if read.problem:
             done.problems[picture.path] = read.problem
-            if read.passing:
+            if read.temporary:
                 done.kept.add(picture.path)
         elif read.pixels is None:
             writer.update(picture.row)
