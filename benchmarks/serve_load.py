@@ -152,6 +152,8 @@ def _loaded(arguments: Arguments, port: int) -> dict[str, Any]:
     took = time.monotonic() - began
     memory.append(_memory(port))
     seconds = [one for client in clients for one in client.seconds]
+    if not seconds:
+        raise SystemExit("the server answered no request; want a longer --seconds, or look at its log")
     return {
         "answers": len(seconds),
         "answers_per_second": len(seconds) / took,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -83,6 +84,8 @@ def test_unusable_values_are_one_line_that_names_the_setting(
         (lambda: HypergraphConfig(detach="H"), "loss.hypergraph.detach"),  # type: ignore[arg-type]
         (lambda: LossConfig(tau=True), "loss.tau"),
         (lambda: LossConfig(tau="24"), "loss.tau"),  # type: ignore[arg-type]
+        (lambda: LossConfig(tau=math.inf), "loss.tau"),
+        (lambda: OptimizerConfig(lr_hgnn=math.nan), "optimizer.lr_hgnn"),
         (lambda: EvaluationConfig(recall_at=(1, 1.5)), "evaluation.recall_at"),  # type: ignore[arg-type]
         (lambda: ScheduleConfig(stop_after=3.5), "schedule.stop_after"),  # type: ignore[arg-type]
         (lambda: ComputeConfig(compile="no"), "compute.compile"),  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Collection
-from math import inf
+from math import inf, isfinite
 from operator import attrgetter
 from pathlib import Path
 from types import UnionType
@@ -105,7 +105,10 @@ def _types(section: type) -> dict[str, Any]:
 
 
 def _is_a(value: object, kind: Any) -> bool:
-    """Return whether a value is of the type of a field; True and False are no numbers, and 4.0 is no size."""
+    """Return whether a value is of the type of a field.
+
+    True and False are no numbers, 4.0 is no size, and infinity and NaN are no settings.
+    """
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if isinstance(kind, UnionType):
@@ -113,7 +116,8 @@ def _is_a(value: object, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_is_a(item, get_args(kind)[0]) for item in value)
     if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (kind is float and isinstance(value, float) and isfinite(value))
     return isinstance(value, kind)
 
 
@@ -125,7 +129,13 @@ def _title(kind: Any) -> str:
         return " or ".join(map(_title, get_args(kind)))
     if get_origin(kind) is tuple:
         return "whole numbers, such as (1, 2)"
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    words = {
+        bool: "True or False",
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+        Path: "a path",
+    }
     return words.get(kind, "None" if kind is type(None) else kind.__name__)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -114,7 +113,7 @@ class DataConfig:
         check.at_least(2, "glyph_train_classes", "glyph_test_classes", "glyphs_per_class", "batch_size")
         check.at_least(0, "split_seed", "label_noise_seed", "imbalance_seed")
         check("label_noise", 0 <= self.label_noise < 1, "a share in [0, 1)")
-        check("imbalance", 1 <= self.imbalance < inf, "a finite ratio, 1 or more")
+        check("imbalance", self.imbalance >= 1, "a ratio, 1 or more")
         check.at_least(8, "image_size", unit=" pixels")
         check(
             "resize",

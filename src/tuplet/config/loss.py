@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import inf
 from typing import Literal
 
 from tuplet.config.checks import Check, converts_fields
@@ -55,7 +54,7 @@ class HypergraphConfig:
 
     def __post_init__(self) -> None:
         check = Check(self, "loss.hypergraph.")
-        check("output_gain", 0 < self.output_gain < inf, "a finite number > 0")
+        check("output_gain", self.output_gain > 0, "a number > 0")
         check("self_loops", 0 <= self.self_loops < 1, "a share in [0, 1)")
 
 
@@ -123,7 +122,7 @@ class LossConfig:
         check("tau_end", self.tau_end is None or self.tau_end > 0, "a number > 0, or None")
         check(
             "alpha",
-            self.alpha > 0 or (self.alpha_control and self.alpha > -inf),
+            self.alpha > 0 or self.alpha_control,
             "a number > 0; loss.alpha_control = True admits 0 and negative ones, as controls",
         )
         has_variance = self.variance == "learnt" or self.distance == "mahalanobis"

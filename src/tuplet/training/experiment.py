@@ -22,7 +22,7 @@ from tuplet.evaluation.measure import EvalReport
 from tuplet.metrics.names import headline_metric
 from tuplet.ranks import first_of, on_first
 from tuplet.training.loop import train_epochs
-from tuplet.training.run_folder import EpochReport, Run
+from tuplet.training.run_folder import EpochReport, Run, resume_command
 
 
 def open_run(config: RunConfig, folder: Path) -> Run:
@@ -53,7 +53,7 @@ def images_of(run: Run) -> Split:
     if root is not None and not root.exists():
         raise DataError(
             f"the images of {run.folder} are not at {root}; if they moved, want"
-            f" tuplet train --resume {run.folder} --data.root PATH, where they are now",
+            f" {resume_command(run.folder)} --data.root PATH, where they are now",
             subject="data.root",
             given=root,
         )

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -59,6 +60,11 @@ class EpochReport:
 
 class LockedRunError(RunFolderError):
     """Another process is training the run."""
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that resumes the run in a folder, quoted for a shell."""
+    return f"tuplet train --resume {shlex.quote(str(folder))}"
 
 
 @final
@@ -111,8 +117,9 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         with _locked(path):  # of two commands that start at the same moment, one gets the folder
             if not all(entry.name.startswith(".") for entry in path.iterdir()):
-                resume = f"tuplet train --resume {path}"
-                raise RunFolderError(f"{path} is not empty; want a new folder, or {resume}", subject=path)
+                raise RunFolderError(
+                    f"{path} is not empty; want a new folder, or {resume_command(path)}", subject=path
+                )
             write_atomically(path / "config.yaml", write_config(config).encode())
         return cls(path)
 
@@ -199,7 +206,7 @@ class Run:
         state = self.load_checkpoint()
         if state is None:
             raise RunFolderError(
-                f"{self.folder} has no finished epoch; want one: tuplet train --resume {self.folder}",
+                f"{self.folder} has no finished epoch; want one: {resume_command(self.folder)}",
                 subject=self.folder,
             )
         model = dataclasses.replace(self.config.model, pretrained=False, weights=None)

@@ -26,7 +26,7 @@ from tuplet.report.run_report import summary_page
 from tuplet.training.devices import launch
 from tuplet.training.experiment import epochs_of_runs, images_of, open_on_every_rank, seed_folder
 from tuplet.training.loop import train_epochs
-from tuplet.training.run_folder import Run, removed_on_input_error
+from tuplet.training.run_folder import Run, removed_on_input_error, resume_command
 from tuplet.training.tracking import Tracking
 
 
@@ -110,7 +110,7 @@ def _finish(run: Run, fabric: Fabric, split: Split, tracking: Tracking) -> Run |
         print(describe(split, measured=run.config.evaluation.split), flush=True)
     print_compute_notes(run.config, fabric, split.train.num_classes)
     epochs = ((run, epoch) for epoch in train_epochs(run, fabric=fabric, split=split))
-    how = f"resume with: tuplet train --resume {shlex.quote(str(run.folder))}"
+    how = f"resume with: {resume_command(run.folder)}"
     num_epochs = print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)
     if num_epochs == 0 and first_rank:
         print(f"\nrun       {run.folder}")
