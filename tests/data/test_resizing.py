@@ -34,12 +34,22 @@ def test_squares_are_those_of_torchvision(augmentation: str) -> None:
 
 
 @exact
-@pytest.mark.parametrize("size", [(1, 1), (64, 3), (3000, 2), (40, 40)])
-def test_extreme_shapes(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(1, 1), (64, 3), (3000, 2), (40, 40), (97, 3), (2, 101), (96, 3)])
+@pytest.mark.parametrize("augmentation", ["crop-flip", "none"])
+def test_extreme_shapes(size: tuple[int, int], augmentation: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    config = DataConfig(image_size=40, augmentation="none")
+    config = DataConfig(image_size=40, augmentation=augmentation)  # type: ignore[arg-type]
     wanted = eval_transform(config)(torch.from_numpy(pixels).permute(2, 0, 1)).numpy()
     np.testing.assert_array_equal(EvalSquare.of(config)(pixels), wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 2_000_000, 3), (2_000_000, 1, 3)])
+def test_a_strip_takes_no_memory_for_its_ends(shape: tuple[int, int, int]) -> None:
+    # With its ends, the short side of 256 would make it 256 x 512,000,000 pixels.
+    pixels = np.zeros(shape, dtype=np.uint8)
+    config = DataConfig(image_size=224)
+    assert EvalSquare.of(config)(pixels).shape == (3, 224, 224)
+    assert eval_transform(config)(torch.from_numpy(pixels).permute(2, 0, 1)).shape == (3, 224, 224)
 
 
 def test_white_stays_white_and_a_crop_is_the_centre_of_the_whole() -> None:

@@ -21,6 +21,24 @@ _ONE_THREAD = 1 << 18
 go to threads of its own, which then wait in a loop, on the cores that decode other pictures."""
 
 
+_MOST_TIMES_AS_LONG = 32
+"""An image longer than this many times its short side is cut to its centre before evaluation resizes it. With
+its ends, a picture of 1 x 65,000 pixels would become 256 x 16 million, which is 13 GB."""
+
+
+def centre_of_strip(height: int, width: int) -> tuple[slice, slice]:
+    """Return the rows and columns of an image that evaluation resizes: all, but for the ends of a long strip.
+
+    Args:
+        height: pixels, >= 1.
+        width: pixels, >= 1.
+    """
+    most = _MOST_TIMES_AS_LONG * min(height, width)
+    begins = (max(0, side - most) // 2 for side in (height, width))
+    rows, columns = (slice(begin, begin + most) for begin in begins)
+    return rows, columns
+
+
 @final
 @dataclass(frozen=True)
 class EvalSquare:
@@ -43,11 +61,12 @@ class EvalSquare:
 
     def __call__(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "3 S S"]:
         """Return the square, equal in every value to what `eval_transform` gives on a CPU with AVX2."""
-        height, width, _ = pixels.shape
         size, short = self.image_size, self.short_side
         if short is None:
             square = resize(pixels, (size, size))
         else:
+            pixels = pixels[centre_of_strip(*pixels.shape[:2])]
+            height, width, _ = pixels.shape
             # The long side is rounded down, as torchvision's Resize does.
             tall = (short, int(short * width / height)), (int(short * height / width), short)
             square = resize(pixels, tall[height > width], crop=size)

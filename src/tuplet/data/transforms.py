@@ -13,6 +13,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import v2
 
 from tuplet.config import DataConfig
+from tuplet.data.resizing import centre_of_strip
 
 if TYPE_CHECKING:
     Transform: TypeAlias = Callable[[UInt8[Tensor, "3 H W"]], UInt8[Tensor, "3 S S"]]
@@ -57,10 +58,15 @@ def eval_transform(config: DataConfig) -> Transform:
     """
     if config.augmentation == "crop-flip":
         resize = v2.Resize(config.resized_to, antialias=True)
-        photograph: Transform = v2.Compose([resize, v2.CenterCrop(config.image_size)])
+        photograph: Transform = v2.Compose([_without_ends_of_strip, resize, v2.CenterCrop(config.image_size)])
         return photograph
     whole: Transform = v2.Resize((config.image_size, config.image_size), antialias=True)
     return whole
+
+
+def _without_ends_of_strip(pixels: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
+    rows, columns = centre_of_strip(*pixels.shape[1:])
+    return pixels[:, rows, columns]
 
 
 def short_side(config: DataConfig) -> int:
