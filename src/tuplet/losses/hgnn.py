@@ -34,8 +34,8 @@ def propagation_matrix(
     References: Feng et al., "Hypergraph Neural Networks", AAAI 2019.
     """
     # G = R R^T with R = Dv^-1/2 H (W De^-1)^1/2: one product, and no diagonal matrix is ever formed. Dividing
-    # by the degrees keeps the eigenvalues in [0, 1], so that stacked propagations neither blow features up
-    # nor favour a sample because it belongs to many tuplets.
+    # by the degrees keeps the eigenvalues in [0, 1]: stacked propagations do not make features grow, and a
+    # sample does not count more because it belongs to many tuplets. The code calls De `edges`.
     edges = incidence.sum(dim=0)
     weighted = incidence if weights is None else incidence * weights
     scales = edges.rsqrt() if weights is None else (weights / edges).sqrt()
@@ -43,7 +43,8 @@ def propagation_matrix(
     mixing = root @ root.T
     if self_loops == 0:
         return mixing
-    # Eigenvalues stay in [0, 1]: the identity, which leaves all differences, takes the place of a part of G.
+    # G averages samples and so shrinks their differences; the identity keeps them. The eigenvalues of both
+    # are in [0, 1], so those of the weighted mean are too.
     own = torch.eye(len(mixing), dtype=mixing.dtype, device=mixing.device)
     return (1.0 - self_loops) * mixing + self_loops * own
 
@@ -94,16 +95,17 @@ class HGNN(nn.Module):
     def hidden(self, features: Float[Tensor, "N D"], mixing: Float[Tensor, "N N"]) -> Float[Tensor, "N h"]:
         """Apply the hidden propagations; with one layer, return the features themselves."""
         for layer, norm in zip(self.layers, self.norms, strict=False):
-            # The bias is mixed like a feature, G (X Theta + 1 b^T): rows of G do not sum to one, so that it
-            # reaches each sample in another strength, and BatchNorm does not cancel it.
+            # G multiplies the bias too, G (X Theta + 1 b^T), as in the authors' code. Rows of G do not sum to
+            # one, so the bias is scaled differently for each sample. That is why BatchNorm does not cancel
+            # it, as it would cancel a constant, and why the bias may not be added after the product.
             features = F.leaky_relu(norm(mixing @ layer(features)), LEAKY_SLOPE)
         return features
 
     def keep_output_rows(self, rows: int) -> None:
         """Replace the output propagation by one of `rows` classes, >= 0, whose values are not set yet."""
         width = self.output_parameters()[0].shape[1]
-        # On "meta" nothing is allocated or drawn: torch warns of a layer of no classes as it draws its
-        # values.
+        # On "meta", torch neither allocates nor initialises the layer. Initialising a layer of no classes
+        # would raise a warning.
         with torch.device("meta"):
             output = nn.Linear(width, 1)
         output.out_features = rows

@@ -39,7 +39,8 @@ from tuplet.losses.many_classes.shards import ClassShard, initialise_rows, shard
 from tuplet.losses.own_share import alpha_of_share, hyperedge_weights
 
 FEW_PARAMETERS = 1 << 19
-"""Means up to this size: the chunked loss then spends more beside its products than the plain one wastes."""
+"""Entries of the means, C x D, up to which `auto` is plain: below, the chunked loss's overhead outweighs
+what it saves."""
 
 
 def class_distances(
@@ -59,18 +60,18 @@ def class_distances(
         log_variances: log sigma2, clipped to [0, 6]; mahalanobis only.
         distance: mahalanobis (squared, in [0, 4]), euclidean (squared, in [0, 4]), cosine (1 - x.mu, in
             [0, 2]) or manhattan (in [0, 2 sqrt(D)]).
-    Returns: distances, unitless, >= 0, in float32 or wider, whatever autocast says.
+    Returns: distances, unitless, >= 0, in float32 or float64, even under autocast.
     References: Lim et al., CVPR 2022; the clip to [0, 6] is their released code's.
     """
     width = _wide_dtype(embeddings, means)
-    # A batch is told apart by small differences of distances, which tau = 32 then multiplies: bfloat16, with
-    # its 8 bits, would lose them.
+    # The loss depends on small differences between distances, which tau = 32 then multiplies. bfloat16 has 8
+    # significant bits and would round them away.
     with without_autocast(embeddings.device):
         return _distances_of_unit_rows(unit_rows(embeddings.to(width)), means, log_variances, distance)
 
 
 def _wide_dtype(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(each.dtype == torch.float64 for each in tensors) else torch.float32
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
 def _scores_of_unit_rows(x: Tensor, means: Tensor, *, tau: float, distance: Distance) -> Tensor:
@@ -83,8 +84,9 @@ def _distances_of_unit_rows(
     mu = unit_rows(means.to(x.dtype))
     # sum_k (x_k - mu_k)^2 p_k, with p = 1/sigma2, would take an N x C x D tensor to subtract first.
     # Multiplied out it is (x x).p - 2 x.(mu p) + sum_k mu_k^2 p_k: two matrix products and C numbers.
-    # Elsewhere that is bad advice, since large squares cancel and take the digits of a small distance along.
-    # Here |x| = |mu| = 1 and p <= 1, so no term exceeds 2 and the error stays near the last digit of 1.
+    # For vectors of any length this loses precision: large squares cancel, and a small distance keeps few
+    # correct digits. Here |x| = |mu| = 1 and p <= 1: no term exceeds 2, so the error is about one rounding
+    # of 1.
     if distance == "mahalanobis":
         assert log_variances is not None
         precision = torch.exp(-clipped(log_variances.to(x.dtype)))
@@ -99,7 +101,7 @@ def _distances_of_unit_rows(
         distances = torch.cdist(x, mu, p=1.0)
     else:
         assert_never(distance)
-    # Rounding may leave a distance of zero slightly below it, and Eq. 3 slightly above one.
+    # Rounding may turn a distance of zero slightly negative; Eq. 3 would then give a weight above 1.
     return distances.clamp_min(0.0)
 
 
@@ -109,8 +111,9 @@ def unit_rows(vectors: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     Args:
         vectors: finite rows of any length.
     """
-    # Rows are first scaled to a largest entry of one, so that no square overflows or vanishes. Only rows of
-    # zeros have no length to divide by then, and get one.
+    # Dividing by the largest entry first keeps the squares from overflow and underflow. It cancels in the
+    # result, so it needs no gradient. A row of zeros is divided by 1, then by 1/2: it stays zero, and its
+    # gradient is twice the incoming one instead of infinite.
     largest = torch.linalg.vector_norm(vectors.detach(), torch.inf, dim=1, keepdim=True)
     zero = largest == 0
     scaled = vectors / (largest + zero)
@@ -147,8 +150,8 @@ def assignment_log_probabilities(distances: Float[Tensor, "N C"], *, tau: float)
     Returns: values <= 0 whose exponentials sum to 1 over the classes.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 2.
     """
-    # Not softmax and then log: tau d2 reaches 32 * 4 = 128, and exp(-128) is 0 in float32, whose logarithm is
-    # -inf. The samples that are farthest off, from which there is most to learn, would give NaN, or nothing.
+    # Not softmax followed by log: tau d2 reaches 32 * 4 = 128, exp(-128) is 0 in float32, and log(0) is -inf.
+    # The samples farthest from their class, which have the most to correct, would get NaN or no gradient.
     return F.log_softmax(-tau * distances, dim=1)
 
 
@@ -162,16 +165,17 @@ def incidence_matrix(
         labels: class of each sample, in 0..C-1.
         alpha: decay per unit of distance, > 0; any finite number as a control.
     Returns:
-        in column j, the tuplet of the class of sample j: 1 where the sample is of that class, else exp(-alpha
-        d) in (0, 1], or 1 and more where alpha <= 0. Samples of one class have equal columns.
+        column j is the tuplet of the class of sample j. Entry (i, j) is 1 where sample i is of that class,
+        else exp(-alpha d) in (0, 1], or >= 1 where alpha <= 0. Samples of one class have equal columns.
     References: Lim et al., CVPR 2022; Yuan and Le-Phuoc, 2023, Eq. 3-4.
     """
     return _incidence_by_sample(distances.index_select(1, labels), labels, alpha)
 
 
 def _incidence_by_sample(distances: Float[Tensor, "N N"], labels: Tensor, alpha: float | Tensor) -> Tensor:
-    # A tuplet, one hyperedge, a class: its own samples belong to it wholly, and every other sample as far as
-    # it looks like one. A sample near to a foreign class is a hard negative, and the HGNN mixes the two.
+    # Each class has one semantic tuplet, which is one hyperedge. Samples of the class have weight 1, others a
+    # weight that falls with their distance to it. A sample near another class is a hard negative: its weight
+    # there is large, so the HGNN mixes its features with those of that class and has to separate them.
     own = labels[:, None] == labels[None, :]
     return torch.exp(-alpha * distances).masked_fill(own, 1.0)
 
@@ -207,7 +211,7 @@ class HISTTerms(LossTerms):
 class HISTLoss(MetricLoss):
     """Hypergraph-Induced Semantic Tuplet loss, L_D + lambda_s L_CE (Eq. 6).
 
-    Its parameters learn with the network: give `parameter_groups` to the optimizer.
+    The loss has parameters that train with the network: pass `parameter_groups` to the optimizer.
 
     Args:
         num_classes: training classes, C >= 1.
@@ -217,25 +221,25 @@ class HISTLoss(MetricLoss):
         own_share: mean share of a tuplet's weight on samples of its own class, in [0, 1), for which alpha is
             solved in each batch, as a constant of the gradient; 0 uses alpha.
         lambda_s: weight of the hypergraph's cross entropy (Eq. 6), >= 0; 0 skips the HGNN.
-        label_smoothing: of the distribution loss, in [0, 1); plain only, which auto then is.
+        label_smoothing: of the distribution loss, in [0, 1); above 0, auto is plain and the others an error.
         matryoshka: leading widths, ascending and below D, whose distribution loss is added to the total, so
-            that embeddings may be cut off there; plain only, which auto then is.
+            that embeddings may be cut off there; if any, auto is plain and the others an error.
         hidden_dim: width of the hidden propagations, h >= 1.
         num_layers: propagations of the HGNN, L >= 1; the paper has 2.
         hypergraph: variants of the HGNN; none if not given.
         distance: between sample and class distribution: mahalanobis, euclidean, cosine or manhattan.
         variance: learnt; or unit, for distance mahalanobis only: sigma2 is one and no parameter to learn.
-        implementation: chunked holds nothing of the size of C but the parameters and their gradients; plain
-            is the functions above in order, and holds several tensors of N x C and C x D; compiled is chunked
-            with all that is done to each class alone fused by torch.compile (distance mahalanobis only;
-            others are as with chunked); auto is plain where C D is below half a million, and else chunked.
+        implementation: plain calls the functions above in order and holds several tensors of N x C and C x D;
+            chunked works through the classes in chunks and holds only the parameters and their gradients in
+            full; compiled is chunked with the work per class fused by torch.compile (distance mahalanobis;
+            with others it is chunked); auto is plain up to about half a million C D, above it chunked.
         class_fraction: share of the classes that a training step sums over, in (0, 1]: those of the batch,
             and others drawn again in each step. Below 1 both terms are too small, as classes are missing
             from the sums; eval() sums over all. Not with plain. Where several ranks compute the loss of one
             gathered batch without a shard, give torch the same seed on all of them before each step.
         sparse_gradients: with class_fraction < 1, gradients of the class parameters are sparse tensors of the
             rows summed over, for optimizers such as torch.optim.SparseAdam.
-        alpha_control: admit alpha <= 0, which is outside of the paper's range (Eq. 4 wants weights <= 1).
+        alpha_control: allow alpha <= 0, which is outside the paper's range (weights of Eq. 4 are <= 1).
         shard: the classes whose parameters this rank keeps. Every rank must then be given the same batch, the
             gathered one (`gather_batch`), and have the same hidden weights: the same seed. Not with plain.
     Raises: SettingsError: (a ValueError) a setting outside its range.
@@ -297,10 +301,10 @@ class HISTLoss(MetricLoss):
             )
         self.matryoshka = leading_widths(matryoshka, embedding_dim)
         may_be_plain = implementation in ("auto", "plain") and self.class_fraction == 1 and shard is None
-        others = "with implementation chunked or compiled, class_fraction < 1 or a shard"
+        not_plain = "with implementation chunked or compiled, class_fraction < 1 or a shard"
         smooth, leading = self.label_smoothing > 0, len(self.matryoshka) > 0
-        require(may_be_plain or not smooth, "label_smoothing", label_smoothing, f"0 {others}")
-        require(may_be_plain or not leading, "matryoshka", matryoshka, f"() {others}")
+        require(may_be_plain or not smooth, "label_smoothing", label_smoothing, f"0 {not_plain}")
+        require(may_be_plain or not leading, "matryoshka", matryoshka, f"() {not_plain}")
         self.distance, self.variance, self.implementation = distance, variance, implementation
         self.sparse_gradients, self.shard = sparse_gradients, shard
         self._memory = ReusedMemory()
@@ -364,8 +368,8 @@ class HISTLoss(MetricLoss):
         return self._terms(distribution, hypergraph_loss(self.hgnn_logits(embeddings, mixing), labels))
 
     def _chunked_terms(self, embeddings: Tensor, labels: Tensor) -> HISTTerms:
-        # The same without a tensor of N x C. All that Eq. 3-4 need of the distances are the columns of the
-        # labels, which the class head returns beside the log-partition, as scores -tau d2.
+        # Computes the same values without an N x C tensor. Eq. 3-4 only need the distances to the classes of
+        # the batch. The class head returns those as scores -tau d2, together with the log-partition.
         summed = self._summed_classes(labels)
         x = unit_rows(embeddings.to(_wide_dtype(embeddings, self.means)))
         kind, samples, distributions = self._distance_scores(x)
@@ -375,8 +379,8 @@ class HISTLoss(MetricLoss):
             return HISTTerms(distribution, distribution, torch.zeros_like(distribution))
         mixing = self.mixing(self.incidence((scores / -self.tau).clamp_min(0.0), labels), labels)
         hidden = self.hgnn.hidden(self._features(embeddings), mixing)
-        # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: what is left to do is linear in the classes, and a
-        # gain of the logits may be one of G.
+        # G (X Theta + 1 b^T) = (G X) Theta + (G 1) b^T: with G X and G 1 computed once, each class needs only
+        # its own column of Theta and b, as the class head wants it. A gain on G is one on the logits.
         mixing = mixing * self.hypergraph.output_gain
         features = mixing @ hidden
         device, narrow = features.device.type, features.dtype
@@ -388,14 +392,14 @@ class HISTLoss(MetricLoss):
         return self._terms(distribution, _negative_log_likelihood(logits, log_partition))  # Eq. 5
 
     def incidence(self, distances: Float[Tensor, "N N"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N N"]:
-        """Compute H (Eq. 3-4) from the distance of each sample to the class of each sample."""
+        """Compute H (Eq. 3-4) from the distances of sample i to the class of sample j, with this alpha."""
         own_share = self.own_share
         alpha = alpha_of_share(distances.detach(), labels, own_share) if own_share > 0 else self.alpha
         incidence = _incidence_by_sample(distances, labels, alpha)
         return incidence if self.hypergraph.detach == "none" else incidence.detach()
 
     def mixing(self, incidence: Float[Tensor, "N N"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N N"]:
-        """Compute G, in the HGNN's type."""
+        """Compute G, the HGNN's propagation matrix, from H; in the type of the HGNN's weights."""
         # Outside autocast the HGNN computes in the type of its weights; inside, autocast chooses.
         dtype = self.means.dtype
         weights = hyperedge_weights(labels, dtype=dtype)
@@ -404,7 +408,7 @@ class HISTLoss(MetricLoss):
     def hgnn_logits(
         self, embeddings: Float[Tensor, "N D"], mixing: Float[Tensor, "N N"]
     ) -> Float[Tensor, "N C"]:
-        """Compute the HGNN's logits of all classes, where all are here."""
+        """Compute the HGNN's logits of all classes; only for a loss without a shard."""
         hidden = self.hgnn.hidden(self._features(embeddings), mixing)
         return self.hgnn.output(hidden, mixing) * self.hypergraph.output_gain
 
@@ -440,14 +444,14 @@ class HISTLoss(MetricLoss):
         return head(kind, inputs, labels, summed=summed, sparse=self.sparse_gradients, memory=self._memory)
 
     def parameter_groups(self, *, lr_distributions: float, lr_hgnn: float) -> list[dict[str, Any]]:
-        """Return optimizer groups that hold every parameter of the loss once that learns.
+        """Return optimizer groups that hold each trainable parameter of the loss exactly once.
 
         Args:
             lr_distributions: learning rate of means and log-variances, >= 0; 1e-2 to 1e-1 in the paper.
             lr_hgnn: learning rate of the hypergraph network, >= 0; 5e-4 to 1e-3 in the paper.
         Returns: two dictionaries with "name", "params" and "lr", as torch optimizers take them.
         """
-        distributions = [one for one in (self.means, self.log_variances) if one.requires_grad]
+        distributions = [part for part in (self.means, self.log_variances) if part.requires_grad]
         return [
             {"name": "distributions", "params": distributions, "lr": lr_distributions},
             {"name": "hgnn", "params": list(self.hgnn.parameters()), "lr": lr_hgnn},

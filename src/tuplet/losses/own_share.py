@@ -1,7 +1,7 @@
-"""How much of a semantic tuplet is its own class, and the alpha that makes it a wanted share.
+"""The share of a semantic tuplet's weight on its own class, and the alpha for which it has a given value.
 
-A tuplet sums over the whole batch. In a random batch of 32 images nearly every image is alone in its class:
-its own weight, 1, stands beside 31 foreign ones of exp(-alpha d2), and is a fifth of the whole at alpha = 1.
+A tuplet contains the whole batch. In a random batch of 32 images nearly every image is alone in its class:
+its own weight is 1, the other 31 images weigh exp(-alpha d2) each, and at alpha = 1 its share is a fifth.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 NUM_HALVINGS = 28
-"""Of the interval of alpha, to the precision of float32."""
+"""Bisection steps: each halves the interval of alpha, until float32 cannot resolve it."""
 
 MOST = 1024.0
-"""The largest alpha that is tried, times the mean distance: foreign samples near a mean need a large one."""
+"""Upper end of the search, as alpha times the mean distance; foreign samples near a mean need a large one."""
 
 
 def hyperedge_weights(
@@ -59,16 +59,16 @@ def alpha_of_share(
         distances: of each sample to the class of each sample, >= 0.
         labels: class of each sample.
         share: wanted, in (0, 1).
-    Returns: a scalar >= 0, on the device: 0 where images of the own class alone are a larger share; where no
-        alpha reaches it, as foreign samples lie on the mean of a class, a large one.
+    Returns: a scalar >= 0, on the device; about 0 where the share is already larger at alpha = 0; the upper
+        end of the search where no alpha reaches it, because foreign samples lie on the mean of a class.
     """
     own = labels[:, None] == labels[None, :]
-    # A foreign share falls with alpha d2 alone, so that the interval is measured in mean distances: they are
-    # near 1 with variances of one, and a hundredth of that with learnt ones.
+    # Weights depend on the product alpha d2 only, so the upper end is divided by the mean distance to foreign
+    # classes: about 1 with variances of one, and about 0.01 with learnt ones.
     foreign = distances.masked_fill(own, 0.0).sum() / (~own).sum().clamp_min(1)
     high = MOST / foreign.clamp_min(torch.finfo(distances.dtype).tiny * MOST)
     low = torch.zeros_like(high)
-    # As many halvings whatever the numbers are: to stop early, the host would have to wait for the device.
+    # The number of halvings is fixed: to stop early, the host would have to wait for the device.
     for _ in range(NUM_HALVINGS):
         middle = 0.5 * (low + high)
         too_small = own_share(torch.exp(-middle * distances).masked_fill(own, 1.0), labels) < share

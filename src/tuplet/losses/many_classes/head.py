@@ -1,18 +1,20 @@
 """The cross entropies of Eq. 1-2 and Eq. 5 over C classes, chunk by chunk, with a backward written by hand.
 
-Both halves of the loss score N samples against C classes. The plain way holds N x C scores, their softmax and
-the gradients of both, and C x D tensors beside the parameters: with a million classes, more than a device
-has. But the cross entropy of sample i needs two things of its scores s only,
+Both halves of the loss score N samples against C classes. The plain implementation holds N x C scores, their
+softmax, the gradients of both, and C x D temporaries: with a million classes, more than a device has. But the
+cross entropy of sample i depends on its scores s through two numbers only,
 
     loss_i = log sum_c exp(s_ic) - s_i,label(i),
 
-the log-partition, which can be summed up chunk by chunk, and the columns of the classes of the batch. Its
-gradient by a score is softmax_ic = exp(s_ic - log-partition_i), less one at the label, so that a chunk's
-gradients follow from its scores and the log-partition alone. The backward computes the scores a second time:
-one more matrix product costs less than N x C numbers that are written and read, except where they are few.
+the log-partition, which can be summed chunk by chunk, and the score of its own class. The gradient with
+respect to a score is softmax_ic = exp(s_ic - log-partition_i), minus one at the label, so a chunk's gradients
+follow from its scores and the log-partition alone. The backward computes the scores a second time: one more
+matrix product costs less than writing and reading N x C numbers, except where these are few.
 
-No shape depends on a value: every label brings a column, though several samples may be of one class, and each
-chunk fills in those that it has by a mask. So the host never waits for a device to count or to sort labels.
+No shape depends on a value: there is one column per label, even where several samples are of one class, and
+each chunk fills in its columns through a mask. So the host never waits for a device to count or sort labels.
+
+In names, `by_x` is the gradient of the loss with respect to x.
 
 Sizes: N samples, C classes, S of them summed over (all, or a sample), c in a chunk, D wide.
 """
@@ -61,7 +63,7 @@ def class_head(
 @final
 @dataclass(frozen=True)
 class _Call:
-    """What a call of `class_head` was given beside tensors."""
+    """The arguments of one call of `class_head` that are not tensors."""
 
     kind: ClassScores
     num_samples: int
@@ -83,14 +85,15 @@ class _ClassHead(torch.autograd.Function):
         inputs = call.inputs(tensors)
         like = inputs.samples[0]
         places = labels if summed is None else _places_in(summed, labels)
-        # Autocast would round the distances, whose differences decide, to 8 bits.
+        # Autocast would round the distances to 8 bits, and the loss depends on their small differences.
         with without_autocast(like.device):
             chunks = _Chunks(call, inputs, summed, call.kind.prepare(inputs.samples))
             keep = may_keep(len(like) * chunks.total, inputs.rows) and any(ctx.needs_input_grad)
             kept = None
             columns = like.new_zeros(len(labels), len(like), dtype=chunks.dtype)
-            # logsumexp takes the largest score out first, so that no exponential overflows, and sums of sums
-            # may be taken the same way: log(e^a + e^b) = logsumexp(a, b). It starts from the empty sum.
+            # logsumexp subtracts the largest score first, so no exponential overflows. The results of chunks
+            # combine by the same function, log(e^a + e^b) = logsumexp(a, b). -inf is the logarithm of the
+            # empty sum: without it a rank that keeps no class would have nothing to stack.
             parts = [columns.new_full((len(like),), -math.inf)]
             blocks = chunks.blocks(whole=keep)
             for block, rows, inside in zip(blocks, *chunks.rows_in(blocks, places), strict=True):
@@ -98,7 +101,7 @@ class _ClassHead(torch.autograd.Function):
                 parts.append(torch.logsumexp(scores, dim=0))
                 columns = torch.where(inside, scores.index_select(0, rows), columns)
                 kept = scores if keep else None
-                del scores  # memory that is held is not used again
+                del scores  # ReusedMemory gives memory out again only once nothing refers to it
             log_partition = torch.logsumexp(torch.stack(parts), dim=0)
         ctx.call, ctx.step, ctx.notes = call, chunks.step, chunks.notes
         ctx.save_for_backward(places, summed, kept, log_partition, *tensors)
@@ -124,28 +127,29 @@ class _ClassHead(torch.autograd.Function):
             by_places = by_columns.T
             blocks = chunks.blocks(whole=kept is not None)
             for block, rows, inside in zip(blocks, *chunks.rows_in(blocks, places), strict=True):
-                # What waited for the backward may be asked for again; what is computed here is overwritten.
+                # Kept scores must not change: backward runs again with retain_graph=True. Scores that are
+                # computed here may be overwritten.
                 scores = by_scores = chunks.scores(block) if kept is None else kept
                 if kept is not None:
                     by_scores = call.memory.empty(f"{chunks.name} by scores", len(scores), scores)
-                # The softmax, then what reaches the columns of the labels by themselves; those of samples of
-                # one class add up.
+                # The softmax times the gradient of the log-partition, plus the gradient of the columns.
+                # Samples of one class add to the same row.
                 torch.sub(scores, log_partition, out=by_scores).exp_().mul_(by_log_partition)
                 by_scores.index_add_(0, rows, by_places * inside)
                 # Last chunk first, since its classes are still in the cache.
                 for chunk, part in reversed(list(zip(block, _split(by_scores, chunks.step), strict=True))):
                     chunks.backward(
-                        chunk, part, samples, Inputs(gradients.samples, [each[chunk] for each in by_rows])
+                        chunk, part, samples, Inputs(gradients.samples, [parts[chunk] for parts in by_rows])
                     )
-                del scores, by_scores, part  # memory that is held is not used again
+                del scores, by_scores, part  # see forward
         by_samples = [
             part.to(like.dtype) for part, like in zip(gradients.samples, inputs.samples, strict=True)
         ]
-        of_rows = list(gradients.rows)
+        by_parameters = list(gradients.rows)
         if summed is not None:
             spread = _as_sparse if call.sparse else _as_dense
-            of_rows = [spread(*pair, summed) for pair in zip(of_rows, inputs.rows, strict=True)]
-        return None, None, None, *by_samples, *of_rows
+            by_parameters = [spread(*pair, summed) for pair in zip(by_parameters, inputs.rows, strict=True)]
+        return None, None, None, *by_samples, *by_parameters
 
 
 @final
@@ -155,7 +159,7 @@ class _Chunks:
     Attributes:
         total: classes.
         step: classes in each chunk but the last.
-        notes: of each chunk, from the first pass on.
+        notes: what `ClassScores.notes` returned for each chunk; forward computes it, backward reads it.
     """
 
     def __init__(
@@ -175,7 +179,7 @@ class _Chunks:
         self.dtype = torch.float64 if self._like.dtype == torch.float64 else torch.float32
         self.step = step or min(self.memory.classes_in_chunk(len(self._like), widest), max(1, self.total))
         self.notes = {} if notes is None else notes
-        # Views of all chunks at once, as each call of torch has its price: one a tensor, not one a chunk.
+        # Split each tensor once, not once per chunk: every call into torch costs time.
         self._all_rows = inputs.rows
         self._rows = [_split(rows, self.step) for rows in inputs.rows] if summed is None else None
         self._summed = None if summed is None else _split(summed, self.step)
@@ -184,14 +188,17 @@ class _Chunks:
         self._scratch = scratch.view(count, self.step, *widest.shape[1:]).unbind()
 
     def blocks(self, *, whole: bool) -> list[range]:
-        """Return the numbers of all chunks as one block, or a block a chunk."""
+        """Return the numbers of all chunks as one block, or one block per chunk."""
         num_chunks = -(-self.total // self.step)
         if whole:
             return [range(num_chunks)] if num_chunks else []
         return [range(number, number + 1) for number in range(num_chunks)]
 
     def rows_in(self, blocks: list[range], places: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the rows of places in each block, and in a column which it has; others get any row."""
+        """Return, per block, the row of each label in it, and a mask [M, 1] of the labels that it holds.
+
+        A label of another block gets some valid row, for the mask to exclude: no shape depends on values.
+        """
         if not blocks:
             return (), ()
         if len(blocks) == 1:
@@ -259,14 +266,15 @@ def draw_classes(num_classes: int, always: Int64[Tensor, " M"], *, fraction: flo
         num_classes: C, >= 0; classes are 0..C-1.
         always: classes that are in the sample whatever is drawn, in any order and more than once; what is
             outside 0..C-1 is ignored.
-        fraction: share of C that is drawn, `always` included, unless its M entries, or all classes, are more
-            or fewer; in (0, 1].
+        fraction: share of C that is drawn, `always` included, in (0, 1]; at least M, at most C classes.
+    Returns: S different classes.
     References:
         An et al., "Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs
         by Partial FC", CVPR 2022.
     """
-    # The lowest of as many random numbers: a draw without replacement, and without reading any on the host.
-    # For the same reason M, not the number of different classes, decides how many are drawn at least.
+    # Give every class a random number, and those of `always` -1, then take the lowest: this draws without
+    # replacement and reads nothing on the host. Counting the distinct classes of `always` would read them,
+    # so at least M classes are drawn.
     priority = torch.rand(num_classes, device=always.device)
     count = min(max(len(always), round(fraction * num_classes)), num_classes)
     if num_classes > 0:

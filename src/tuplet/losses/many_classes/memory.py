@@ -1,4 +1,4 @@
-"""How much the class head holds at a time, and memory that it uses again from step to step."""
+"""Limits on the memory of the class head, and buffers that it uses again from step to step."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 1 << 21
-"""On a CPU: one tensor of a chunk. A handful of them fit into the last cache, where the next pass finds
-them."""
+"""On a CPU: size of one tensor of a chunk. The handful of tensors of a chunk then stay in the last-level
+cache from one operation to the next."""
 FREE_SHARE = 0.25
 """On a GPU: share of the free memory that all tensors of a chunk may take together."""
 FEWEST_ON_GPU = 1 << 10
 """On a GPU: classes in a chunk, however little memory is free; fewer leave it idle."""
 KEPT_BYTES, KEPT_SHARE = 1 << 24, 0.125
-"""N x C scores wait for the backward up to this size, or up to this share of the parameters."""
+"""Scores, N x C, are kept for the backward up to this size, or up to this share of the parameters."""
 REUSED_BYTES = 1 << 20
-"""Smaller memory is not worth keeping: the allocator has it at hand."""
+"""Smaller tensors are not kept: the allocator serves them from memory that it still has."""
 
 
 def classes_in_chunk(num_samples: int, parameter: Tensor) -> int:
-    """Return how many classes are worked on at a time, >= 1.
+    """Compute how many classes a chunk has, >= 1.
 
     Args:
         num_samples: N.
@@ -46,7 +46,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def may_keep(num_scores: int, parameters: Sequence[Tensor]) -> bool:
-    """Return whether all scores may wait for the backward, instead of being computed a second time.
+    """Return whether all scores are kept for the backward, instead of being computed a second time.
 
     Args:
         num_scores: N x C.
@@ -58,15 +58,14 @@ def may_keep(num_scores: int, parameters: Sequence[Tensor]) -> bool:
 
 @final
 class ReusedMemory:
-    """Memory of a CPU that is used again once nobody holds it; on other devices, new memory.
+    """CPU memory that is used again once nothing refers to it; on other devices, new memory.
 
-    A training step frees its gradients and scratch space, and asks for as much in the next. For pieces of
-    this size the C library returns the pages to the system, which clears them before it lends them out again:
-    at a million classes that costs more than the matrix products. GPUs need no help, as torch keeps their
-    memory.
+    A training step frees its gradients and scratch space and allocates as much in the next step. For blocks
+    of this size the C library returns the pages to the operating system, which zeroes them before the next
+    use: at a million classes that costs more than the matrix products. On GPUs torch keeps freed memory.
 
-    Memory that somebody still holds (in `.grad`, in a list of past gradients) must not be handed out a second
-    time. numpy counts who refers to an array, tensors and their views included, so that one look tells.
+    Memory that is still in use (as `.grad`, or in a list of past gradients) must not be given out again. The
+    reference count of the numpy array tells, as tensors and their views hold a reference to it.
     """
 
     def __init__(self) -> None:
@@ -74,9 +73,9 @@ class ReusedMemory:
         self._chunks: dict[tuple[object, ...], int] = {}
 
     def classes_in_chunk(self, num_samples: int, parameter: Tensor) -> int:
-        """Return what `classes_in_chunk` does; on a GPU, what it returned the first time.
+        """Compute the same as the function `classes_in_chunk`; on a GPU, only once per shape.
 
-        To ask the driver for its free memory in every step would take longer than the step.
+        Asking the driver for its free memory in every step would take longer than the step.
         """
         if parameter.device.type != "cuda":
             return classes_in_chunk(num_samples, parameter)
@@ -89,10 +88,10 @@ class ReusedMemory:
         """Return an uninitialised, contiguous tensor of `rows` rows.
 
         Args:
-            purpose: names what it is for; each purpose has memory of its own.
+            purpose: a name; each purpose has memory of its own.
             rows: first dimension, >= 0.
-            like: what has the other dimensions, the device and the type.
-            dtype: the type, if it is another.
+            like: a tensor with the other dimensions, the device and the type.
+            dtype: the type, if not that of `like`.
         """
         dtype = dtype or like.dtype
         shape = (rows, *like.shape[1:])

@@ -1,4 +1,6 @@
-"""How samples are scored against classes: what the class head asks for, chunk by chunk.
+"""Scores of samples against classes, forward and backward, for one chunk of classes at a time.
+
+The class head (head.py) calls these; it knows nothing else of how a score is computed.
 
 Sizes: N samples, c classes of a chunk, D or h dimensions.
 """
@@ -22,7 +24,7 @@ Tensors = Sequence[Tensor]
 
 
 class Inputs(NamedTuple):
-    """What scores are computed from, or the gradients by it, in the same order."""
+    """The tensors that scores are computed from, or the gradients with respect to them in the same order."""
 
     samples: Tensors
     """Each of N rows."""
@@ -99,10 +101,12 @@ class PlainScores(ClassScores):
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in (*inputs.samples, *inputs.rows)]
             scores = self.function(*leaves)
-        found = torch.autograd.grad(scores, leaves, by_scores.T, allow_unused=True, materialize_grads=True)
-        for total, gradient in zip(gradients.samples, found[: len(inputs.samples)], strict=True):
+        by_leaves = torch.autograd.grad(
+            scores, leaves, by_scores.T, allow_unused=True, materialize_grads=True
+        )
+        for total, gradient in zip(gradients.samples, by_leaves[: len(inputs.samples)], strict=True):
             total += gradient
-        for rows, gradient in zip(gradients.rows, found[len(inputs.samples) :], strict=True):
+        for rows, gradient in zip(gradients.rows, by_leaves[len(inputs.samples) :], strict=True):
             rows.copy_(gradient)
 
 
@@ -120,7 +124,7 @@ class MahalanobisScores(ClassScores):
 
     Attributes:
         tau: temperature, > 0.
-        compiled: what is done to each class alone is fused by torch.compile.
+        compiled: fuse the operations on each class alone with torch.compile.
     """
 
     num_scratch: ClassVar[int] = 4
@@ -133,12 +137,12 @@ class MahalanobisScores(ClassScores):
         return [sample.T.contiguous() for sample in samples]
 
     def prepare_backward(self, samples: Tensors) -> Tensors:
-        """Return 2 tau x, tau x x and, in a column, -tau a sample."""
+        """Return 2 tau x, tau x x, and a column [N, 1] of -tau."""
         x, squares = samples
         return x * (2.0 * self.tau), squares * self.tau, x.new_full((len(x), 1), -self.tau)
 
     def notes(self, rows: Tensors, dtype: torch.dtype) -> Tensors:
-        """Return 1/|m|, and what m is divided by first where its squares would leave the range of floats."""
+        """Return 1/|m|, and the divisors of m where its squares would leave the range of float32."""
         return inverse_lengths_of_rows(rows[0].to(dtype))
 
     def forward(
@@ -282,8 +286,9 @@ def clipped(log_variances: Float[Tensor, "c D"]) -> Float[Tensor, "c D"]:
     Args:
         log_variances: any finite values.
     """
-    # Of torch.clamp, some versions pass the gradient on the bounds and some do not. hardtanh never does: its
-    # bounds are the next numbers outside, which changes no precision by more than its last digit.
+    # At its bounds, torch.clamp passes the gradient in some versions of torch and not in others. hardtanh
+    # never passes it at its bounds, so those are the next floats outside [0, 6]; that changes a variance by
+    # its last digit at most.
     below, above = OUTSIDE_CLIP[log_variances.dtype]
     return F.hardtanh(log_variances, below, above)
 
@@ -297,8 +302,8 @@ def inverse_lengths_of_rows(means: Float[Tensor, "c D"]) -> tuple[Float[Tensor, 
     """
     if means.device.type == "cpu":
         lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
-        # A look at numbers costs nothing here, and saves a pass over the rows. Other devices would have to
-        # wait for it, and divide always instead.
+        # Reading values is free on a CPU, and can save a pass over the rows. On other devices it would make
+        # the host wait, so they always divide.
         numbers = lengths.numpy()
         if SAFE[0] <= numbers.min(initial=1.0) and numbers.max(initial=1.0) <= SAFE[1]:
             return (lengths.reciprocal_(),)
@@ -308,8 +313,8 @@ def inverse_lengths_of_rows(means: Float[Tensor, "c D"]) -> tuple[Float[Tensor, 
     return lengths.clamp_min_(0.5).reciprocal_(), divisors
 
 
-# What follows is done to each class alone, once as torch.compile fuses it, into one pass over memory, and
-# once for the interpreter, which runs every operation as a pass of its own and is faster without new memory.
+# The functions below work on each class alone. Each exists twice: for torch.compile, which fuses it into one
+# pass over memory, and in place for eager mode, where each operation is a pass and new memory costs time.
 
 
 class Distributions(NamedTuple):
