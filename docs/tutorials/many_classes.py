@@ -43,7 +43,7 @@ def seconds_of(step, times=3):
 
 
 def forward_and_backward():
-    """One step of the loss without an optimizer."""
+    """Compute the loss and its gradients, without an optimizer."""
     loss.zero_grad()
     loss(embeddings, labels).backward()
 
@@ -83,7 +83,7 @@ sampled = HISTLoss(num_classes, embedding_dim=width, tau=16.0, hidden_dim=width,
 
 
 def sampled_step():
-    """One step over a tenth of the classes."""
+    """Compute the loss and its gradients over a tenth of the classes."""
     sampled.zero_grad()
     sampled(embeddings, labels).backward()
 

@@ -34,14 +34,14 @@ EPOCHS = 3
 
 
 def new_parts():
-    """A fresh network and a fresh loss."""
+    """Return a new network and a new loss."""
     torch.manual_seed(0)
     network = Embedder("tuplet_convnet", embedding_dim=64, pretrained=False)
     return network, HISTLoss(split.train.num_classes, embedding_dim=64, tau=16.0, hidden_dim=64)
 
 
 def recall(network):
-    """Recall@1 among test images of classes that the network has never seen."""
+    """Compute Recall@1 among test images of classes that the network has never seen."""
     pixels, labels = test.tensors
     with torch.no_grad():
         return retrieval_metrics(network.eval()(pixels), labels)["recall_at_1"]
