@@ -1,4 +1,4 @@
-"""Retrieval metrics of embeddings that are spread over ranks, each of which sees the others' block by block.
+"""Retrieval metrics of embeddings that are spread over ranks; the ranks exchange them block by block.
 
 Sizes: n embeddings on this rank, N on all, m in a block that one rank shows to all.
 """
@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from tuplet.errors import DataError
 from tuplet.metrics.exact.counting import SAMPLE, Counts, block_sizes, ranges
-from tuplet.metrics.exact.positives import Positives, each, positives_of_pairs
+from tuplet.metrics.exact.positives import Positives, positives_of_pairs, rows_and_positions
 from tuplet.metrics.exact.similarity import (
     Frame,
     Similarity,
@@ -49,7 +49,7 @@ def spread_retrieval_scores(
     """Compute `retrieval_scores` of the embeddings of all ranks together, to the last digit, on each rank.
 
     Call it on every rank. A rank holds its own embeddings, one block of another rank's, and three numbers for
-    each query. What a sampler repeated to give all ranks as many, on one rank or on several, counts once.
+    each query. Items that a sampler repeated to give all ranks the same number count once.
 
     Args:
         embeddings: of this rank, finite, maybe none; on a device that the group's backend can send from.
@@ -74,21 +74,21 @@ def spread_retrieval_scores(
 
     shown = partial(_shown, searched, group)
     positives = _find_positives(own, shown(), compared, excludes_self=gallery is None)
-    # The bound depends on the queries and the frame only: any gallery will do.
+    # The bound depends on the queries and the frame only, so any gallery gives the right one.
     anything = own.embeddings.new_zeros(1, own.embeddings.shape[1])
     bound = similarity(own.embeddings, anything, distance, frame).bound
     counts = Counts(positives, bound, most_before=most_before)
     _count(own, shown(), compared, counts)
     num_hard = torch.tensor(len(counts.hard()), device=own.labels.device)
-    # Showing blocks takes every rank, also those without a hard query.
+    # Every rank has to take part in the broadcasts of blocks, also one without a hard query.
     if int(_reduced(num_hard, dist.ReduceOp.MAX, group)) > 0:
         _count_hard(own, shown(), compared, counts)
-    asked = positives.count > 0
-    found = counts.ranks(own.indices).of(asked)
-    ranks = Ranks(*(_gathered(getattr(found, one.name), group) for one in fields(Ranks)))
+    has_positive = positives.count > 0
+    own_ranks = counts.ranks(own.indices).of(has_positive)
+    ranks = Ranks(*(_gathered(getattr(own_ranks, field.name), group) for field in fields(Ranks)))
     if len(ranks.queries) == 0:
         raise DataError("no query has another item of its class to find; want at least one", subject="labels")
-    return QueryScores.of_ranks(ranks, _gathered(own.labels[asked], group), most_before)
+    return QueryScores.of_ranks(ranks, _gathered(own.labels[has_positive], group), most_before)
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def _own_items(
 ) -> _Items:
     """Return this rank's items, without those that it or a lower rank has already.
 
-    What one rank cannot use raises an error on all ranks: an error on one alone would leave the others
-    waiting.
+    Unusable items of one rank raise an error on all ranks: if one rank alone raised, the others would wait
+    for it in the next collective operation.
     """
     message = ""
     try:
@@ -185,7 +185,7 @@ def _find_positives(
     for block in shown:
         first = torch.searchsorted(block.labels, own.labels)
         num_alike = torch.searchsorted(block.labels, own.labels, right=True) - first
-        rows, number = each(num_alike)
+        rows, number = rows_and_positions(num_alike)
         columns = first[rows] + number - 1
         if excludes_self:
             others = own.indices[rows] != block.indices[columns]
@@ -223,7 +223,7 @@ def _count(
 def _count_hard(
     own: _Items, shown: Iterator[_Items], compared: Callable[[_Items], Similarity], counts: Counts
 ) -> None:
-    """Count exactly, for queries of which products leave too much open."""
+    """Count the hard queries again, with exact similarities."""
     hard = counts.hard()
     counts.begin_again(hard)
     for block in shown:

@@ -1,4 +1,4 @@
-"""Training: one visible loop. Read `_epochs` and `train_epoch` from top to bottom."""
+"""The training loop. Read `_epochs` and `train_epoch` from top to bottom; their helpers are in session.py."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tuplet.training.session import Session
 
 
 def train_epochs(run: Run, *, fabric: Fabric | None = None, split: Split | None = None) -> Epochs:
-    """Return an iterator that trains a run: each epoch when it is asked for, epoch 0 before training.
+    """Return an iterator that trains one epoch of a run per step; epoch 0 is the network before training.
 
     Nothing is trained until you iterate over it. All results are written to the run's folder. A run that was
-    stopped at any point continues after its last complete epoch, and ends with the weights of an
-    uninterrupted run, on the CPU bit for bit.
+    stopped continues after its last complete epoch, and ends with the weights of an uninterrupted run: on the
+    CPU bit for bit.
 
     Args:
         run: made by `Run.create`, new or stopped.
@@ -49,7 +49,8 @@ def _epochs(run: Run, fabric: Fabric | None, split: Split | None) -> Generator[E
     config = run.config
     fabric = fabric or launch(config)
     with ExitStack() as stack:
-        # Two processes in one run would append to the same metrics and replace each other's checkpoint.
+        # Without the lock, two processes could train the same run: they would append to the same metrics and
+        # replace each other's checkpoint.
         on_first(fabric, lambda: stack.enter_context(run.locked()))
         stack.enter_context(keeping_memory(fabric.device))
         stack.enter_context(explaining_memory(config))
@@ -57,14 +58,14 @@ def _epochs(run: Run, fabric: Fabric | None, split: Split | None) -> Generator[E
 
         finished = session.restore()
         if finished is None:
-            # Epoch 0 measures the network before training. Without it nobody could tell what training gained
-            # from what the pretrained backbone knew already.
+            # Epoch 0 measures the network before training. Without it, the gain of training could not be told
+            # from the quality of the pretrained backbone.
             evaluation, seconds = session.evaluate(0)
             yield session.save(EpochReport(0, {}, evaluation, 0.0, seconds, 0.0, {}))
             finished = 0
 
         for epoch in range(finished + 1, config.schedule.last_epoch + 1):
-            # Saved before it is yielded: whoever stops the iteration here loses nothing.
+            # Save before yielding: a caller that stops iterating here loses nothing.
             yield session.save(train_epoch(session, epoch))
         session.finish(trained=finished < config.schedule.last_epoch)
 
@@ -73,7 +74,7 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
     """Train one epoch, then measure the network: for every batch forward, backward and a step.
 
     Args:
-        session: as the epoch before left it.
+        session: in the state after the epoch before, trained or restored.
         epoch: 1..schedule.epochs.
 
     Raises:
@@ -82,8 +83,9 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
     config, fabric = session.run.config, session.fabric
     network, loss, loader = session.network, session.loss, session.loader
 
-    # Every epoch starts its own random stream from seed, epoch and rank. So a resumed run draws what it would
-    # have drawn anyway, with no generator state to save, and each rank augments its images differently.
+    # Every epoch seeds the generator from the run's seed, the epoch and the rank. So a resumed run draws the
+    # same numbers as an uninterrupted one, without a saved generator state, and each rank augments its images
+    # differently.
     torch.manual_seed(_seed(config.seed, epoch, fabric.global_rank))
     session.batches.epoch = epoch
     session.begin_epoch()
@@ -101,14 +103,14 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
     began = time.perf_counter()
     title = f"epoch {epoch}/{config.schedule.last_epoch}"
     for step, (pixels, labels, _) in enumerate(track(loader, title), 1):
-        # uint8 until it is on the device: a quarter of the bytes to copy. Channels last is the order in which
-        # convolutions run fastest.
+        # Pixels stay uint8 until they are on the device: that is a quarter of the bytes of float32 to copy.
+        # Channels last is the memory order in which convolutions run fastest.
         pixels = pixels.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(fabric.device, non_blocking=True)
         session.begin_step()
 
-        # DDP waits for the gradient of every parameter that it wrapped. Those of a frozen backbone never
-        # come, so that in the warm-up the ranks average their gradients by hand.
+        # DDP averages gradients during backward and waits for one of every parameter that it wrapped. A
+        # frozen backbone has none, so in the warm-up DDP does not synchronise and `average_gradients` does.
         if config.data.accumulate > 1:
             terms = session.backward_in_parts(pixels, labels, epoch, step, synchronise=not warming)
         else:
@@ -119,7 +121,7 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
             session.average_gradients()
         session.step()
 
-        # Summed on the device and read once an epoch: reading a number waits for the device.
+        # Sum on the device and read the sums once per epoch: each read would make the host wait for it.
         for name, value in terms.parts().items():
             sums[name] = value.detach() + sums.get(name, 0.0)
     session.require_finite_losses(epoch)
@@ -143,16 +145,17 @@ def train_epoch(session: Session, epoch: int) -> EpochReport:
 
 
 def _seed(*parts: int) -> int:
-    # SeedSequence mixes the parts; their sum would give seed 0, epoch 1 the stream of seed 1, epoch 0.
+    # SeedSequence mixes the parts. With their sum, epoch 1 of seed 0 would draw the same numbers as epoch 0
+    # of seed 1.
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @final
 class Epochs(Iterator[EpochReport]):
-    """The epochs of a training, each of which is trained by the call of `next` that returns its report.
+    """An iterator over the epochs of a run; each call of `next` trains one and returns its report.
 
     Args:
-        epochs: trains.
+        epochs: the generator that trains.
     """
 
     def __init__(self, epochs: Generator[EpochReport]) -> None:
@@ -166,7 +169,7 @@ class Epochs(Iterator[EpochReport]):
         self._epochs.close()
 
     def __del__(self) -> None:
-        # Python says the same of a coroutine that was never awaited.
+        # As Python warns about a coroutine that was never awaited.
         if inspect.getgeneratorstate(self._epochs) == inspect.GEN_CREATED:
             warnings.warn(
                 "train_epochs was never iterated, so nothing was trained; want a loop over it, or tuplet.fit",

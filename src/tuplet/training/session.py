@@ -1,4 +1,8 @@
-"""The moving parts of one training process, and what happens around an epoch."""
+"""The state of one training process (network, loss, optimizers, batches), and the work around an epoch.
+
+The loop itself is in loop.py. Here is what it calls: checkpoints, learning rates, clipping, gathering over
+ranks, checks for divergence.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +46,11 @@ from tuplet.training.schedule import learning_rate_factor, scheduled
 from tuplet.training.weight_average import WeightAverage
 
 DIAGNOSED_STEPS = 8
-"""Steps of an epoch that `evaluation.diagnose` measures, evenly spread over it."""
+"""About how many steps of an epoch `evaluation.diagnose` measures, evenly spread."""
 
 
 class DivergedError(InputError):
-    """The loss or a weight is NaN or infinite; the run keeps its last good checkpoint."""
+    """Raised where the loss or a weight is NaN or infinite; the run keeps its last good checkpoint."""
 
 
 @final
@@ -59,8 +63,8 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch = 1
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        # Every rank draws the whole batch from the same seed and keeps its slice: a batch is the same images
-        # on any number of ranks.
+        # Every rank draws the whole batch from the same seed and keeps its slice. So a batch contains the
+        # same images on any number of ranks, and nothing has to be exchanged.
         drawn = batches(self._config.data, self._labels, seed=self._config.seed, epoch=self.epoch)
         return iter([rank_slice(batch, self._rank, self._ranks) for batch in drawn])
 
@@ -74,9 +78,9 @@ class Session:
 
     Attributes:
         network: the embedding network, wrapped by Fabric (precision, DDP).
-        loss: of the gathered batch, the same on every rank, which keeps all classes or its share of them.
+        loss: computed on the gathered batch, on every rank; its class parameters are all here or sharded.
         optimizers: over the groups of network and loss; see `build_optimizers`.
-        batches: which images come in the epoch that is set.
+        batches: the indices of the images in each batch of the current epoch.
         loader: the training batches of this rank.
     """
 
@@ -89,7 +93,7 @@ class Session:
         self._data = hash_images(split.train)
         self._measured = [hash_images(table) for table in measured]
         torch.manual_seed(config.seed)
-        # A checkpoint holds every weight: a run continues without the file of pretrained weights.
+        # A checkpoint holds every weight, so a resumed run does not need the file of pretrained weights.
         started = run.checkpoint_file.exists()
         model = dataclasses.replace(config.model, pretrained=False, weights=None) if started else config.model
         self._embedder = Embedder(**dataclasses.asdict(model))
@@ -105,9 +109,10 @@ class Session:
         self._watch = DivergenceWatch(self.loss, fabric.device, alone=fabric.world_size == 1)
         on_gpu = fabric.device.type == "cuda"
         optimizers = build_optimizers(self._embedder, self.loss, config.optimizer, capturable=on_gpu)
-        self._rates = [float(group["lr"]) for each in optimizers for group in each.param_groups]
+        self._rates = [float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
         self._backbone: list[torch.nn.Parameter] = optimizers[0].param_groups[0]["params"]
-        # The loss stays outside of DDP: every rank computes it on the whole batch, with equal gradients.
+        # The loss is not wrapped in DDP: every rank computes it on the whole batch and gets the same
+        # gradients, so there is nothing to average.
         wrapped: tuple[Any, ...] = fabric.setup(self._embedder, *optimizers)
         self.network, self.optimizers = wrapped[0], list(wrapped[1:])
         self._diagnoses: list[dict[str, Tensor]] = []
@@ -137,9 +142,9 @@ class Session:
         if state is None:
             self._describe()
             return None
-        # Runs of earlier versions did not note what they are measured on.
-        is_measured_so = state.get("measured", self._measured) == self._measured
-        if state["data"] != self._data or not is_measured_so:
+        # Checkpoints of earlier versions have no hash of the test images.
+        has_same_test = state.get("measured", self._measured) == self._measured
+        if state["data"] != self._data or not has_same_test:
             images = "test" if state["data"] == self._data else "training"
             raise DataError(
                 f"the {images} images are not those that {self.run.folder} began with; want the same classes"
@@ -163,8 +168,8 @@ class Session:
     def save(self, report: EpochReport) -> EpochReport:
         """Append the epoch's report to the run, then replace its checkpoint.
 
-        The order matters: a kill between the two leaves a report without a checkpoint, which `Run.clean_up`
-        removes. The other way round the epoch would count as trained and its report would be missing.
+        The order matters: if the process is killed between the two, there is a report without a checkpoint,
+        which `Run.clean_up` removes. In the other order the epoch would count as trained without a report.
         """
         state = loss_state(self.loss, self.optimizers, self.run.classes_folder(report.epoch))
         if self.fabric.is_global_zero:
@@ -182,7 +187,7 @@ class Session:
         return report
 
     def _network_state(self) -> dict[str, Any]:
-        """Return "network", the one that is evaluated, and, if that is an average, "trained" beside it."""
+        """Return the evaluated weights as "network" and, if these are an average, also the trained ones."""
         if self._average is None:
             return {"network": self._embedder.state_dict()}
         trained = {"network": self._embedder.state_dict(), "num_steps": self._average.num_steps}
@@ -196,11 +201,11 @@ class Session:
         self._embedder.load_state_dict(trained)
 
     def finish(self, *, trained: bool) -> None:
-        """Save the trained network as a model of its own.
+        """Save the trained network in the run's model folder.
 
         Args:
-            trained: whether an epoch was trained since the run was opened. If not, a model that is there
-                already stays: its folder may hold a calibration, or a model card that somebody edited.
+            trained: whether an epoch was trained since the run was opened. If not, an existing model is kept:
+                its folder may hold a calibration, or a model card that somebody edited.
         """
         if self.fabric.is_global_zero and (trained or not self.run.model_folder.exists()):
             self.run.save_model()
@@ -227,17 +232,17 @@ class Session:
             parameter.requires_grad_(learning)
 
     def begin_epoch(self) -> None:
-        """Forget what was noted of the batches and losses of earlier epochs."""
+        """Reset the divergence watch and the diagnoses of the epoch before."""
         self._watch.start()
         self._diagnoses.clear()
 
     def begin_step(self) -> None:
-        """Tell CUDA graphs that the tensors of the step before are not needed any more."""
+        """Mark the start of a step, so that CUDA graphs may reuse the memory of the step before."""
         if self.run.config.compute.compile_mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def average_gradients(self) -> None:
-        """Average the network's gradients over the ranks, while DDP does not."""
+        """Average the network's gradients over the ranks, where DDP does not do it (in the warm-up)."""
         for parameter in self._embedder.parameters():
             if parameter.grad is not None:
                 parameter.grad.copy_(mean(self.fabric, parameter.grad))
@@ -255,8 +260,9 @@ class Session:
 
     def _clip(self, limit: float) -> None:
         """Scale all gradients by one factor that brings their norm, over network and loss, to the limit."""
-        # In 16-mixed gradients are scaled up. A fused optimizer would unscale them inside its step, which is
-        # too late; torch, unlike Fabric, lets it be done before, without a look of the host at overflows.
+        # In 16-mixed, gradients are multiplied by the scaler's factor, and a norm of scaled gradients says
+        # nothing. A fused optimizer unscales them inside its step, which is too late to clip. torch's own
+        # scaler, unlike Fabric's wrapper, can unscale before, without making the host wait for the device.
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         if scaler is not None:
             for optimizer in self.optimizers:
@@ -282,14 +288,15 @@ class Session:
         Args:
             embeddings: of this rank's part of the batch.
             labels: of this rank's part.
-            epoch: for the error, as is `step`.
+            epoch: named in the error, as is `step`.
             step: within the epoch, from 1 on.
 
         Raises:
-            DivergedError: it, or on a GPU that of an earlier step, is not finite.
+            DivergedError: the loss of this step or, on a GPU, of an earlier one is not finite.
         """
-        # HIST relates each sample to all others of the batch, so that a mean of losses of parts would be
-        # another loss. Each rank sends the same gradient back to the rows of all; DDP's mean undoes that sum.
+        # HIST relates each sample to all others of the batch, so a mean over the losses of parts would be
+        # another loss: gather first. Each of the R ranks computes the same gradient, so backward through the
+        # gather multiplies it by R. DDP then averages over R ranks, where the sum is wanted: the two cancel.
         embeddings, labels = gather_batch(embeddings, labels)
         try:
             terms = self._terms(embeddings, labels)
@@ -306,22 +313,23 @@ class Session:
             self._diagnoses.append(diagnose(self.loss, embeddings, labels))
 
     def diagnosis(self) -> dict[str, float]:
-        """Return the means of what was measured of HIST's halves in this epoch; empty where nothing was."""
+        """Return the means of the epoch's diagnoses of HIST by name; empty if nothing was measured."""
         names = self._diagnoses[0] if self._diagnoses else ()
-        return {name: torch.stack([one[name] for one in self._diagnoses]).mean().item() for name in names}
+        return {name: torch.stack([part[name] for part in self._diagnoses]).mean().item() for name in names}
 
     def require_finite_losses(self, epoch: int) -> None:
-        """Raise a DivergedError if a step of the epoch was not finite, which a GPU may not have told yet."""
+        """Raise a DivergedError if a step of the epoch was not finite; wait for a GPU to know all of them."""
         self._stop_at(self._watch.look(), epoch)
 
     def _compiled_terms(self) -> Callable[[Tensor, Tensor], LossTerms]:
-        # The rivals are another library's, and ranks that keep different classes talk in the middle.
+        # Only HIST is compiled. The rivals are code of another library, and a sharded loss communicates
+        # between ranks in the middle, which breaks the graph.
         if not isinstance(self.loss, HISTLoss) or self.loss.shard is not None:
             return self.loss.terms
         compiled = torch.compile(self.loss.terms, mode=self.run.config.compute.compile_mode, dynamic=False)
 
         def terms(embeddings: Tensor, labels: Tensor) -> LossTerms:
-            # torch itself looks for .grad of the embeddings, with which its graph begins.
+            # torch.compile itself reads .grad of the embeddings, which are no leaf: the warning is not ours.
             with warnings.catch_warnings():
                 warnings.filterwarnings(
                     "ignore", message="The .grad attribute of a Tensor that is not a leaf"
@@ -349,7 +357,7 @@ class Session:
             synchronise: let DistributedDataParallel average the network's gradients over the ranks, once.
 
         Raises:
-            DivergedError: it is not finite.
+            DivergedError: see `loss_terms`.
         """
 
         def loss(embeddings: Tensor) -> tuple[Tensor, LossTerms]:
@@ -362,8 +370,8 @@ class Session:
     def share_copies(self) -> None:
         """Copy the first rank's statistics, averaged weights and loss to every rank, before they are saved.
 
-        DDP shares the statistics only before a forward that it synchronises. The loss is computed alike on
-        all ranks, but not to the last bit where they differ in their device or its free memory.
+        DDP copies running statistics only before a forward that it synchronises. The loss is the same on all
+        ranks up to rounding: ranks with another device or less free memory may sum in another order.
         """
         rows = set(self.loss.class_parameters()) if self.loss.shard is not None else set()
         loss = (value for name, value in self.loss.state_dict().items() if name not in rows)
@@ -379,13 +387,13 @@ class Session:
             for name, value in state
             if value.is_floating_point() and not bool(torch.isfinite(value).all())
         )
-        # Ranks may keep different classes, but they have to stop together.
+        # With sharded classes a single rank may hold the bad value, but all ranks have to stop together.
         named = first_of(self.fabric, next(bad, ""))
         if named:
             self._stop(f"at the end of epoch {epoch}: {named} holds NaN or infinity", epoch)
 
     def evaluate(self, epoch: int) -> tuple[EvalReport | None, float]:
-        """Measure the network if it is this epoch's turn; return the report, or None, and the seconds."""
+        """Measure the network if it is due in this epoch; return the report or None, and the seconds."""
         config = self.run.config
         last = epoch == config.schedule.last_epoch
         if epoch % config.evaluation.every_epochs and not last:
@@ -404,9 +412,9 @@ class Session:
             notes = {"notes": self.split.notes, "skipped_images": self.split.skipped}
             self.run.write_json(self.run.notes_file, notes)
 
-    def _stop_at(self, found: Divergence | None, epoch: int) -> None:
-        if found is not None:
-            self._stop(f"at epoch {epoch}, step {found.step}: {found.cause}", epoch)
+    def _stop_at(self, divergence: Divergence | None, epoch: int) -> None:
+        if divergence is not None:
+            self._stop(f"at epoch {epoch}, step {divergence.step}: {divergence.cause}", epoch)
 
     def _stop(self, what: str, epoch: int) -> NoReturn:
         raise DivergedError(
@@ -418,9 +426,10 @@ class Session:
 
 
 def _try_one_image(network: Embedder, config: RunConfig) -> None:
-    """Raise a ModelError if the backbone cannot take the size; freeze the parameters that play no part.
+    """Raise a ModelError if the backbone cannot take the image size; freeze parameters without a gradient.
 
-    DDP would wait for the gradients of those for ever.
+    DDP waits for the gradient of every parameter that requires one: a parameter that the output does not
+    depend on would make it wait forever.
     """
     size = config.data.image_size
     try:

@@ -1,19 +1,19 @@
 """Count how each query's positives rank: how many negatives come before each of them.
 
 Why ranks are counted, not sorted: Recall@K, R-precision and MAP@R need the ranks of a query's R positives and
-nothing else of its M results. With the exact similarities of the positives at hand, a rank is the number of
-negatives before it, and counting is one comparison a pair, on products that the cache still holds. There is
-no N x M matrix, no sort of M numbers and no list of results.
+nothing else of its M results. Once the exact similarities of the positives are known, the rank of one is the
+number of negatives before it plus its position among the positives. Counting takes one comparison per pair,
+on products that are still in the cache, and needs no N x M matrix, no sort of M numbers, no list of results.
 
-How ties are exact: a float32 product that differs from a positive's exact similarity by more than the bound
-lies surely before or surely after that positive. A pair in between is in doubt and is computed exactly; of
-equals the lower index comes first. Random embeddings leave fewer than one doubt a query. Copies and collapsed
-embeddings leave thousands: beyond `MOST_DOUBTS` a query is hard, and its exact similarities are sorted after
-all.
+How ties are exact: a negative whose float32 product differs from a positive's exact similarity by more than
+the bound comes certainly before or certainly after that positive. Every other pair is in doubt and is
+computed exactly; of equal similarities the lower index comes first. Random embeddings leave fewer than one
+doubt per query. Copies and collapsed embeddings leave thousands: with more than `MOST_DOUBTS` a query is
+hard, and all its exact similarities are sorted instead.
 
-Why blocks: they bound the memory, and they let a query stop early. A positive whose rank is beyond R
-counts neither for R-precision nor for MAP@R and is given up. The similarity that a negative must reach to
-matter rises with every positive given up, until most blocks are dismissed by their largest product alone.
+Why blocks: they bound the memory, and they let a query stop early. A positive with a rank above R counts
+neither for R-precision nor for MAP@R and is given up. With every positive that is given up, a negative has to
+be more similar to matter. In the end most blocks are skipped because their largest product is too small.
 
 Sizes: n queries, M gallery items, T positives of all queries, p pairs.
 """
@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from tuplet.metrics.exact.positives import ClassOrder, Positives, each, find_positives
+from tuplet.metrics.exact.positives import ClassOrder, Positives, find_positives, rows_and_positions
 from tuplet.metrics.exact.similarity import Similarity
 from tuplet.metrics.exact.sorting import Ranks, join, rank_by_sorting
 
@@ -40,21 +40,24 @@ GPU_BLOCK = 8192
 MOST_POSITIVES = 2**22
 """Positives that are held at a time, of some 40 bytes each, unless a single query has more."""
 SAMPLE = 256
-"""Gallery items that are looked at first, to give up hopeless positives before they cost anything."""
+"""Gallery items that are compared first, to give up positives with a rank above R before the full count."""
 MOST_DOUBTS = 256
-"""Pairs of one query that are computed exactly; with more, the query is hard."""
+"""Largest number of pairs of one query that are computed exactly; with more, the query is hard."""
 PENDING_BLOCKS, PENDING_PAIRS = 8, 2**14
-"""Blocks that are settled together, unless one of them has more pairs to look at than this."""
+"""Blocks whose pairs are placed together, unless a block has more pairs to place than `PENDING_PAIRS`."""
 
 ExactPairs: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def rank_by_counting(similarity: Similarity, classes: ClassOrder, *, most_before: int) -> Ranks:
-    """Rank the positives of each query that has any, as `rank_by_sorting` does.
+    """Rank the positives of each query that has any, with the results of `rank_by_sorting`.
 
-    Items before the nearest positive are counted up to `most_before`, >= 1.
+    Args:
+        similarity: of queries and gallery.
+        classes: of both.
+        most_before: items before the nearest positive are counted up to this, >= 1.
     """
-    held = classes.num_positives + 1
+    held = classes.num_positives + 1  # `Positives` has one unused place per query
     if similarity.excludes_self and int(held.sum()) <= MOST_POSITIVES:
         return _ranks(similarity, classes, slice(0, len(held)), most_before, among_themselves=True)
     parts = []
@@ -87,7 +90,7 @@ def _ranks(
 
 
 def _give_up(similarity: Similarity, classes: ClassOrder, counts: Counts, some: slice) -> None:
-    """Give up positives by a sample of the gallery."""
+    """Give up the positives that have more than R items before them in a small sample of the gallery."""
     size = len(classes.gallery)
     if size < 4 * SAMPLE:
         return
@@ -105,12 +108,12 @@ def _count(
 ) -> None:
     """Count some queries in the whole gallery, or all queries among themselves.
 
-    Among themselves, the product of a pair serves both sides: half of the blocks are multiplied and each of
-    them is counted along its rows and along its columns.
+    Among themselves, similarity is symmetric: only half of the blocks are multiplied, and each is counted for
+    the queries of its rows and for those of its columns.
     """
     queries, items = classes.queries[some], classes.gallery
     first, last = classes.first[some, None], classes.last[some, None]
-    # Lists, since reading a number off a GPU waits for all that it was given to do.
+    # As lists: reading a single number from a GPU would wait, in every block, for all work queued on it.
     firsts, lasts = classes.first[some].tolist(), classes.last[some].tolist()
     strip_rows, block_rows, block_columns = block_sizes(items.device)
 
@@ -130,7 +133,7 @@ def _count(
                     place = torch.arange(columns.start, columns.stop, device=items.device)
                     products.masked_fill_((place >= first[rows]) & (place < last[rows]), -torch.inf)
                 counts.count(products, rows, items[columns], items[columns], exact)
-                # Blocks across the diagonal hold both directions already.
+                # A block that crosses the diagonal contains both directions of its pairs already.
                 if among_themselves and columns.start >= rows.stop:
                     counts.count(products.T, columns, items[rows], items[rows], exact)
     counts.settle(exact)
@@ -138,11 +141,11 @@ def _count(
 
 @final
 class Counts:
-    """The negatives before each positive of n queries, as far as they are counted.
+    """The negatives before each positive of n queries, counted so far.
 
-    A negative between two thresholds is placed among the positives: above `_surely` it comes before all of
-    them, below `_lowest` it cannot change a metric. Both are the similarity of a positive, moved by the
-    bound.
+    Each query has two thresholds on the product of a negative. Above `_surely`, the similarity of the nearest
+    positive plus the bound, it comes before all positives. Below `_lowest`, that of the last positive that
+    still counts minus the bound, it cannot change a metric. In between its place is searched for.
 
     Attributes:
         positives: of each query.
@@ -151,7 +154,8 @@ class Counts:
     def __init__(self, positives: Positives, bound: Float64[Tensor, " n"], *, most_before: int) -> None:
         self.positives, self._bound, self._most_before = positives, bound, most_before
         count = positives.count
-        # hits[start + j]: negatives after j positives and before the next.
+        # Entry start + j: negatives that come after j positives of the query and before the next one. Adding
+        # one negative changes one entry; the number before a positive is a cumulative sum (`_negatives`).
         self._num_between = torch.zeros(len(positives.item), dtype=torch.int64, device=count.device)
         self._doubts = torch.zeros_like(count)
         # The nearest `alive` positives may still be among the first R.
@@ -170,8 +174,9 @@ class Counts:
         """
         start, count = self.positives.start[rows], self.positives.count[rows]
         nearest = products.sort(dim=1, descending=True).values
-        row, position = each(count)
-        # So many negatives before it put the positive at this position behind the first R.
+        row, position = rows_and_positions(count)
+        # The rank is position + negatives before, so more than R - position negatives give a positive up.
+        # The sample has them if its value number R - position, from 0 on, is surely more similar.
         enough = count[row] - position
         surely = nearest[row, enough.clamp(max=nearest.shape[1] - 1)].double() - self._bound[rows][row]
         gone = (enough < nearest.shape[1]) & (surely > self.positives.similarity[start[row] + position - 1])
@@ -192,23 +197,25 @@ class Counts:
             products: approximate similarities, -inf at positives.
             rows: of which queries.
             items: indices into the gallery, which decide between equals.
-            there: what `exact` calls the items.
-            exact: from places among the queries, and items there, to exact similarities.
+            there: the same items as `exact` numbers them.
+            exact: computes exact similarities from places among the queries and items numbered as in `there`.
         """
-        chosen = (products.amax(1) >= self._lowest[rows]).nonzero()[:, 0]
-        if len(chosen) == 0:
+        # Most blocks stop here: none of their products can change a metric.
+        selected = (products.amax(1) >= self._lowest[rows]).nonzero()[:, 0]
+        if len(selected) == 0:
             return
-        products, places = products[chosen], chosen + rows.start
+        products, places = products[selected], selected + rows.start
         above = products > self._surely[places, None]
         self._num_between[self.positives.start[places]] += above.sum(1)
+        # What is above `_surely` is above `_lowest` too: exclusive or leaves what is between the two.
         row, column = ((products >= self._lowest[places, None]) ^ above).nonzero(as_tuple=True)
-        found = places[row], there[column], items[column], products[row, column].double()
-        self._pending.append((places, *found))
+        between = places[row], there[column], items[column], products[row, column].double()
+        self._pending.append((places, *between))
         if len(self._pending) == PENDING_BLOCKS or len(row) > PENDING_PAIRS:
             self.settle(exact)
 
     def settle(self, exact: ExactPairs) -> None:
-        """Place the pairs that were put off: a few blocks together, for each takes many small steps."""
+        """Place the pending pairs; a few blocks at a time, as placing takes many small operations."""
         if self._pending:
             places, rows, there, items, similarity = map(torch.cat, zip(*self._pending, strict=True))
             self._pending.clear()
@@ -216,12 +223,12 @@ class Counts:
             self._refresh(torch.unique(places))
 
     def hard(self) -> Int64[Tensor, " k"]:
-        """Return the queries with too many doubts: what was counted of them is incomplete."""
+        """Return the queries with too many doubts; their counts are incomplete."""
         return (self._doubts > MOST_DOUBTS).nonzero()[:, 0]
 
     def begin_again(self, rows: Int64[Tensor, " k"]) -> None:
-        """Forget what was counted of some queries, to `count_exactly`."""
-        row, position = each(self.positives.count[rows] + 1)
+        """Reset the counts of some queries before `count_exactly`."""
+        row, position = rows_and_positions(self.positives.count[rows] + 1)
         self._num_between[self.positives.start[rows][row] + position - 1] = 0
         self._alive[rows] = self.positives.count[rows]
 
@@ -238,9 +245,10 @@ class Counts:
         r_precision = torch.zeros(len(count), dtype=torch.float64, device=count.device)
         average_precision = torch.zeros_like(r_precision)
         rows, position, before = self._negatives(torch.arange(len(count), device=count.device))
-        found = before + position <= count[rows]
-        rows, position, before = rows[found], position[found], before[found]
+        within_r = before + position <= count[rows]
+        rows, position, before = rows[within_r], position[within_r], before[within_r]
         r_precision.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float64))
+        # The positive number `position` has rank before + position: the quotient is the precision there.
         average_precision.index_add_(0, rows, position / (before + position).double())
         num_before = self._num_between[self.positives.start]
         return Ranks(queries, num_before, r_precision / count, average_precision / count)
@@ -253,8 +261,10 @@ class Counts:
         similarity: Float64[Tensor, " p"],
         exact: ExactPairs,
     ) -> None:
-        """Count negatives before the positives they precede, exactly where the product leaves a doubt."""
+        """Add pairs to the counts; compute the exact similarity where the product does not decide."""
         positives, bound = self.positives, self._bound[rows]
+        # With the bound added, the negative comes after these positives in any case. It is in doubt if, with
+        # the bound subtracted, it might come after the next positive too.
         after = positives.before(rows, similarity + bound)
         doubtful = positives.similarity[positives.start[rows] + after] >= similarity - bound
         self._doubts.index_add_(0, rows, doubtful.long())
@@ -282,9 +292,13 @@ class Counts:
     def _negatives(
         self, rows: Int64[Tensor, " k"]
     ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-        """Return, of the positives still alive: whose, position from 1 on, negatives before it so far."""
-        row, position = each(self._alive[rows])
+        """Return, for each positive not given up, its query, its position from 1 on, and negatives before it.
+
+        Positions are among the positives of the query, nearest first; negatives are those counted so far.
+        """
+        row, position = rows_and_positions(self._alive[rows])
         hits = self._num_between[self.positives.start[rows][row] + position - 1]
+        # One cumulative sum over all queries, less its value where the positives of each query begin.
         before = hits.cumsum(0)
         begins = (position == 1).nonzero()[:, 0]
         earlier = before[begins] - hits[begins]

@@ -32,20 +32,20 @@ class ClassOrder:
     def __init__(self, query_labels: Int64[Tensor, " N"], gallery_labels: Int64[Tensor, " M"] | None) -> None:
         self.query_labels = query_labels
         self.gallery_labels = query_labels if gallery_labels is None else gallery_labels
-        found, self.gallery = self.gallery_labels.sort(stable=True)
-        wanted, self.queries = query_labels.sort(stable=True)
-        self.first = torch.searchsorted(found, wanted)
-        self.last = torch.searchsorted(found, wanted, right=True)
+        sorted_gallery, self.gallery = self.gallery_labels.sort(stable=True)
+        sorted_queries, self.queries = query_labels.sort(stable=True)
+        self.first = torch.searchsorted(sorted_gallery, sorted_queries)
+        self.last = torch.searchsorted(sorted_gallery, sorted_queries, right=True)
         self.num_positives = self.last - self.first - int(gallery_labels is None)
         if gallery_labels is not None:
-            asked = self.num_positives > 0
-            self.queries, self.num_positives = self.queries[asked], self.num_positives[asked]
-            self.first, self.last = self.first[asked], self.last[asked]
+            has_positive = self.num_positives > 0
+            self.queries, self.num_positives = self.queries[has_positive], self.num_positives[has_positive]
+            self.first, self.last = self.first[has_positive], self.last[has_positive]
 
 
 @dataclass(frozen=True)
 class Positives:
-    """Positives of some queries, nearest first, one query behind the other.
+    """Positives of some queries, nearest first, those of each query after those of the one before.
 
     Attributes:
         start: where each query's positives begin, `[n]`; one unused place follows those of each query.
@@ -65,14 +65,15 @@ class Positives:
         similarity: Float64[Tensor, " p"],
         item: Int64[Tensor, " p"] | None = None,
     ) -> Int64[Tensor, " p"]:
-        """Count the positives of a query that come before something of a given similarity and index.
+        """Count the positives of a query that come before a gallery item of a given similarity and index.
 
         Args:
-            rows: which queries, as counted here.
-            similarity: of each to that something, on the scale of the exact similarities.
+            rows: place of the query in `start`, one per item.
+            similarity: of each query to its item, on the scale of the exact similarities.
             item: its index into the gallery, which decides between equals; None: no equal comes before it.
+        Returns: per item, in 0..R.
         """
-        # A binary search for all p at once, for torch.searchsorted knows neither ranges nor a second key.
+        # A binary search for all p at once: torch.searchsorted takes neither ranges nor a second key.
         low = self.start[rows]
         high = low + self.count[rows]
         while bool((low < high).any()):
@@ -101,15 +102,15 @@ def find_positives(similarity: Similarity, classes: ClassOrder, rows: Int64[Tens
         num_positives = table.shape[2] - int(similarity.excludes_self)
         into = start[places][:, :, None] + torch.arange(num_positives, device=start.device)
         sorted_similarity[into] = table[:, :, :num_positives]
-        found = gallery[:, None, :].expand(table.shape).gather(2, order)
-        items[into] = found[:, :, :num_positives]
+        sorted_gallery = gallery[:, None, :].expand(table.shape).gather(2, order)
+        items[into] = sorted_gallery[:, :, :num_positives]
     return Positives(start, counts, sorted_similarity, items)
 
 
 def positives_of_pairs(
     num_queries: int, rows: Int64[Tensor, " p"], similarity: Float64[Tensor, " p"], item: Int64[Tensor, " p"]
 ) -> Positives:
-    """Put positives that are given in any order into place.
+    """Return the `Positives` of pairs that are given in any order.
 
     Args:
         num_queries: n.
@@ -132,8 +133,15 @@ def positives_of_pairs(
     )
 
 
-def each(counts: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
-    """Number the things of each owner: return whose each thing is, and its number from 1 on."""
+def rows_and_positions(counts: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " p"]]:
+    """Return the row of each entry of ragged rows, and its position in the row from 1 on.
+
+    >>> rows_and_positions(torch.tensor([2, 0, 1]))
+    (tensor([0, 0, 2]), tensor([1, 2, 1]))
+
+    Args:
+        counts: entries in each row, >= 0.
+    """
     row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     first = counts.cumsum(0) - counts
     return row, torch.arange(1, len(row) + 1, device=counts.device) - first[row]
@@ -151,13 +159,14 @@ def _tables(
     _, num_queries = torch.unique_consecutive(classes.first[rows], return_counts=True)
     begin = num_queries.cumsum(0) - num_queries
     num_items = (classes.last - classes.first)[rows[begin]]
-    sizes, kind = torch.unique(torch.stack([num_queries, num_items], dim=1), dim=0, return_inverse=True)
+    shapes = torch.stack([num_queries, num_items], dim=1)
+    sizes, size_of_class = torch.unique(shapes, dim=0, return_inverse=True)
     width = similarity.queries.shape[1]
     for index, (b, m) in enumerate(sizes.tolist()):
-        chosen = begin[kind == index]
+        begins = begin[size_of_class == index]
         most_rows = max(1, CHUNK_BYTES // (8 * (m + width)) - m)
         step = max(1, CHUNK_BYTES // (8 * (b * m + (b + m) * width)))
-        for some in torch.split(chosen, step):
+        for some in torch.split(begins, step):
             gallery_places = classes.first[rows[some]][:, None] + torch.arange(m, device=rows.device)
             for columns in torch.split(torch.arange(b, device=rows.device), most_rows):
                 places = some[:, None] + columns

@@ -1,4 +1,4 @@
-"""Ranks and nearest items read off sorted exact similarities: the definition, for any embeddings."""
+"""Ranks and nearest items by sorting exact similarities: slow, but the definition, for any embeddings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from tuplet.metrics.exact.positives import ClassOrder, each
+from tuplet.metrics.exact.positives import ClassOrder, rows_and_positions
 from tuplet.metrics.exact.similarity import Similarity
 
 BLOCK_BYTES = 2**24
@@ -20,7 +20,7 @@ MOST_EXTRA = 64
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the positives of some queries are among the results.
+    """The ranks of the positives of some queries, summed up as the metrics need them.
 
     Attributes:
         queries: which ones, `[n]`.
@@ -35,13 +35,13 @@ class Ranks:
     average_precision: Float64[Tensor, " n"]
 
     def of(self, which: Tensor) -> Ranks:
-        """Return the ranks of some of the queries: a mask, or places."""
-        return Ranks(*(getattr(self, one.name)[which] for one in fields(self)))
+        """Return the ranks of some of the queries, selected by a mask or by places."""
+        return Ranks(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 def join(parts: Sequence[Ranks]) -> Ranks:
     """Join the ranks of several parts, at least one."""
-    return Ranks(*(torch.cat([getattr(part, one.name) for part in parts]) for one in fields(Ranks)))
+    return Ranks(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Ranks)))
 
 
 def rank_by_sorting(similarity: Similarity, classes: ClassOrder, rows: Int64[Tensor, " n"]) -> Ranks:
@@ -52,7 +52,7 @@ def rank_by_sorting(similarity: Similarity, classes: ClassOrder, rows: Int64[Ten
     for places in blocks(rows, len(classes.gallery)):
         queries, num_positives = classes.queries[places], classes.num_positives[places]
         table = exact_similarities(similarity, queries)
-        # Self is among the positives, but at a similarity of -inf: behind every result that is looked at.
+        # Self counts as a positive here, but its similarity is -inf: it is behind the first R results.
         positive = classes.query_labels[queries, None] == classes.gallery_labels
         relevant = positive.gather(1, first_results(table, int(num_positives.max())))
         precisions = _precisions_at_r(relevant, num_positives)
@@ -90,7 +90,7 @@ def _candidates(
     if similarity.excludes_self:
         products.scatter_(1, rows[:, None], -torch.inf)
     kth = products.topk(k, dim=1).values[:, -1:].double()
-    # Twice the bound: the k-th may be less than it seems, and another more.
+    # Twice the bound: the exact similarity of the k-th may be lower than its product, and another's higher.
     margin = 2.0 * similarity.bound[rows, None]
     return products >= (kth - margin * (1.0 + 2.0**-20)).float()
 
@@ -102,19 +102,19 @@ def _first_of(
     row, item = candidates.nonzero(as_tuple=True)
     counts = candidates.sum(1)
     width = int(counts.max()) if len(rows) else k
-    place = each(counts)[1] - 1
+    place = rows_and_positions(counts)[1] - 1
     table = torch.full((len(rows), width), -torch.inf, dtype=torch.float64, device=row.device)
     items = torch.zeros(len(rows), width, dtype=torch.int64, device=row.device)
     items[row, place] = item
     if len(row) > 0:
         table[row, place] = similarity.exact_pairs(rows[row], item)
-    # Candidates stand in the order of the gallery, which a stable sort leaves among equals.
+    # Candidates are in the order of the gallery; a stable sort keeps that order among equals.
     order = table.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return items.gather(1, order), table.gather(1, order)
 
 
 def blocks(rows: Int64[Tensor, " n"], gallery_size: int) -> Iterator[Int64[Tensor, " b"]]:
-    """Yield as many rows at a time as have `BLOCK_BYTES` of exact similarities, or one."""
+    """Yield as many rows at a time as fit `BLOCK_BYTES` of exact similarities, at least one."""
     return iter(torch.split(rows, max(1, BLOCK_BYTES // (8 * gallery_size))))
 
 
@@ -128,7 +128,7 @@ def exact_similarities(similarity: Similarity, queries: Int64[Tensor, " b"]) -> 
 
 def first_results(similarity: Float[Tensor, "b M"], k: int) -> Int64[Tensor, "b k"]:
     """Return the k most similar gallery items of each query in order; ties by gallery index, no NaN."""
-    # topk leaves open which of the tied items it takes, so only its k-th value is used.
+    # topk does not define which of several tied items it returns, so only its k-th value is used.
     threshold = similarity.topk(k, dim=1).values[:, -1:]
     chosen = similarity >= threshold
     if int(chosen.sum()) > len(similarity) * k:
