@@ -39,7 +39,7 @@ def test_ids_that_are_none(server: Server, route: str, name: str) -> None:
         f"GET {route}{name} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
     )
     assert answer.status == 404
-    assert answer.detail.startswith(("there is no picture", "there is nothing at this address"))
+    assert answer.detail.startswith(("there is no picture", "there is nothing at this URL"))
     assert "set-cookie" not in answer.headers
     if "/" not in name and "%2f" not in name and "%00" not in name and "%0d" not in name:
         assert server.get(f"/search?id={name[:500]}").status == (422 if "%ff" in name else 404)

@@ -159,11 +159,11 @@ def test_conditions(server: Server, route: str) -> None:
 @pytest.mark.parametrize(
     ("path", "detail"),
     [
-        ("/labels?label=oak", "label is no parameter of this address; want none"),
-        ("/health?x", "x is no parameter of this address; want none"),
-        ("/map?top=3", "top is no parameter of this address; want none"),
-        ("/images/{id}?size=9", "size is no parameter of this address; want none"),
-        ("/thumbnails/{id}?size=9", "size is no parameter of this address; want none"),
+        ("/labels?label=oak", "label is no parameter of this route; want none"),
+        ("/health?x", "x is no parameter of this route; want none"),
+        ("/map?top=3", "top is no parameter of this route; want none"),
+        ("/images/{id}?size=9", "size is no parameter of this route; want none"),
+        ("/thumbnails/{id}?size=9", "size is no parameter of this route; want none"),
         ("/pictures?lable=oak", "lable is 'oak'; want only parameters that /docs lists"),
         ("/pictures?top=3&top=5", "top is given 2 times; want it once"),
         ("/search?id={id}&id={id}&top=1", "id is given 2 times; want it once"),

@@ -75,7 +75,7 @@ async def _refuse_unknown(request: Request) -> None:
         if times > 1:
             raise HTTPException(422, f"{name[:60]} is given {times} times; want it once")
     if names and not request.scope["route"].dependant.query_params:
-        raise HTTPException(422, f"{names[0][:60]} is no parameter of this address; want none")
+        raise HTTPException(422, f"{names[0][:60]} is no parameter of this route; want none")
 
 
 _router = APIRouter(responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}})
@@ -134,7 +134,7 @@ async def favicon() -> None:
 
 @_get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
-    """Return a page that describes every address of the server."""
+    """Return a page that describes every route of the server."""
     return _page(page_template("docs.html", folder=_STATIC).render(api=request.app.openapi()))
 
 
@@ -301,7 +301,7 @@ async def _refused(request: Request, error: Exception) -> Response:
             return Response(status_code=204, headers=headers)
         detail = f"{method} cannot be used here; want {allowed}"
     elif status == 404 and request.scope.get("endpoint") is None:
-        detail = "there is nothing at this address; /docs lists what there is"
+        detail = "there is nothing at this URL; /docs lists what there is"
     return JSONResponse({"detail": " ".join(detail.split())}, status, headers)
 
 
