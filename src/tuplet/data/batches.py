@@ -26,7 +26,7 @@ class Draw(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which no draw has a use for
     """Row of the image table."""
     seed: int
-    """In 0..2^63-1; other in every epoch and at every position of it."""
+    """In 0..2^63-1; drawn anew for every position of every epoch."""
 
 
 def batches(
@@ -67,7 +67,8 @@ def random_batches(num_images: int, *, batch_size: int, seed: int, epoch: int) -
     """
     _require_one_batch(num_images, batch_size)
     order, seeds = _streams(seed, epoch)
-    # Sorted raw numbers and no Generator.permutation, whose algorithm NumPy may change between versions.
+    # Sort raw random numbers instead of calling Generator.permutation: NumPy guarantees the raw numbers, but
+    # may change the algorithm of permutation between versions, and with it the order of a resumed run.
     rows = np.argsort(order.random_raw(num_images), kind="stable")
     return _as_batches(rows[: num_images // batch_size * batch_size], batch_size, seeds)
 
@@ -77,9 +78,9 @@ def per_class_batches(
 ) -> list[list[Draw]]:
     """Draw batches of P = batch_size / images_per_class classes, with as many images of each.
 
-    The classes are taken in a shuffled order, P at a time, and shuffled anew when fewer than P are left, so
-    that all come up about equally often however many images they have. A class's images are drawn without
-    replacement within a batch, or with replacement where it has fewer than `images_per_class`.
+    The classes are taken in a shuffled order, P at a time, and shuffled again when fewer than P are left. So
+    all classes occur about equally often, however many images they have. The images of a class are drawn
+    without replacement within a batch, or with replacement if it has fewer than `images_per_class`.
 
     Args:
         labels: class of each of the N images, >= 0.
@@ -88,7 +89,7 @@ def per_class_batches(
         seed: of the run, >= 0.
         epoch: number of the epoch, >= 0.
 
-    Returns: N // batch_size batches; the images of a class stand side by side.
+    Returns: N // batch_size batches; the images of a class follow each other.
 
     Raises:
         DataError: N < batch_size, or fewer than P classes.
@@ -140,20 +141,20 @@ def _require_one_batch(num_images: int, batch_size: int) -> None:
 
 
 def _streams(seed: int, epoch: int) -> tuple[np.random.PCG64, np.random.PCG64]:
-    """Return two streams of random numbers: which images come, and the seeds of their augmentation."""
+    """Return two independent random streams: for the order of images, and for augmentation seeds."""
     order, seeds = np.random.SeedSequence([seed, epoch]).spawn(2)
     return np.random.PCG64(order), np.random.PCG64(seeds)
 
 
 def _sample(rows: np.ndarray, count: int, stream: np.random.PCG64) -> np.ndarray:
     if len(rows) < count:
-        # The modulo favours some rows by less than one part in 2^40.
+        # Modulo of 64-bit numbers is not quite uniform: it favours some rows by less than 1 part in 2^40.
         return np.asarray(rows[(stream.random_raw(count) % np.uint64(len(rows))).astype(np.int64)])
     return np.asarray(rows[np.argsort(stream.random_raw(len(rows)), kind="stable")[:count]])
 
 
 def _as_batches(rows: np.ndarray, batch_size: int, stream: np.random.PCG64) -> list[list[Draw]]:
-    # torch's generator takes seeds below 2^63: one bit is dropped.
+    # Drop one of the 64 bits: `Draw.seed` is below 2^63, which fits a signed 64-bit number.
     seeds = (stream.random_raw(len(rows)) >> np.uint64(1)).tolist()
     draws = [Draw(index, seed) for index, seed in zip(rows.tolist(), seeds, strict=True)]
     return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]
@@ -163,8 +164,8 @@ def _as_batches(rows: np.ndarray, batch_size: int, stream: np.random.PCG64) -> l
 class TransformedImages(Dataset[tuple[Tensor, int, int]]):
     """Training images, addressed by `Draw`: the draw's seed alone decides the augmentation.
 
-    An item is (uint8 pixels `[3, S, S]`, label, index of the image in the table). It is the same in whatever
-    process or order it is drawn. The table and the transform must be picklable to be sent to workers.
+    An item is (uint8 pixels `[3, S, S]`, label, index of the image in the table). It does not depend on the
+    worker process or on the order of draws. Table and transform must be picklable, to be sent to workers.
     """
 
     def __init__(self, table: ImageTable, transform: Transform) -> None:
@@ -173,7 +174,7 @@ class TransformedImages(Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         index, seed = draw
         image = self._table.image(index)
-        # torchvision draws from the global generator: seed it for this one image, then put it back.
+        # torchvision draws from torch's global generator: seed it for this image, and restore it afterwards.
         generator = torch.default_generator
         state = generator.get_state()
         generator.manual_seed(seed)
@@ -202,7 +203,7 @@ class EvaluationImages(Dataset[tuple[Tensor, int, int]]):
 
 
 def prepare_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, which ends its workers, so that no worker prints a traceback.
+    """Ignore Ctrl-C in a worker: the main process ends its workers, and no worker prints a traceback.
 
     Args:
         _: number of the worker, as torch's DataLoader passes it to its `worker_init_fn`.
@@ -214,6 +215,6 @@ def prepare_worker(_: int) -> None:
 def _print_all_but_lost_connections(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    # A main process that was interrupted while taking a batch leaves the thread that sent it alone.
+    # If the main process is interrupted while it receives a batch, the sending thread loses its connection.
     if not issubclass(kind, ConnectionError):
         sys.__excepthook__(kind, error, traceback)

@@ -23,7 +23,7 @@ class Split:
     """Two tables that share no class: one to train on, one to test on.
 
     Attributes:
-        train: images the loss sees.
+        train: images to train on.
         test: images of other classes, each a query against the rest, or against the gallery.
         skipped: images that could not be read and were left out, as "path: reason".
         notes: warnings about these data that do not prevent training, one line each.
@@ -127,15 +127,15 @@ def split_of_classes(
     skipped: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Split:
-    """Return the split that these classes make, with notes of what is odd about it.
+    """Build a split from classes, with notes about anything unusual in it.
 
     Args:
-        source: where they were found, for messages.
+        source: the file or folder they come from, for messages.
         parts: training and test classes, or training, query and gallery classes; or all classes, which are
             then split in two. The labels follow their order.
         settings: `train_fraction`, `split_seed` and `min_side` are read.
         skipped: images left out, as "path: reason".
-        notes: what is known already, a line each.
+        notes: lines to put before the notes on these classes.
 
     Raises:
         DataError: fewer than two training classes, a class both trained and tested, no test class with two
@@ -203,10 +203,10 @@ def _notes(train: ClassPaths, test: ClassPaths, gallery: ClassPaths | None = Non
 
 
 def _alike(names: Iterable[str]) -> str:
-    """Return the first names that a person may take for one, as text; "" where there are none."""
+    """Return, as text, the first groups of names that differ in case, blanks or accents only; else ""."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        # macOS writes an accent as a character of its own, other systems do not.
+        # macOS stores an accented letter as two characters (NFD), other systems as one (NFC).
         groups.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), []).append(name)
     several = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
     return ", ".join(several[:3]) + (", ..." if len(several) > 3 else "")
@@ -215,7 +215,7 @@ def _alike(names: Iterable[str]) -> str:
 def halves(
     class_names: Sequence[str], *, train_fraction: float, seed: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Divide classes into those to train on and those to query, each in the order given.
+    """Divide classes into training classes and test classes, each in the order given.
 
     Args:
         class_names: C unique names, in the order that decides which come first.
@@ -247,7 +247,7 @@ def halves(
 
 
 def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tuple[ImageTable, ImageTable]:
-    """Take one fold of its classes out of a training table, for validation.
+    """Split one fold of the classes off a training table, for validation.
 
     Args:
         table: the training images.
@@ -273,7 +273,7 @@ def hold_out(table: ImageTable, *, fold: int, num_folds: int, seed: int) -> tupl
 
 
 def notes_of(split: Split) -> tuple[str, ...]:
-    """Return what a user should know of a split, with how many of its images cannot be read."""
+    """Return the notes of a split; the last one counts the images that cannot be read."""
     if not split.skipped:
         return split.notes
     images = counted(len(split.skipped), "image")
@@ -283,11 +283,11 @@ def notes_of(split: Split) -> tuple[str, ...]:
 def describe(split: Split, *, measured: str = "test") -> str:
     """Return the counts of a split as a few aligned lines: images, classes, images per class, skipped, notes.
 
-    Training images are counted as they lie on disk; that they are turned by quarters is a note.
+    Training images are counted as on disk; if `data.quarter_turns` turns them, a note gives those counts.
 
     Args:
         split: what to count.
-        measured: what the part that is not trained on is called, "test" or "validation".
+        measured: name of the part that is not trained on, "test" or "validation".
     """
     lines = [f"{'':<10}{'images':>9}{'classes':>9}  images a class (min / median / max)"]
     train, notes = split.train, split.notes
@@ -310,7 +310,7 @@ def describe(split: Split, *, measured: str = "test") -> str:
 
 
 def _shuffled(count: int, seed: int) -> np.ndarray:
-    """Return the rank of each of `count` things in a random order."""
-    # Sorted raw numbers and no Generator.permutation, whose algorithm NumPy may change between versions.
+    """Return a random permutation of 0..count-1, the same on every machine."""
+    # Not Generator.permutation: NumPy may change its algorithm between versions.
     raw = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
     return np.argsort(np.argsort(raw, kind="stable"), kind="stable")

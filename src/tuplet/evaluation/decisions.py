@@ -1,4 +1,4 @@
-"""Measure decisions by cosine: of pairs, one class or two; of pictures, which class, or an unknown one."""
+"""Measure decisions by cosine: whether two pictures are of one class, and of which known class one is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tuplet.metrics.verification import VerificationReport, verification_metrics
 
 @dataclass(frozen=True)
 class DecisionReport:
-    """What decisions by cosine are worth.
+    """The quality of decisions by cosine.
 
     Attributes:
         verification: of pairs.
@@ -37,11 +37,11 @@ def measure_decisions(
     num_votes: int = NUM_VOTES,
     shares: Shares = ALONE,
 ) -> DecisionReport:
-    """Measure decisions.
+    """Measure verification of pairs and open-set answers on the same embeddings.
 
     Args:
-        queries: with pairs of one class and of two.
-        gallery: what they are paired with and ask; None: each other.
+        queries: with at least one pair of one class and one of two classes.
+        gallery: items that they are paired with and that vote; None: the other queries.
         balanced: see `verification_metrics`.
         num_votes: neighbours that vote.
         shares: ranks that hold the same embeddings and do a part of the work each; call it on all of them.

@@ -1,4 +1,4 @@
-"""Which items two sets share: all of them to compare models, none to search a gallery."""
+"""Check that two sets hold the same items (to compare models) or different ones (queries and a gallery)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tuplet.evaluation.embedding_files import LabelledEmbeddings
 def require_same_items(a: LabelledEmbeddings, b: LabelledEmbeddings) -> tuple[str, ...]:
     """Raise an error unless both have the same items, in order and class.
 
-    Items are the same where their names are, below the folder that all names of their side share. Classes
-    are the same where their names are, or, where they are numbers, where they put the same items together.
+    Two items are the same if their names are equal, apart from the folder that all names of a side share.
+    Two classes are the same if their names are equal or, for numbers, if they contain the same items.
 
-    Returns: what could not be checked, one line each.
+    Returns: notes on what could not be checked, one line each.
     Raises:
         DataError: names the first item that differs (`given` is its row), or another number of them.
     """
@@ -51,12 +51,12 @@ def require_same_items(a: LabelledEmbeddings, b: LabelledEmbeddings) -> tuple[st
 
 
 def require_other_items(queries: LabelledEmbeddings, gallery: LabelledEmbeddings) -> tuple[str, ...]:
-    """Raise an error if the gallery is the queries again: each query would find itself first.
+    """Raise an error if the gallery consists of the queries: each query would find itself first.
 
-    Embeddings tell of an item no more than their direction: one file may hold them as they are, another
-    scaled to unit length or in half precision. Rows of the same directions, in whatever order, are one file
-    under two names, a copy or another format. A query with the direction of some gallery item may be that
-    item, or be told apart from it by nothing: this is a note.
+    Only directions are compared, as one file may hold the embeddings as they are and another scaled to unit
+    length or in half precision. If all rows of the gallery have directions of queries, in any order, it is
+    the same file, a copy or another format: an error. If only some queries have the direction of a gallery
+    item, they may be that item or another one with the same embedding: a note.
 
     Returns: notes, one line each.
     Raises:
@@ -72,7 +72,7 @@ def require_other_items(queries: LabelledEmbeddings, gallery: LabelledEmbeddings
     of_a = [row.tobytes() for row in _directions(a[in_a], lengths_a[in_a])]
     of_b = [row.tobytes() for row in _directions(b[in_b], lengths_b[in_b])]
     shared = set(of_a) & set(of_b)
-    # A network whose embeddings are all alike says nothing of which items are the same.
+    # With a collapsed network all embeddings are equal, so equal rows do not mean equal items.
     is_all = len(shared) > 1 and len(of_b) == len(b) and shared.issuperset(of_b)
     if is_all or _pairs(a, b, lengths_a, lengths_b):
         raise DataError(
@@ -99,7 +99,7 @@ def _lengths(rows: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, " n"]:
 def _directions(
     rows: Float[np.ndarray, "n D"], lengths: Float64[np.ndarray, " n"]
 ) -> Float64[np.ndarray, "n D"]:
-    # Rounded to what single precision tells apart, and no -0.0 beside 0.0.
+    # Round to what float32 resolves. Adding 0.0 turns -0.0 into 0.0: rows are compared by their bytes.
     unit: Float64[np.ndarray, "n D"] = np.round(rows.astype(np.float64) / lengths[:, None], 6) + 0.0
     return unit
 

@@ -18,7 +18,7 @@ from tuplet.metrics.retrieval import QueryScores, retrieval_scores, score_interv
 
 @dataclass(frozen=True)
 class EvalReport:
-    """What was measured on one split.
+    """The measurements of one split.
 
     Attributes:
         split: "test" or "validation", classes that training never saw; or the folder or file it came from.
@@ -44,12 +44,14 @@ class EvalReport:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> EvalReport:
-        """Rebuild a report from what `asdict` made of it; what older ones lack gets its default."""
+        """Rebuild a report from the result of `asdict`; fields that older reports lack get their defaults."""
         clustering, intervals = tree["clustering"], tree.get("intervals")
         if intervals is not None:
             intervals = {
-                metric: {unit: one if one is None else Interval(**one) for unit, one in of_units.items()}
-                for metric, of_units in intervals.items()
+                metric: {
+                    unit: None if fields is None else Interval(**fields) for unit, fields in units.items()
+                }
+                for metric, units in intervals.items()
             }
         known = {
             "clustering": None if clustering is None else ClusteringReport(**clustering),
@@ -60,12 +62,12 @@ class EvalReport:
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """What to measure of embeddings.
+    """The measurements to make of embeddings.
 
     Attributes:
         recall_at: the K of Recall@K, each >= 1.
-        kmeans_runs: 0 leaves NMI and AMI out, None leaves their number to `clustering_metrics`. They are left
-            out with one class, and with a gallery, for papers do not agree on what to cluster then.
+        kmeans_runs: runs of k-means for NMI and AMI; 0: none; None: the default of `clustering_metrics`. They
+            are left out with one class, and with a gallery, as papers do not agree on what to cluster then.
         distance: what ranks the results; clusters are of embeddings of unit length with either.
         intervals: compute the intervals of the retrieval metrics, with the defaults of `score_intervals`.
     """
@@ -83,12 +85,12 @@ def measure(
     gallery: LabelledEmbeddings | None = None,
     settings: MeasureSettings = MeasureSettings(),
 ) -> EvalReport:
-    """Measure embeddings from anywhere.
+    """Measure retrieval and clustering of embeddings from any source.
 
     Args:
         queries: at least one class with two items, or with one in the gallery.
-        split: what to call them.
-        gallery: what the queries search; None: themselves, each one excluded from its own results.
+        split: name of the queries in the report.
+        gallery: items that the queries search; None: the queries, each excluded from its own results.
         settings: what to measure.
     Raises:
         DataError: classes named in one and numbered in the other, or what `retrieval_metrics` and

@@ -1,4 +1,4 @@
-"""What re-ranking gains and costs: Recall@1 and MAP@R before and after, on the same queries."""
+"""Measure the gain and the cost of re-ranking: Recall@1 and MAP@R before and after, on the same queries."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Gain:
     Attributes:
         before, after: in [0, 1].
         gain: after - before.
-        interval: of the gain, over classes; both rankings answer the same queries of the classes that are
-            drawn. None with one class.
+        interval: of the gain, over classes; each resample takes the same queries from both rankings. None
+            with one class.
     """
 
     before: float
@@ -34,15 +34,15 @@ class Gain:
 
 @dataclass(frozen=True)
 class RerankReport:
-    """What re-ranking gained and cost.
+    """The gain and the cost of re-ranking.
 
     Attributes:
         method: its name.
         settings: of the method.
         recall_at_1, map_at_r: the gains.
-        num_queries: with an item of their class to find.
-        plain_seconds: to rank by cosine.
-        seconds: to rank by cosine and re-rank.
+        num_queries: queries with an item of their class to find.
+        plain_seconds: time to rank by cosine.
+        seconds: time to rank by cosine and re-rank.
     """
 
     method: RerankName
@@ -61,12 +61,12 @@ class RerankReport:
 def measure_reranking(
     queries: LabelledEmbeddings, settings: Reranking, gallery: LabelledEmbeddings | None = None
 ) -> RerankReport:
-    """Measure re-ranking.
+    """Measure Recall@1, MAP@R and the time of a search with and without re-ranking.
 
     Args:
         queries: at least one class with two items, or with one in the gallery.
         settings: of the method.
-        gallery: what the queries search, each alone; None: each other.
+        gallery: items that each query searches on its own; None: the other queries.
     Raises:
         DataError: as `measure` does.
     """
@@ -86,7 +86,7 @@ def measure_reranking(
         queries.embeddings, settings, count, gallery=None if gallery is None else gallery.embeddings
     )
     seconds = time.perf_counter() - middle
-    before, after = (ranked_scores(one, labels, searched) for one in (plain, ranking))
+    before, after = (ranked_scores(order, labels, searched) for order in (plain, ranking))
     differences = after.values - before.values
     intervals = mean_intervals(differences, before.labels)
     means = zip(*(values.mean(axis=0) for values in (before.values, after.values, differences)), strict=True)

@@ -1,4 +1,4 @@
-"""How good embeddings are in few bytes: Recall@1 and MAP@R against the bytes of a picture."""
+"""Measure embeddings that are stored in few bytes: Recall@1 and MAP@R against the bytes per picture."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SizeKind: TypeAlias = Literal["float32", "int8", "bits", "leading"]
 
 @dataclass(frozen=True)
 class SizePoint:
-    """One way to store a vector, and what searches find with it.
+    """One way to store vectors, and the quality of searches in them.
 
     Attributes:
         kind: float32, int8 or bits, of the leading directions; or leading, the first coordinates themselves
             as float32.
         width: directions or coordinates that are kept.
-        num_bytes: of a picture.
+        num_bytes: per picture.
         recall_at_1: in [0, 1].
         map_at_r: in [0, 1].
         recall_interval: of Recall@1 by classes; None with one class.
@@ -52,9 +52,9 @@ def size_curve(
 ) -> list[SizePoint]:
     """Measure embeddings that search each other, stored in every kind and some widths.
 
-    The directions are those of these embeddings, found without labels, as an index finds them of its
-    pictures. A query stays float32. Every stored vector is ranked, by its bytes for int8 and by its bits for
-    bits; an index does so for the candidates that the bits find.
+    The directions are computed from these embeddings without labels, as an index does for its pictures. A
+    query stays float32. Every stored vector is ranked, int8 by its bytes and bits by its bits; an index ranks
+    only the candidates that the bits select.
 
     Args:
         embeddings: any length but zero.
@@ -100,10 +100,10 @@ def stored_scores(
 def choose_code(
     embeddings: Float[np.ndarray, "N D"], labels: Sequence[str | None], num_bytes: int
 ) -> SmallCode:
-    """Return the code within some bytes that finds most.
+    """Return the code that finds the most among those that fit into `num_bytes`.
 
-    The widest code of each kind is compared: by MAP@R where some label has two of the embeddings, otherwise
-    by how many of the ten nearest it finds that all directions as float32 find.
+    The widest code of each kind is compared: by MAP@R if two embeddings share a label, otherwise by the share
+    of the ten nearest neighbours of the full float32 vectors that it finds.
 
     Args:
         embeddings: of some pictures, at least 2.
@@ -136,8 +136,8 @@ def choose_code(
 
     def share(code: SmallCode) -> float:
         queries = code.project(unit)
-        found = nearest_rows(queries, code.stored(queries), count)
-        return float((found[:, :, None] == wanted[:, None, :]).any(axis=2).mean())
+        neighbours = nearest_rows(queries, code.stored(queries), count)
+        return float((neighbours[:, :, None] == wanted[:, None, :]).any(axis=2).mean())
 
     return max(codes, key=share)
 

@@ -1,4 +1,4 @@
-"""What training asks of a loss, and what every loss checks of a batch."""
+"""The base class of the losses, and the checks of a batch that all of them share."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ class MetricLoss(nn.Module, ABC):
     """A loss of embeddings and their labels, which may have parameters of its own.
 
     Attributes:
-        shard: the classes whose parameters this rank keeps; None: all.
+        shard: the classes whose parameters this rank keeps; None for all.
         num_classes: training classes, C.
-        matryoshka: leading widths whose loss is added, ascending; empty: none.
-        faults: what is wrong with the values of the batches so far, on devices other than a CPU.
-        raises_late: whether a later call raises the error of an earlier batch on a GPU. Without it, and in
-            compiled code, `require_no_faults` does.
+        matryoshka: leading widths whose loss is added, ascending; empty for none.
+        faults: the number of calls, and the first fault in the values of a batch; see `note_values`. Written
+            on devices other than a CPU and in compiled code.
+        raises_late: whether a later call raises the error of an earlier batch on a GPU. If False, and in
+            compiled code, only `require_no_faults` raises it.
     """
 
     shard: ClassShard | None = None
@@ -95,13 +96,14 @@ class MetricLoss(nn.Module, ABC):
         """Compute the loss of one batch, a scalar.
 
         Args:
-            embeddings: as the network gives them, not normalised.
+            embeddings: output of the network, not normalised.
             labels: class of each sample, in 0..C-1.
-            indices_tuple: ignored; there so that pytorch-metric-learning can call this loss with a miner.
+            indices_tuple: ignored; it lets pytorch-metric-learning call this loss with a miner.
+        Returns: a scalar; on a GPU, NaN for a batch with labels out of range, NaN or infinity.
         Raises:
             DataError: (a ValueError) no tensors, wrong shapes, an empty batch, or one too small for the loss;
-                embeddings, labels and loss on several devices; labels outside 0..C-1, NaN or infinity: at
-                once on a CPU, in a later call on a GPU, for which the loss is NaN meanwhile.
+                embeddings, labels and loss on several devices; labels outside 0..C-1, NaN or infinity. Values
+                raise at once on a CPU and in a later call on a GPU.
         """
         return self.terms(embeddings, labels).total
 
@@ -117,13 +119,13 @@ class MetricLoss(nn.Module, ABC):
         inside = note_values(self.faults, embeddings, labels, self.num_classes)
         if self.raises_late and not compiling:
             self._raise(self._late.offer(self.faults))
-        # A label out of range would stop the device for good, and another one in its place would give a loss
-        # that looks well: its sample becomes NaN, and so the loss.
+        # Indexing with a label out of range would break the CUDA context for the rest of the process. Only
+        # clamping it would give a plausible but wrong loss, so the sample, and with it the loss, becomes NaN.
         poisoned = torch.where(inside[:, None], embeddings, torch.nan)
         return poisoned, labels.clamp(0, self.num_classes - 1)
 
     def require_no_faults(self) -> None:
-        """Raise the `DataError` of the first batch whose fault only the device has noted; wait for it."""
+        """Raise a `DataError` if the device has noted a fault in a batch; waits for the device."""
         self._raise([self.faults.tolist()])
 
     def forget_faults(self) -> None:

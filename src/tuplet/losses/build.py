@@ -1,4 +1,4 @@
-"""From a config to the loss it names."""
+"""Build the loss that a config names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HIST_SETTINGS = (
 
 
 def build_loss(config: RunConfig, num_classes: int) -> MetricLoss:
-    """Build the loss of a run, its parameters freshly drawn.
+    """Build the loss of a run, with newly initialised parameters.
 
     Args:
         config: `loss`, `model.embedding_dim`, `optimizer.class_update` and `compute.shard_classes` are read.
         num_classes: training classes, C >= 1.
-    Raises: MissingExtraError: a rival where pytorch-metric-learning is not installed.
+    Raises: MissingExtraError: a rival loss, but pytorch-metric-learning is not installed.
     """
     loss, dim = config.loss, config.model.embedding_dim
     if loss.name != "hist":

@@ -1,4 +1,4 @@
-"""What the two halves of HIST do on a batch, measured beside the training and without a trace in it."""
+"""Measurements of the two halves of HIST on a training batch, without any effect on the training."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tuplet.losses.own_share import own_share
 def diagnose(
     loss: HISTLoss, embeddings: Float[Tensor, "N D"], labels: Int[Tensor, " N"]
 ) -> dict[str, Float[Tensor, ""]]:
-    """Measure the hypergraph of a batch, and what each half of the loss asks of its embeddings.
+    """Measure the hypergraph of a batch, and the gradient of each half of the loss by its embeddings.
 
-    The loss, its gradients, its running statistics and torch's random numbers stay as they are. All classes
-    are summed over, in tensors of N x C, whatever the loss's implementation and class_fraction.
+    The loss, its gradients, its running statistics and torch's random numbers do not change. The sums are
+    over all classes, in tensors of N x C, whatever the loss's implementation and class_fraction.
 
     Args:
         loss: with all of its classes, and no shard.
         embeddings: of a training batch.
         labels: class of each sample, in 0..C-1.
     Returns: scalars on the device:
-        own_share: of a tuplet's weight, the mean over the classes of the batch, in (0, 1].
-        differences_left: by one propagation: the spread of the embeddings after G over that before, 0 where
-            all become the same.
+        own_share: share of a tuplet's weight on its own class, mean over the classes of the batch, in (0, 1].
+        differences_left: spread of the embeddings after one propagation with G, divided by that before; 0
+            where all become the same.
         hgnn_accuracy: share of samples whose largest logit of the HGNN is their class's.
         distribution_gradient: norm of the gradient of L_D by the embeddings.
         hypergraph_gradient: the same of lambda_s L_CE.
@@ -79,8 +79,8 @@ def _gradient(value: Tensor, given: Tensor) -> Float[Tensor, " ND"]:
 @contextmanager
 def _without_running_statistics(hgnn: HGNN) -> Iterator[None]:
     """Keep the HGNN's BatchNorms from counting the block's batch, which is not one of the training's."""
-    # Putting the statistics back afterwards would be too late: the training step's graph, which still waits
-    # for its backward, has seen them.
+    # Restoring the statistics afterwards does not work: the graph of the training step, whose backward is
+    # still to come, holds these tensors, and writing to them in place makes that backward fail.
     norms = [norm for norm in hgnn.norms if isinstance(norm, nn.BatchNorm1d)]
     for norm in norms:
         norm.track_running_stats = False

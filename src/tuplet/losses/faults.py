@@ -1,8 +1,8 @@
 """Faults in the values of a batch: raised at once on a CPU, noted on other devices and raised later.
 
-To look at a value of a device, the host waits until the device has done all that it was asked to do before.
-A training step that looks at one value therefore loses the lead that keeps the device busy. So a device notes
-the first fault itself, in a tensor of a few numbers, and the host reads a copy of it once that has arrived.
+The host queues work for a device and runs ahead of it. To read a value, it has to wait until the device has
+done all queued work, and then the device has nothing to do. So the device itself notes the first fault in a
+small tensor, and the host reads a copy of it once that has arrived.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from tuplet.errors import DataError
 
 NUM_NOTES = 5
-"""Numbers in the notes of a device: those of `Fault`, after the calls so far."""
+"""Numbers in the notes of a device: the count of calls, then the fields of `Fault`."""
 
 
 class Fault(NamedTuple):
-    """What is wrong with the values of a batch; all is well where call is 0."""
+    """The fault in the values of a batch; call 0 means that there is none."""
 
     call: int
     """The call of the loss that was given the batch, from 1 on."""
@@ -30,7 +30,7 @@ class Fault(NamedTuple):
     high: int
     """The highest label."""
     row: int
-    """The first embedding that is not finite; as many as there are, if all are."""
+    """The first embedding that is not finite; N if all are finite."""
 
     def error(self, num_classes: int, *, late: bool) -> DataError:
         """Return the error that names the fault; if late, with the call."""
@@ -49,7 +49,8 @@ class Fault(NamedTuple):
 def require_values(embeddings: Float[Tensor, "N D"], labels: Int64[Tensor, " N"], num_classes: int) -> None:
     """Raise a `DataError` unless embeddings are finite and labels in range; reads both on the host."""
     low, high = (int(bound) for bound in torch.aminmax(labels))
-    # A sum is finite only if all that it adds is. It may also overflow: then each number is looked at.
+    # A finite sum proves that all values are finite, in one fast pass. The sum may also overflow: only if it
+    # is not finite is each value checked.
     finite = math.isfinite(embeddings.detach().sum().item()) or bool(embeddings.isfinite().all())
     if low >= 0 and high < num_classes and finite:
         return
@@ -64,9 +65,9 @@ def note_values(
     labels: Int64[Tensor, " N"],
     num_classes: int,
 ) -> Tensor:
-    """Count a call in the notes, note its fault unless they have one, and return which labels are in range.
+    """Count a call in the notes, add its fault if it is the first, and return which labels are in range.
 
-    Nothing is read on the host, and nothing depends on a value: torch.compile and CUDA graphs may hold it.
+    The host reads no value and no shape depends on one, so torch.compile and CUDA graphs can contain it.
 
     Args:
         notes: the calls so far and the first fault; updated in place.
@@ -94,9 +95,12 @@ class LateReader:
         self._arrived: torch.cuda.Event | None = None
 
     def offer(self, *tensors: Tensor) -> list[list[float]] | None:
-        """Return the numbers offered last if they have arrived; else None, as always beside a GPU.
+        """Return the numbers of the last copy if it has arrived, and start the next; otherwise return None.
 
-        The tensors are copied unless other copies are still on their way, and may change afterwards.
+        While a copy is on its way, no other is started. The tensors may change afterwards.
+
+        Args:
+            tensors: on one GPU; for tensors elsewhere the result is always None.
         """
         if tensors[0].device.type != "cuda" or torch.cuda.is_current_stream_capturing():
             return None
@@ -106,9 +110,9 @@ class LateReader:
                 return None
             arrived = [copy.tolist() for copy in self._copies]
         if not self._copies:
-            self._copies = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in tensors]
-        for copy, each in zip(self._copies, tensors, strict=True):
-            copy.copy_(each, non_blocking=True)
+            self._copies = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in tensors]
+        for copy, tensor in zip(self._copies, tensors, strict=True):
+            copy.copy_(tensor, non_blocking=True)
         self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._arrived.record()
         return arrived

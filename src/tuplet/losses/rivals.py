@@ -34,9 +34,9 @@ CENTRE_WEIGHT = 0.2
 class RivalLoss(MetricLoss):
     """A loss that HIST is compared with, as pytorch-metric-learning implements it.
 
-    Proxies, centres and class weights are parameters that learn with the network: give `parameter_groups` to
+    Proxies, centres and class weights are parameters that train with the network: pass `parameter_groups` to
     the optimizer. All compare by cosine, or by the squared distance of embeddings of length one, and compute
-    in float32 or wider, whatever the type of the embeddings and whatever autocast says.
+    in float32 or wider, whatever the type of the embeddings, and also under autocast.
 
     Args:
         name: proxy-anchor, proxy-nca, soft-triple and arcface have parameters per class; multi-similarity
@@ -83,9 +83,9 @@ class RivalLoss(MetricLoss):
     def leading_loss(self, leading: Float[Tensor, "N w"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
         """Compute the loss of the first w coordinates, with those of proxies, centres or class weights."""
         width, own = leading.shape[1], dict(self.loss.named_parameters())
-        # In bfloat16 a cosine has two or three digits, which a scale of 64 multiplies. The library would also
-        # cast its parameters to the type of the embeddings for good, so it is given copies of them.
-        wide = functools.reduce(torch.promote_types, (each.dtype for each in own.values()), torch.float32)
+        # In bfloat16 a cosine has two or three digits, and a scale of 64 multiplies the error. The library
+        # would also cast its parameters to the type of the embeddings permanently, so it gets copies.
+        wide = functools.reduce(torch.promote_types, (row.dtype for row in own.values()), torch.float32)
         wide = torch.promote_types(wide, leading.dtype)
         is_whole = width == self.embedding_dim
         rows = {
@@ -102,7 +102,7 @@ class RivalLoss(MetricLoss):
         return total
 
     def parameter_groups(self, *, lr_proxies: float) -> list[dict[str, Any]]:
-        """Return optimizer groups that hold every parameter of the loss once; none where it has none.
+        """Return optimizer groups that hold every parameter of the loss once; an empty list if it has none.
 
         Args:
             lr_proxies: learning rate of proxies, centres or class weights, >= 0.

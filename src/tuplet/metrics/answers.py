@@ -1,4 +1,4 @@
-"""Votes of neighbours, and what answers and thresholds are worth; no torch is needed to read and use them."""
+"""Votes of neighbours, and the error rates of thresholds and answers; importing this needs no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def vote(labels: Int64[np.ndarray, "n k"], similarities: Float[np.ndarray, "n k"
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold does to pairs.
+    """The error rates of a threshold on the cosine of pairs.
 
     Attributes:
         threshold: a cosine; a pair at or above it is taken for one class. Above 1 where nothing passes.
@@ -53,7 +53,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class AnswersAt:
-    """What answers are worth at a threshold.
+    """The quality of answers at a threshold on their score.
 
     Attributes:
         threshold: of the score; only answers at or above it are given.

@@ -1,4 +1,4 @@
-"""Answers by neighbours, and what they are worth: for classes that are in the gallery, and for unknown ones.
+"""The quality of answers by neighbours, for classes that are in the gallery and for unknown ones (open set).
 
 Every query is asked twice: once with its class in the gallery (a *known* query; it is never in the gallery
 itself), and once without any item of its class (an *unknown* one). The answer is a vote of the k nearest
@@ -35,7 +35,7 @@ FPIRS = (1e-1, 1e-2)
 
 @dataclass(frozen=True)
 class OpenSetReport:
-    """How well neighbours answer.
+    """The quality of answers by neighbours.
 
     Attributes:
         accuracy: share of known queries whose answer is right, if all are answered.
@@ -138,8 +138,8 @@ class Answers:
     num_votes: int
 
     def __post_init__(self) -> None:
-        for found, what in ((self.known, "known"), (~self.known, "unknown")):
-            if not found.any():
+        for queries, what in ((self.known, "known"), (~self.known, "unknown")):
+            if not queries.any():
                 raise DataError(f"there is no {what} query; want at least one", subject="labels")
 
     @classmethod
@@ -175,17 +175,17 @@ class Answers:
             raise SettingsError(message, subject="num_votes", given=num_votes)
         search = labelled_search(embeddings, labels, gallery, gallery_labels)
         own = search.labels
-        found = own if search.gallery_labels is None else search.gallery_labels
-        # From 0 on: any integer may be a label, also the one that stands for none.
-        renumbered = torch.unique(torch.cat([own, found]), return_inverse=True)[1]
-        own, found = renumbered[: len(own)], renumbered[len(own) :]
+        searched = own if search.gallery_labels is None else search.gallery_labels
+        # Renumber labels from 0 on: any integer may be a label, also NO_LABEL.
+        renumbered = torch.unique(torch.cat([own, searched]), return_inverse=True)[1]
+        own, searched = renumbered[: len(own)], renumbered[len(own) :]
         rows = torch.arange(len(own), device=own.device)
         parts = [
-            _ask(exact_similarities(search.compared, block), own[block], found, num_votes)
-            for block in track(shares.own(blocks(rows, len(found))), "asking neighbours")
+            _ask(exact_similarities(search.compared, block), own[block], searched, num_votes)
+            for block in track(shares.own(blocks(rows, len(searched))), "asking neighbours")
         ]
         columns = zip(*shares.gather(parts), strict=True)
-        scores, right, known, classes = (np.concatenate(one) for one in columns)
+        scores, right, known, classes = (np.concatenate(column) for column in columns)
         return cls(scores, right, known, classes, num_votes)
 
     def report(self, *, level: float = 0.95, num_resamples: int = 1000, seed: int = 0) -> OpenSetReport:
@@ -259,7 +259,7 @@ class Answers:
             values_of(row[classes]) for block in draws(num_units, num_resamples, seed) for row in block
         ]
         tail = expanded_tail(num_units, level)
-        # A resample that drew no known query says nothing of them.
+        # A measure is NaN in a resample without a known (or unknown) query: leave it out there.
         low, high = np.nanquantile(np.array(resampled), [tail, 1 - tail], axis=0).tolist()
         return values, {
             name: Interval(low[at], high[at], "classes", level, num_resamples, seed)
@@ -268,34 +268,34 @@ class Answers:
 
 
 def _ask(
-    table: Float64[Tensor, "b M"], own: Int64[Tensor, " b"], found: Int64[Tensor, " M"], num_votes: int
+    table: Float64[Tensor, "b M"], own: Int64[Tensor, " b"], searched: Int64[Tensor, " M"], num_votes: int
 ) -> tuple[np.ndarray, ...]:
     """Ask some queries with their class in the gallery and then without it, where there is something to find.
 
     Args:
         table: similarity of each query to each gallery item; -inf at an excluded self.
         own: class of each query, >= 0.
-        found: class of each gallery item, >= 0.
+        searched: class of each gallery item, >= 0.
         num_votes: see `Answers.of`.
     Returns: score, whether it is right, whether the class was there, and class of each query asked.
     """
-    k = min(num_votes, len(found))
-    asked = own[:, None] == found
-    exists = (asked & table.isfinite()).any(1)
+    k = min(num_votes, len(searched))
+    is_own = own[:, None] == searched
+    exists = (is_own & table.isfinite()).any(1)
     both = list[tuple[np.ndarray, ...]]()
     for is_known, kept, cosines in (
         (True, exists, table),
-        (False, (~asked).any(1), table.masked_fill(asked, -torch.inf)),
+        (False, (~is_own).any(1), table.masked_fill(is_own, -torch.inf)),
     ):
         items = first_results(cosines, k)
-        classes = found[items].numpy(force=True)
+        classes = searched[items].numpy(force=True)
         scores = cosines.gather(1, items).numpy(force=True)
         winner = np.arange(len(scores)), vote(classes, scores)
-        truth, chosen = own.numpy(force=True), kept.numpy(force=True)
+        truth, asked = own.numpy(force=True), kept.numpy(force=True)
         known = np.full(len(truth), is_known)
         right = known & (classes[winner] == truth)
-        both.append(tuple(one[chosen] for one in (scores[winner], right, known, truth)))
-    return tuple(np.concatenate(one) for one in zip(*both, strict=True))
+        both.append(tuple(column[asked] for column in (scores[winner], right, known, truth)))
+    return tuple(np.concatenate(column) for column in zip(*both, strict=True))
 
 
 @final
@@ -311,6 +311,6 @@ class _Sorted:
 
     def sums(self, weights: Float64[np.ndarray, " n"]) -> _Sums:
         """Add up the weights of queries of each kind."""
-        kinds = (self.known, self.right, ~self.known)
-        known, right, unknown = (np.cumsum(weights * kind)[self.ends] for kind in kinds)
+        masks = (self.known, self.right, ~self.known)
+        known, right, unknown = (np.cumsum(weights * mask)[self.ends] for mask in masks)
         return _Sums(self.scores[self.ends], known, right, unknown)

@@ -122,7 +122,7 @@ class QueryScores:
         )
 
     def of_metric(self, name: str) -> Float64[Tensor, " n"]:
-        """Return what each query adds to the mean of a metric, in [0, 1].
+        """Return the value of a metric for each query, in [0, 1]; their mean is the metric.
 
         Args:
             name: "recall_at_K" with 1 <= K <= most_before, "r_precision" or "map_at_r".
@@ -152,8 +152,8 @@ class QueryScores:
     ) -> Interval | None:
         """Compute the bootstrap interval of one metric; settings are those of `mean_intervals`.
 
-        Over "classes" it says where the metric may lie for other classes, over "queries" for other queries of
-        these classes.
+        An interval over "classes" covers the choice of test classes, one over "queries" only the choice of
+        queries from these classes.
 
         Returns: None where there is but one class, or query, to draw.
         Raises:
@@ -175,8 +175,8 @@ class QueryScores:
     ) -> ScoreComparison:
         """Compare with another model on the same queries, by intervals and paired tests of other - self.
 
-        Each resample of the bootstrap takes the same queries, or classes, for both models: it resamples what
-        each query gained.
+        Each bootstrap resample takes the same queries, or classes, for both models: it resamples the
+        differences between their scores.
 
         Args:
             other: scores of the other model, B; these are A's.
@@ -230,10 +230,10 @@ def retrieval_metrics(
     the share of queries with a positive among the first K results, R-precision the share of positives among
     the first R, MAP@R the sum over those positives of the precision at their rank, divided by R.
 
-    Queries without a positive are left out of every mean. Ties are in the
-    order of the gallery (see the module). A zero vector has cosine similarity 0 to everything. Time is that
-    of half the products of all pairs, where the queries are searched among themselves, and else of all;
-    memory beyond the embeddings is some blocks of 16 MiB, and 40 bytes for each of up to 4 million positives.
+    Queries without a positive are left out of every mean. Ties are in the order of the gallery (see the
+    module). A zero vector has cosine similarity 0 to everything. The time is about that of the matrix product
+    of queries and gallery, or half of it where the queries search each other. Memory beyond the embeddings is
+    some blocks of 16 MiB, and 40 bytes for each of up to 4 million positives.
 
     Args:
         embeddings: the queries, finite; tensors are worked on where they are.
@@ -273,14 +273,19 @@ def retrieval_scores(
     gallery_labels: Int[Array, " M"] | None = None,
     distance: RetrievalDistance = "cosine",
 ) -> QueryScores:
-    """Compute what `retrieval_metrics` takes the means of, query by query.
+    """Compute the scores of each query, whose means are the metrics of `retrieval_metrics`.
 
-    Arguments and errors are those of `retrieval_metrics`, but for `most_before`: the largest K of Recall@K
-    that will be asked for, >= 1.
-
+    Args:
+        embeddings: the queries, finite.
+        labels: class of each query, any integers.
+        most_before: the largest K of Recall@K that will be needed, >= 1.
+        gallery: items to search; None: the queries, each excluded from its own results.
+        gallery_labels: class of each gallery item; given exactly where `gallery` is.
+        distance: "cosine" or "euclidean".
+    Returns: scores of the queries that have a positive.
     Raises:
-        DataError: as `retrieval_metrics` does.
-        SettingsError: as `retrieval_metrics` does.
+        DataError: as for `retrieval_metrics`.
+        SettingsError: as for `retrieval_metrics`.
     """
     search = labelled_search(embeddings, labels, gallery, gallery_labels, distance=distance)
     classes = ClassOrder(search.labels, search.gallery_labels)
@@ -382,7 +387,7 @@ def compare_scores(
 
 
 def score_columns(scores: QueryScores, metrics: Sequence[str]) -> Float64[np.ndarray, "n M"]:
-    """Return what each query adds to each metric, one column per metric, on the CPU."""
+    """Return the value of each metric for each query, one column per metric, on the CPU."""
     columns = [scores.of_metric(name).cpu().numpy() for name in metrics]
     return np.stack(columns, axis=1) if columns else np.zeros((len(scores.queries), 0))
 

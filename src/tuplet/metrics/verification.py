@@ -35,7 +35,7 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """Verification of one set of embeddings.
+    """The results of verification on one set of embeddings.
 
     Attributes:
         auc: area under the ROC curve: the share of (genuine, impostor) comparisons in which the genuine pair
@@ -69,7 +69,7 @@ class VerificationReport:
 
 @final
 class Verification:
-    """All pairs of some embeddings, counted, to ask for error rates at any threshold.
+    """The counts of all pairs by similarity, from which error rates at any threshold are computed.
 
     >>> labels = np.arange(60) // 6
     >>> noise = np.random.default_rng(0).normal(size=(60, 10))
@@ -111,7 +111,7 @@ class Verification:
             search.gallery_labels,
             balanced=balanced,
             by_class=by_class,
-            starts=[point_of(one) for one in thresholds],
+            starts=[point_of(threshold) for threshold in thresholds],
             shares=shares,
         )
         return cls(counts)
@@ -212,8 +212,8 @@ def verification_metrics(
 ) -> VerificationReport:
     """Compute ROC AUC, EER and the FNMR at given FMRs, over all pairs, with intervals over classes.
 
-    It takes about three times as long as the float64 products of all pairs. Memory beyond the embeddings is
-    some 350 MB, however many pairs there are.
+    The time is about three times that of the float64 products of all pairs. Memory beyond the embeddings is
+    about 350 MB, for any number of pairs.
 
     Args:
         embeddings: finite; compared by cosine.
@@ -248,20 +248,21 @@ def verification_metrics(
     )
     auc, ties = pairs.auc()
     eer, points = pairs.eer(), {fmr: pairs.at_fmr(fmr) for fmr in fmrs}
-    found: Mapping[VerificationMetric, Interval | None] = {}
+    by_metric: Mapping[VerificationMetric, Interval | None] = {}
     if pairs.counts.units is not None:
         values: dict[VerificationMetric, float] = {"auc": auc, "eer": eer}
         values |= {FnmrAtFmr(fmr): point.fnmr for fmr, point in points.items()}
-        found = verification_intervals(
+        by_metric = verification_intervals(
             pairs.counts.units, values, level=level, num_resamples=num_resamples, seed=seed
         )
     of_fmr = {
-        fmr: OperatingPoint(point.threshold, point.fmr, point.fnmr, None, found.get(FnmrAtFmr(fmr)))
+        fmr: OperatingPoint(point.threshold, point.fmr, point.fnmr, None, by_metric.get(FnmrAtFmr(fmr)))
         for fmr, point in points.items()
     }
     counts = pairs.counts
     sizes = (counts.num_genuine, counts.num_impostor, counts.num_classes)
-    return VerificationReport(auc, eer, of_fmr, found.get("auc"), found.get("eer"), ties, *sizes, balanced)
+    auc_interval, eer_interval = by_metric.get("auc"), by_metric.get("eer")
+    return VerificationReport(auc, eer, of_fmr, auc_interval, eer_interval, ties, *sizes, balanced)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The device that an accelerator stands for, without Fabric, which takes seconds to import."""
+"""Choose the device of an accelerator setting, without Fabric, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tuplet.errors import DeviceError
 
 
 def choose_device(accelerator: Accelerator) -> torch.device:
-    """Return the device that an accelerator stands for; auto takes a GPU if there is one.
+    """Return the torch device of an accelerator setting; auto takes a GPU if there is one.
 
     Raises:
         DeviceError: there is no such device.

@@ -1,4 +1,4 @@
-"""What a config costs on this machine, one line each, told before the first step and never forbidden."""
+"""Notes on the speed and the memory of a config on this machine, shown before training; none is an error."""
 
 from __future__ import annotations
 

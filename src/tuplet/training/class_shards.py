@@ -45,7 +45,7 @@ def loss_state(loss: MetricLoss, optimizers: Sequence[torch.optim.Optimizer], fo
     rows: dict[str, Tensor] = {}
     for name in loss.class_parameters():
         rows[name] = state["loss"].pop(name)
-    # What an optimizer keeps of a row, such as its moments, is as large as the row and has to move with it.
+    # Optimizer state per row, such as moments, is as large as the rows and has to be stored with them.
     for place, name, values in _states_of_classes(loss, optimizers, state["optimizers"]):
         for key in [key for key, value in values.items() if isinstance(value, Tensor) and value.ndim > 0]:
             rows[f"{place}:{name}:{key}"] = values.pop(key)
@@ -92,7 +92,7 @@ def _states_of_classes(
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for index, parameter in enumerate(parameters):
             if id(parameter) in names and index in state["state"]:
-                # state_dict() shares these with the optimizer, which must keep its own.
+                # Copy: state_dict() shares these dictionaries with the optimizer, and callers remove entries.
                 state["state"][index] = dict(state["state"][index])
                 yield place, names[id(parameter)], state["state"][index]
 
@@ -141,7 +141,7 @@ def load_rows(folder: Path, shard: ClassShard) -> dict[str, Tensor]:
 
 
 def _spread(rows: Tensor, shard: ClassShard) -> Tensor:
-    """Declare this rank's rows as a part of the whole tensor, which tells the checkpoint their place."""
+    """Wrap this rank's rows as a shard of the whole tensor, so that the checkpoint knows their place."""
     if shard.num_ranks == 1:
         return rows
     group = shard.group or dist.group.WORLD
@@ -164,7 +164,7 @@ def _device(shard: ClassShard) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the warning that a single process is a single process."""
+    """Suppress torch's warning that a single process saves without torch.distributed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -1,4 +1,4 @@
-"""Where training stops being finite: at once on a CPU, and on a GPU without a step that waits for it."""
+"""Detect losses that are not finite: at once on a CPU, and on a GPU without making a step wait for it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Divergence(NamedTuple):
 
 @final
 class DivergenceWatch:
-    """Watch the batches and losses of an epoch, whose calls of the loss are its steps.
+    """Watch the batches and losses of an epoch; every call of the loss counts as one step.
 
-    A step on a GPU notes on the device what is not finite. The host looks at the notes once they have
-    arrived, usually a step later, and at the end of the epoch at the latest.
+    On a GPU, each step notes on the device what is not finite. The host reads the notes once they have
+    arrived, usually one step later, and at the end of the epoch at the latest.
 
     Args:
         loss: watched; its own late errors are switched off, as they would not name the step.
         device: of network and loss.
         alone: whether this is the only rank. Several have to stop together, but notes do not arrive on all in
-            the same step: they look at the end of the epoch.
+            the same step, so with several ranks the notes are read at the end of the epoch only.
     """
 
     def __init__(self, loss: MetricLoss, device: torch.device, *, alone: bool) -> None:
@@ -46,7 +46,7 @@ class DivergenceWatch:
         self._reader = LateReader()
 
     def note(self, terms: LossTerms, step: int) -> Divergence | None:
-        """Take note of a step, and return the first that cannot be used as far as is known by now."""
+        """Note the losses of a step, and return the first divergence of the epoch that is known so far."""
         parts = terms.parts()
         if self._at_once:
             if self._loss.faults[1] > 0:  # compiled code notes faults on a CPU too
@@ -55,20 +55,20 @@ class DivergenceWatch:
         self._names = list(parts)
         values = torch.stack([value.detach().float() for value in (*parts.values(), terms.total)])
         values[-1] = torch.where(values[-1].isfinite(), 0.0, float(step))
-        # The first step that is not finite stays.
+        # Keep the notes of the first step that is not finite.
         self._notes = values if self._notes is None else torch.where(self._notes[-1] > 0, self._notes, values)
         arrived = self._reader.offer(self._loss.faults, self._notes) if self._alone else None
         return None if arrived is None else self._first(*arrived)
 
     def look(self) -> Divergence | None:
-        """Return the first step of the epoch so far that cannot be used; waits for the device."""
+        """Return the first divergence of the epoch so far, or None; waits for the device."""
         return self._first(self._loss.faults.tolist(), [] if self._notes is None else self._notes.tolist())
 
     def _first(self, faults: Sequence[int | float], notes: list[float]) -> Divergence | None:
         fault = Fault(*(int(number) for number in faults[1:]))
         step = int(notes[-1]) if notes else 0
         if fault.call > 0 and (step == 0 or fault.call <= step):
-            # A batch that cannot be used is why the loss is not finite, if both are of one step.
+            # If both are of the same step, the unusable batch is the cause: it makes the loss NaN.
             return Divergence(fault.call, str(fault.error(self._loss.num_classes, late=False)))
         if step == 0:
             return None

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit and hardware; and the hashes of weights and images."""
+"""Describe what a run ran on (versions, commit, hardware), and hash its weights and images."""
 
 from __future__ import annotations
 

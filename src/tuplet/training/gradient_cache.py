@@ -1,7 +1,7 @@
-"""A batch in parts, for a loss over the whole batch: its memory is that of one part.
+"""Train on a batch in parts with a loss over the whole batch, in the memory of one part (GradCache).
 
-A mean of losses of parts would be another loss, for HIST relates every sample to all others of the batch.
-But the chain rule splits at the embeddings z: the gradient of a weight w is
+Averaging the losses of parts would give another loss, because HIST relates every sample to all others of the
+batch. But the chain rule splits at the embeddings z: the gradient with respect to a weight w is
 
     dL/dw = sum_i (dz_i/dw)^T dL/dz_i,
 
@@ -58,9 +58,9 @@ def backward_in_parts(
 ) -> Result:
     """Add the gradients of a batch to those of the network and the loss, part by part.
 
-    They are those of the undivided batch, except where a layer of the network mixes the images of a batch:
-    a BatchNorm that is not frozen normalises each part by itself. Every image gets the same dropout in both
-    passes.
+    The gradients equal those of the undivided batch, except where a layer of the network mixes the images of
+    a batch: a BatchNorm that is not frozen normalises each part by itself. Dropout and stochastic depth drop
+    the same units of every image in both passes.
 
     Args:
         fabric: its precision scales the gradients.
@@ -85,14 +85,15 @@ def backward_in_parts(
     total, result = loss(embeddings)
     fabric.backward(total)
     assert embeddings.grad is not None
-    # In 16-mixed every backward pass is scaled, and the gradient of the embeddings carries the scale already.
-    # Scales are powers of two: nothing is rounded here.
+    # In 16-mixed, `fabric.backward` multiplies by the loss scale. The gradient of the embeddings contains it
+    # already, and the backward passes below multiply again: divide once. Scales are powers of two, so the
+    # division is exact.
     gradients = (embeddings.grad / _scale(fabric, total)).chunk(num_parts)
 
     for number, (part, state, gradient) in enumerate(zip(parts, states, gradients, strict=True), 1):
         state.restore(pixels.device)
         last = number == num_parts
-        # Sums over the parts stay on this rank; with the last part DDP averages all of it.
+        # Gradients add up on this rank without communication; with the last part DDP averages the sum.
         with fabric.no_backward_sync(network, enabled=not (synchronise and last)):
             fabric.backward(network(part), gradient)
     after.restore(pixels.device)
@@ -108,7 +109,7 @@ def _scale(fabric: Fabric, like: Tensor) -> Tensor:
 
 @contextmanager
 def _unchanged(buffers: Iterator[Tensor] | Sequence[Tensor]) -> Iterator[None]:
-    """Put buffers back after the block: running statistics count each image once, not twice."""
+    """Restore buffers after the block, so that running statistics count each image once, not twice."""
     kept = [(buffer, buffer.clone()) for buffer in buffers]
     try:
         yield

@@ -30,8 +30,8 @@ def build_optimizers(
         network: to train.
         loss: to train.
         config: learning rates of the groups, and which optimizer.
-        capturable: keep all state on the device, where a CUDA graph may hold a step; Adam and AdamW only, as
-            the others keep none elsewhere.
+        capturable: keep all state on the device, so that a CUDA graph can contain a step; for Adam and AdamW,
+            as the other optimizers keep no state on the host.
     """
     groups = [
         *network.parameter_groups(lr_backbone=config.lr_backbone, lr_embedding=config.lr_embedding),
@@ -42,7 +42,7 @@ def build_optimizers(
     of_classes = {id(parameter) for parameter in loss.class_parameters().values()}
     rows = [_only(group, lambda parameter: id(parameter) in of_classes) for group in groups]
     others = [_only(group, lambda parameter: id(parameter) not in of_classes) for group in groups]
-    # The first optimizer keeps a group without parameters, so that its groups are the same four always.
+    # The first optimizer keeps groups without parameters, so that its groups are always the same.
     return [_build(others, config, capturable), RowwiseAdam([group for group in rows if group["params"]])]
 
 
@@ -99,9 +99,9 @@ class RowwiseAdam(torch.optim.Optimizer):
             places, gradient = gradient.indices()[0], gradient.values()
         wide = gradient.view(len(gradient), -1)
         squares = torch.linalg.vector_norm(wide, dim=1).float().square_().div_(max(1, wide.shape[1]))
-        # Adam's correction of the second moment, which starts at 0, counts the steps. They are counted for
-        # each row: by the common count a row that is first drawn late would be corrected too little, its
-        # moment would be far too small, and its first step far too large.
+        # Adam divides the second moment, which starts at 0, by 1 - beta2^steps. Steps are counted per row.
+        # With a common count, a row that is first drawn late would be corrected too little: its second moment
+        # would be far too small, and its first step far too large.
         steps, moment = (
             state[name] if places is None else state[name][places] for name in ("steps", "second_moment")
         )
@@ -128,7 +128,7 @@ def _groups_of_loss(loss: MetricLoss, config: OptimizerConfig) -> list[dict[str,
 
 
 def _build(groups: list[dict[str, Any]], config: OptimizerConfig, capturable: bool) -> torch.optim.Optimizer:
-    # Fused: one pass over memory instead of a dozen.
+    # Fused kernels update all parameters in one pass over memory instead of a dozen.
     if config.name == "sgd":
         decay = config.weight_decay
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=decay, fused=True)

@@ -1,4 +1,4 @@
-"""The learning rate of an epoch, constant in the warm-up, then steps, a cosine, or constant; and its loss."""
+"""The learning rates, and the loss settings that change during training, of each epoch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
     """Compute the factor of all learning rates in an epoch; 1 during and right after the warm-up.
 
     Args:
-        schedule: `decay` and its numbers.
+        schedule: `decay`, its settings, `epochs` and `warmup_epochs` are read.
         epoch: 1..epochs.
+    Returns: in [0, 1]; constant, in steps or along a cosine after the warm-up.
     """
     past = max(0, epoch - 1 - schedule.warmup_epochs)
     if schedule.decay == "step":
@@ -23,11 +24,11 @@ def learning_rate_factor(schedule: ScheduleConfig, epoch: int) -> float:
 
 
 def scheduled(start: float, end: float | None, epoch: int, epochs: int) -> float:
-    """Compute a setting that moves in equal steps from its value in epoch 1 to that in the last epoch.
+    """Compute the value of a setting that changes linearly from epoch 1 to the last epoch.
 
     Args:
-        start: in epoch 1.
-        end: in the last epoch; None: as at the start.
+        start: value in epoch 1.
+        end: value in the last epoch; None: constant.
         epoch: 1..epochs.
         epochs: of the schedule, >= 1.
     """

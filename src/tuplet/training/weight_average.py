@@ -31,7 +31,7 @@ class WeightAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay = decay
         self.num_steps = 0
-        # `state_dict` returns views: an optimizer's step changes these too.
+        # `state_dict` returns the parameters' own memory, not copies: they change with every optimizer step.
         self._trained: dict[str, Tensor] = network.state_dict()
         self._average = {name: value.clone() for name, value in self._trained.items()}
         self._names: dict[torch.dtype, list[str]] = {}
@@ -43,9 +43,9 @@ class WeightAverage:
         """Add the weights after a step; nothing is read on the host."""
         self.num_steps += 1
         weight = 1.0 - decay_at(self.num_steps, self._decay)
-        for kind, names in self._names.items():
+        for dtype, names in self._names.items():
             average, trained = ([part[name] for name in names] for part in (self._average, self._trained))
-            if kind.is_floating_point:
+            if dtype.is_floating_point:
                 torch._foreach_lerp_(average, trained, weight)
             else:
                 torch._foreach_copy_(average, trained)
@@ -71,7 +71,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        # Values move and tensors stay: optimizers, DDP and CUDA graphs hold on to the network's own tensors.
+        # Swap values, not tensors: optimizers, DDP and CUDA graphs hold references to the network's tensors.
         for name, value in self._average.items():
             trained = self._trained[name].clone()
             self._trained[name].copy_(value)

@@ -1,4 +1,4 @@
-"""The class head with the classes spread over ranks: each keeps the parameters of its own.
+"""The class head with the classes spread over ranks; each rank keeps the parameters of its own classes.
 
 Every rank scores the whole batch against its own classes. Of the scores, the ranks exchange little: two
 numbers per sample, and the columns of the classes in the batch.
@@ -21,7 +21,7 @@ from tuplet.losses.many_classes.head import class_head
 from tuplet.losses.many_classes.scores import ClassScores, Inputs
 
 INITIAL_BLOCK = 1024
-"""Classes whose first values come from one seed, so that they are the same for any number of ranks."""
+"""Classes that are initialised from one seed, so that their values are the same for any number of ranks."""
 BLOCK_STRIDE = 0x9E3779B97F4A7C15
 
 
@@ -30,7 +30,7 @@ BLOCK_STRIDE = 0x9E3779B97F4A7C15
 class ClassShard:
     """The classes that this rank keeps: `num_kept` of them, from `first` on.
 
-    The ranks' classes follow each other, as many on each as torch.chunk gives; the last may keep none.
+    Rank r keeps the r-th chunk of torch.chunk(classes, num_ranks); the last ranks may keep fewer or none.
 
     Attributes:
         num_classes: C, over all ranks.
@@ -85,7 +85,7 @@ def sharded_class_head(
     highest = log_partition.detach().clone()
     if shard.num_ranks > 1:
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=shard.group)
-    # One sum carries both.
+    # One all-reduce sums both, instead of two.
     weights = torch.exp(log_partition - highest)
     totals = _sum_values(torch.cat([columns, weights[:, None]], dim=1), shard)
     return totals[:, :-1], highest + totals[:, -1].log()
@@ -115,10 +115,10 @@ def gather_batch(
 def initialise_rows(
     shard: ClassShard, means: Tensor, log_variances: Tensor, weights: Tensor, biases: Tensor
 ) -> None:
-    """Fill this rank's rows as HISTLoss starts them, from the seed of torch and their class alone.
+    """Initialise this rank's rows like HISTLoss does, as a function of torch's seed and the class alone.
 
-    Blocks of classes have a seed each, so that a loss starts the same on any number of ranks, though no rank
-    draws the values of another.
+    Each block of `INITIAL_BLOCK` classes has a seed of its own. So a loss has the same initial values on any
+    number of ranks, and a rank draws no more than the blocks that contain its classes.
 
     Args:
         shard: the classes of this rank.
@@ -152,7 +152,7 @@ def _sum_values(values: Tensor, shard: ClassShard) -> Tensor:
 
 
 def _sum_gradients(values: Tensor, shard: ClassShard) -> Tensor:
-    """Return the values; their gradients are summed over ranks, as each has seen its own classes only."""
+    """Return the values; backward sums their gradients over ranks, as each rank has its own classes only."""
     return values if shard.num_ranks == 1 else _SumGradients.apply(values, shard.group)
 
 
@@ -191,6 +191,6 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # Every rank has the same gradient, so that R times it is their sum, without communication.
+        # Every rank has the same gradient, so R times it is the sum over ranks, without communication.
         start = dist.get_rank(ctx.group) * ctx.rows
         return gradient[start : start + ctx.rows] * dist.get_world_size(ctx.group), None

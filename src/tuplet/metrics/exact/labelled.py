@@ -1,4 +1,4 @@
-"""Queries and the gallery that they search, with their classes: what metrics of neighbours and pairs take."""
+"""Checked queries, gallery and labels: the common input of the metrics on neighbours and on pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LabelledSearch:
     """Queries that search a gallery, or each other.
 
     Attributes:
-        compared: how similar queries and gallery are.
+        compared: the similarities of queries and gallery.
         labels: class of each query, `[N]`.
         gallery_labels: class of each gallery item, `[M]`; None where queries search each other.
     """
@@ -49,12 +49,12 @@ def labelled_search(
         SettingsError: an unknown distance, or one of gallery and gallery_labels alone.
     """
     queries = as_embeddings(embeddings, name="embeddings")
-    wanted = as_labels(labels, name="labels", length=len(queries), device=queries.device)
+    query_labels = as_labels(labels, name="labels", length=len(queries), device=queries.device)
     if (gallery is None) != (gallery_labels is None):
         raise SettingsError("got one of gallery and gallery_labels; want both or neither", subject="gallery")
     compared = similarity(queries, gallery, distance)
     if gallery_labels is None:
-        return LabelledSearch(compared, wanted, None)
+        return LabelledSearch(compared, query_labels, None)
     size = len(compared.gallery)
-    found = as_labels(gallery_labels, name="gallery_labels", length=size, device=queries.device)
-    return LabelledSearch(compared, wanted, found)
+    searched = as_labels(gallery_labels, name="gallery_labels", length=size, device=queries.device)
+    return LabelledSearch(compared, query_labels, searched)

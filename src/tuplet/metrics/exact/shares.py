@@ -1,4 +1,4 @@
-"""Work on all pairs, divided over ranks: each holds every item and takes every world-size-th block."""
+"""Divide the work on all pairs over R ranks: each rank holds every item and works on every R-th block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shares:
-    """One process of several that count the same pairs, block by block.
+    """One of several processes that divide the blocks of a common task among them.
 
     Attributes:
         rank: of this process.
@@ -40,16 +40,16 @@ class Shares:
         """Return the sum of a tensor over the ranks, on every rank; of integers it is exact."""
         if self.num_ranks == 1:
             return values
-        # NCCL sends from a GPU only, and the counts may be on the CPU.
+        # NCCL only sends tensors that are on a GPU, and the counts may be on the CPU.
         there = values.cuda() if dist.get_backend() == "nccl" else values
         dist.all_reduce(there)
         return there.to(values.device)
 
     def gather(self, parts: Sequence[T]) -> list[T]:
-        """Return what the ranks made of their blocks, in the order of all blocks, on every rank.
+        """Return the results of all ranks, in the order of all blocks, on every rank.
 
         Args:
-            parts: of this rank, one a block, picklable.
+            parts: results of this rank, one per block of `own`, picklable.
         """
         if self.num_ranks == 1:
             return list(parts)

@@ -303,24 +303,24 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _highest_precision() -> Iterator[None]:
     try:
-        asked = torch.get_float32_matmul_precision()
+        precision = torch.get_float32_matmul_precision()
     except RuntimeError:
         # Since PyTorch 2.9 backends have settings of their own. Once one is used, the common one is an error.
         backends = (
             torch.backends.cuda.matmul,
             torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
         )
-        each_asked = [backend.fp32_precision for backend in backends]
+        precisions = [backend.fp32_precision for backend in backends]
         for backend in backends:
             backend.fp32_precision = "ieee"
         try:
             yield
         finally:
-            for backend, own in zip(backends, each_asked, strict=True):
-                backend.fp32_precision = own
+            for backend, before in zip(backends, precisions, strict=True):
+                backend.fp32_precision = before
         return
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(asked)
+        torch.set_float32_matmul_precision(precision)
