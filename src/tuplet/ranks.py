@@ -1,4 +1,4 @@
-"""What ranks do together; on a single rank each function returns what it was given."""
+"""Collective operations over the ranks of a Fabric; on a single rank they return their argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a config to the split that a run trains and is measured on."""
+"""Load the split of images that a config names: the ones to train on and the ones to test on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load(
         config: `source` and its fields, and `cache`: memory decodes every image now.
         num_workers: threads that decode now, where there is something to decode, >= 0.
         progress: wraps the numbers of the images decoded now, once a table and pass.
-        decode_test: False leaves test and gallery images in their files, whatever `cache` is: what chooses
+        decode_test: False never decodes test and gallery images now, whatever `cache` is. So a search for
             settings on validation classes opens no test image.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which images are in two places: one file, through links too, or two files of the same content."""
+"""Find images that are in two places: the same file, also through links, or files of the same content."""
 
 from __future__ import annotations
 

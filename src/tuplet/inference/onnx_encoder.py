@@ -1,4 +1,4 @@
-"""Encode pictures with an exported network in onnxruntime, without PyTorch: small, and soon started."""
+"""Encode pictures with an exported network in onnxruntime, without PyTorch: small, and quick to start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as the unit vectors that an index holds: what every engine shares, without PyTorch."""
+"""Encode pictures: the inputs, checks and model identity that every engine shares, without PyTorch."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Picture: TypeAlias = str | os.PathLike[str] | Image.Image | UInt8[np.ndarray, "H
 @final
 @dataclass(frozen=True)
 class IndexedModel:
-    """What made the vectors of an index; vectors of another model cannot be compared with them.
+    """The model that computed the vectors of an index; vectors of another one cannot be compared with them.
 
     Attributes:
-        path: where the model was.
+        path: folder of the model when the index was made.
         weights: SHA-256 of its weights, of `hash_weights`.
         dim: width of its embeddings, D.
-        image_size: side of the square that it sees, pixels.
+        image_size: side of the square input of the network, pixels.
         resize: short side before the centre crop, pixels; photographs only.
-        augmentation: crop-flip for photographs, whose centre is cut out; otherwise images are seen whole.
-        code: how an index keeps the vectors in few bytes, of `SmallCode.to_json`; empty: as float32.
+        augmentation: crop-flip for photographs, which get a centre crop; otherwise whole images are resized.
+        code: how an index stores the vectors in few bytes, from `SmallCode.to_json`; empty: as float32.
     """
 
     path: str
@@ -60,7 +60,7 @@ class IndexedModel:
 
     @property
     def small(self) -> SmallCode | None:
-        """Return how an index keeps the vectors in few bytes; None: as float32."""
+        """Return how an index stores the vectors in few bytes; None if as float32."""
         return _small_code(self.code) if self.code else None
 
     @classmethod
@@ -70,11 +70,11 @@ class IndexedModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return what makes the vectors, wherever the model is and however an index keeps them."""
+        """Return the fields that decide the vectors: not where the model is, nor how an index stores them."""
         return {name: value for name, value in asdict(self).items() if name not in ("path", "code")}
 
     def difference(self, other: IndexedModel) -> str:
-        """Return why vectors of two models cannot be compared; empty if they can."""
+        """Return why vectors of two models cannot be compared; empty if they can be."""
         if self.weights != other.weights:
             return f"other weights ({self.weights[:12]}, not {other.weights[:12]})"
         seen, others = _seen(self), _seen(other)
@@ -105,7 +105,7 @@ class PictureEncoder(ABC):
 
     @abstractmethod
     def square(self, pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "3 S S"]:
-        """Return the square that the network sees of a picture of any size."""
+        """Resize and crop a picture of any size to the square input of the network."""
 
     @abstractmethod
     def embed(self, pixels: UInt8[np.ndarray, "N 3 S S"]) -> Float32[np.ndarray, "N D"]:
@@ -211,7 +211,7 @@ def calibration_of(model: IndexedModel) -> Calibration | None:
     # The network of a run is also in RUN/model.
     places = [folder] if (folder / "config.yaml").is_file() else [folder, folder.parent]
     files = [place / CALIBRATION_FILE for place in places]
-    file = next((one for one in files if one.is_file()), None)
+    file = next((path for path in files if path.is_file()), None)
     if file is None:
         return None
     if model.code:
@@ -220,10 +220,10 @@ def calibration_of(model: IndexedModel) -> Calibration | None:
             " an index made without --bytes",
             subject=file,
         )
-    found = read_calibration(file)
+    calibration = read_calibration(file)
     try:
-        # What counts is what the network sees: an exported folder does not say how training augmented it.
-        difference = IndexedModel(path="", **found.model).difference(model)
+        # `difference` compares the network's input, not the augmentation: an exported folder lacks that.
+        difference = IndexedModel(path="", **calibration.model).difference(model)
     except TypeError:
         difference = "a description of another version of tuplet"
     if difference:
@@ -231,10 +231,10 @@ def calibration_of(model: IndexedModel) -> Calibration | None:
             f"{file} was made for another model than {folder}: {difference}; want tuplet calibrate run"
             " again, or the file removed",
             subject=file,
-            given=found.model,
+            given=calibration.model,
             wanted=model.identity,
         )
-    return found
+    return calibration
 
 
 def no_picture(number: int, given: str) -> DataError:
@@ -261,11 +261,11 @@ def require_model(opened: IndexedModel, wanted: IndexedModel, where: Path) -> No
 
 
 def model_folder(model: IndexedModel, folder: str | os.PathLike[str] | None) -> Path:
-    """Return where the model of an index is now; raise a ModelError if it is not there.
+    """Return the folder of the model of an index; raise a ModelError if it does not exist.
 
     Args:
-        model: the index's.
-        folder: where it is now; None: where it was.
+        model: of the index.
+        folder: current folder of the model; None: the one it had when the index was made.
     """
     where = Path(model.path if folder is None else folder)
     if not where.is_dir():
@@ -285,7 +285,7 @@ def no_direction(path: str) -> ModelError:
 
 
 def mean_direction(vectors: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, " D"]:
-    """Compute the mean of unit vectors, of unit length again, to search for what looks like all of them.
+    """Compute the normalised mean of unit vectors, to search for pictures that resemble all of them.
 
     Args:
         vectors: at least one.

@@ -79,7 +79,7 @@ def open_model(folder: Path) -> TrainedModel:
 
 
 def preparation(config: DataConfig) -> dict[str, Any]:
-    """Describe how a picture becomes the square that an exported network takes, as values for JSON.
+    """Describe the preparation of pictures for an exported network, as values for JSON.
 
     Args:
         config: `image_size`, `resize` and `augmentation` are read, as `eval_transform` reads them.

@@ -1,4 +1,4 @@
-"""How much two labellings of the same items have in common: normalised and adjusted mutual information."""
+"""The agreement of two labellings of the same items: normalised and adjusted mutual information."""
 
 from __future__ import annotations
 

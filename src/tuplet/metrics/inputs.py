@@ -1,4 +1,4 @@
-"""What the metrics accept: checked, on one device, in the precision they are computed in."""
+"""Check the arrays given to a metric, and convert them to tensors of its device and precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tuplet.errors import unusable
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
 CHUNK_NUMBERS = 2**22
-"""Numbers that are looked at together."""
+"""Numbers that are checked at a time, to bound the temporary memory."""
 
 
 def as_embeddings(
@@ -43,7 +43,7 @@ def as_embeddings(
         raise unusable(name, f"holds {tensor.dtype}", wanted, fact=tensor.dtype)
     if tensor.device.type == "mps":
         tensor = tensor.cpu()
-    # Part by part: the check takes temporary memory of the size of what it is given.
+    # Part by part: the check takes as much temporary memory as its argument.
     step = max(1, CHUNK_NUMBERS // shape[1])
     for start, part in zip(range(0, len(tensor), step), torch.split(tensor, step), strict=False):
         finite = part.isfinite().all(dim=1)

@@ -1,4 +1,4 @@
-"""How far to trust a number: bootstrap intervals, t intervals over seeds, and paired tests of two models.
+"""The uncertainty of metrics: bootstrap intervals, t intervals over seeds, and paired tests of two models.
 
 Queries of one class resemble each other, so a thousand queries of twenty classes say little more about a new
 class than twenty numbers do. The interval over classes therefore draws whole classes with all their queries

@@ -11,9 +11,9 @@ pruned or failed. Two different locks keep workers apart:
   holds it sees that its process has ended, and network file systems lose locks silently. A database lock
   ends with its connection, which may break for a moment while the training is in good health.
 
-A worker whose heartbeats stop is lost: killed, switched off or cut off. Its trial becomes failed, and the
-same settings wait again for whoever is next. A worker may also come back, for instance a laptop that slept:
-then its result is refused, since another worker has those settings already, and nothing is counted twice.
+A worker whose heartbeats stop is lost: killed, switched off or disconnected. Its trial becomes failed, and a
+new trial with the same settings waits for the next worker. If the lost worker comes back, such as a laptop
+that slept, its result is refused: another worker has those settings already, and nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from tuplet.errors import InputError, RunFolderError, SettingsError, one_line
 
 TrialFunction: TypeAlias = Callable[[optuna.Trial], float]
-"""What a worker does for a trial: return its value."""
+"""A function that runs a trial and returns its value."""
 
 FAULTS_OF_A_RUN = (InputError, RuntimeError, MemoryError)
-"""Errors that one training may end with while others succeed; a full disk, for instance, ends them all."""
+"""Errors that may end one training while others succeed. A full disk is none of them: it would end all."""
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
@@ -169,7 +169,7 @@ class Queue:
             # Optuna raises an error of its own over that of the function when it cannot record the failure.
             if raised and not isinstance(raised[0], optuna.TrialPruned):
                 raise raised[0] from None
-            # This worker was silent for too long: another has its trial, and its own value was refused.
+            # A failed trial means that this worker's lease ran out: another has it, and the value was refused.
             if not taken or self.study.get_trials(deepcopy=False)[taken[0]].state != TrialState.FAIL:
                 raise
         return ended
@@ -186,7 +186,7 @@ class Queue:
         return Counter(trial.state for trial in self.study.get_trials(deepcopy=False))
 
     def _fail_lost_trials(self) -> None:
-        # No server watches the leases: whoever looks next ends those that ran out.
+        # No server watches the leases, so each worker ends the expired ones whenever it reads the queue.
         with _without_experimental_warnings():
             fail_stale_trials(self.study)
 
@@ -266,7 +266,7 @@ def _with_driver(url: str) -> URL:
 def _engine_options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}  # one writer at a time; the others wait this long
-    # Hours lie between two queries. A connection each means that none is kept open, or found dead.
+    # Hours may pass between two queries. With a new connection for each, none stays open or turns out dead.
     return {"poolclass": sqlalchemy.pool.NullPool}
 
 

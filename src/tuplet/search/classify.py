@@ -1,4 +1,4 @@
-"""Answer by the neighbours in an index: which label, how sure, or nothing like it here."""
+"""Classify a picture by its neighbours in an index: a label with a probability, or "nothing like it here"."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from tuplet.search.index import Neighbour
 
 @dataclass(frozen=True)
 class IndexAnswer:
-    """What an index says of a picture.
+    """The label of a picture by a vote of its neighbours, and how sure it is.
 
     Attributes:
-        answer: None where nothing says from which cosine on.
-        label: that won the vote; None where there is nothing like it, or the nearest picture has none.
+        answer: "same", "unsure" or nothing like it; None without a calibration and without a threshold.
+        label: the label that won the vote; None where there is nothing like it, or the nearest picture has
+            none.
         probability: that the label is right, if the class of every second picture is in the index; None
             without a calibration.
-        cosine: of the nearest picture that stands for the label; None where there is no picture.
-        votes: the share of the votes for the label, in (0, 1].
-        nearest: that picture; None where there is none.
+        cosine: of the nearest picture with the label; None where there is no picture.
+        votes: share of the votes for the label, in (0, 1].
+        nearest: the nearest picture with the label; None where there is none.
     """
 
     answer: Answer | None

@@ -23,7 +23,7 @@ _BLOCK_ROWS, _BLOCK_PRODUCTS = 1024, 2**25
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A picture of a group, its cosine to the first one, and whether another one has the same bytes."""
+    """A picture of a group, its cosine to the group's first, and whether another file has the same bytes."""
 
     picture: IndexedPicture
     cosine: float
@@ -32,7 +32,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Two or more pictures, by path, each nearly the same as another one; exact: all copies of one file."""
+    """Two or more pictures sorted by path, each similar to another of the group; exact: all are copies."""
 
     pictures: tuple[Duplicate, ...]
     exact: bool
@@ -48,8 +48,8 @@ def find_duplicates(
     """Find groups of near-duplicates and exact copies, the largest first.
 
     Every pair is compared, a block at a time: the time grows with the square of the number of pictures, the
-    memory with the number itself, however many of them are alike. Two pictures of a group may be less alike
-    than the threshold, where others lie between them.
+    memory linearly, however many are similar. Two pictures of a group may be less similar than the threshold
+    if others connect them.
 
     Args:
         index: of any size.
@@ -91,11 +91,11 @@ def similar_groups(
 
     Returns: ascending rows of each component.
     """
-    # One row stands for all of its content: a thousand copies have half a million pairs.
+    # Compare one row per content: a thousand exact copies would have half a million pairs.
     _, first, of_content = np.unique(contents, return_index=True, return_inverse=True)
     single = vectors[torch.from_numpy(first).to(vectors.device)]
     component = np.arange(len(first))
-    # The same number of products at a time, however many rows there are.
+    # Shorter blocks for more rows, so that the memory for products stays the same.
     size = max(1, min(_BLOCK_ROWS, _BLOCK_PRODUCTS // max(len(first), 1)))
     for start in track(range(0, len(first), size), "comparing"):
         # Rounding leaves the product of equal unit vectors a little below 1.

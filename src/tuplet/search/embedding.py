@@ -1,4 +1,4 @@
-"""Files of pictures into rows of an index: read in threads, embedded in batches."""
+"""Turn picture files into rows of an index: read in threads, embedded in batches."""
 
 from __future__ import annotations
 

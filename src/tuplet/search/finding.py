@@ -17,7 +17,8 @@ from tuplet.search.index import picture_id
 from tuplet.search.storage import stored_text
 
 LabelFolder = Literal["first", "last", "none"]
-"""Whose name is a picture's label: the folder right below the one that is indexed, or the picture's own."""
+"""The folder whose name is a picture's label: the one right below the indexed folder, the picture's own, or
+none."""
 
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The errors for a path that leads nowhere, such as a link to itself."""
@@ -62,7 +63,7 @@ class FoundPictures:
     notes: list[str] = field(default_factory=list)
 
     def only(self, wanted: Callable[[str], bool]) -> FoundPictures:
-        """Return the same with those pictures whose path is wanted."""
+        """Return a copy with only the pictures whose path is wanted."""
         pictures = {path: picture for path, picture in self.pictures.items() if wanted(path)}
         return replace(self, pictures=pictures)
 

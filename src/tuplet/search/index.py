@@ -47,9 +47,9 @@ from tuplet.search.storage import (
 VECTOR_INDEX = "vector_idx"
 """LanceDB's name of the approximate index of the column `vector`."""
 LEAST_PROBES = 20
-"""Parts of the approximate index that every search looks into; more, where a condition leaves too little."""
+"""Partitions of the approximate index that every search reads; more if a condition leaves too few hits."""
 REFINE_FACTOR = 10
-"""The true distance is computed for this many times the pictures asked for, and ranks them."""
+"""Candidates per requested picture that are ranked by their true distance."""
 
 _COLUMNS = ["id", "path", "label", "size", "modified", "content"]
 _MODEL_KEY = b"tuplet.model"
@@ -102,14 +102,14 @@ def content_hash(file: Path) -> str:
 
 @dataclass(frozen=True)
 class IndexedPicture:
-    """What an index knows of a picture, without its vector and thumbnail.
+    """The row of a picture in an index, without its vector and thumbnail.
 
     Attributes:
         id: see `picture_id`; the same after indexing again.
         path: absolute, where it was indexed; bytes that are not UTF-8 in hexadecimal, see `stored_text`.
         label: name of its class; None where it has none.
         size: of the file, bytes.
-        modified: when the file was, as far as the index knows.
+        modified: modification time of the file when it was indexed.
         content: hash of the file's bytes; equal for exact copies.
     """
 
@@ -131,7 +131,7 @@ class IndexedPicture:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A picture that was found, at a distance of 1 - cosine, in [0, 2], to the vector that was looked up."""
+    """A result of a search: a picture, and its distance 1 - cosine, in [0, 2], to the query vector."""
 
     picture: IndexedPicture
     distance: float
@@ -149,8 +149,8 @@ class VectorBatch:
 class ImageIndex:
     """The pictures of an index, as they were when it was opened or last refreshed.
 
-    Many threads may search one index at the same time, and while another process writes it. What reads it
-    raises SearchIndexError where that fails.
+    Several threads may search one index at the same time, also while another process writes it. Methods that
+    read it raise SearchIndexError if that fails.
 
     Args:
         uri: a folder, or s3://bucket/path; see `open_table`.
@@ -188,11 +188,11 @@ class ImageIndex:
     @property
     def is_approximate(self) -> bool:
         """Return whether there is an approximate index, so that a search need not compare every vector."""
-        return any(one.name == VECTOR_INDEX for one in self.table.list_indices())
+        return any(index.name == VECTOR_INDEX for index in self.table.list_indices())
 
     def refresh(self) -> None:
-        """Read the latest version, with what others have written until now."""
-        # A new object: a search in another thread must see one version only, with its model.
+        """Switch to the latest version, with all that other processes have committed."""
+        # A new table object, so that a search that runs in another thread keeps one version and its model.
         self.table = self._latest()
 
     def _latest(self) -> Any:
@@ -258,9 +258,9 @@ class ImageIndex:
             if exact:
                 search = search.bypass_vector_index()
             rows = search.select([*_COLUMNS, "_distance"]).to_arrow().to_pylist()
-        # Rounding takes the distance of a vector to itself below zero.
+        # Rounding may make the distance of a vector to itself negative.
         neighbours = [Neighbour(_picture(row), max(0.0, row["_distance"])) for row in rows]
-        return sorted(neighbours, key=lambda one: (one.distance, one.picture.path))
+        return sorted(neighbours, key=lambda neighbour: (neighbour.distance, neighbour.picture.path))
 
     def _require_request(self, model: IndexedModel, vector: Float32[np.ndarray, " D"], top: int) -> None:
         """Raise an error unless the index still has its model, and the vector is of it."""
@@ -295,21 +295,21 @@ class ImageIndex:
         *,
         exact: bool,
     ) -> list[Neighbour]:
-        """Return what `nearest` does where vectors are kept in few bytes."""
+        """Return the results of `nearest` for an index that stores vectors in few bytes."""
         with self._reading(where):
             num_rows = max(int(table.count_rows()), 1)
             search = candidates_of(table, vector, small, num_rows if exact else top, num_rows)
             if condition is not None:
                 search = search.where(condition)
             rows = search.select([*_COLUMNS, *VECTOR_COLUMNS[small.kind], "_distance"]).to_arrow()
-        # Rounding takes the distance of a vector to itself below zero.
+        # Rounding may make the distance of a vector to itself negative.
         distances = rank_candidates(rows, vector, small).clip(min=0.0).tolist()
         pictures = map(_picture, rows.select(_COLUMNS).to_pylist())
         neighbours = [Neighbour(*pair) for pair in zip(pictures, distances, strict=True)]
-        return sorted(neighbours, key=lambda one: (one.distance, one.picture.path))[:top]
+        return sorted(neighbours, key=lambda neighbour: (neighbour.distance, neighbour.picture.path))[:top]
 
     def row(self, picture: str) -> IndexedPicture:
-        """Return what is known of a picture, by its id; raise RequestError where there is no such picture."""
+        """Return the row of a picture by its id; raise RequestError if there is no such picture."""
         return _picture(self._row(picture, _COLUMNS))
 
     def thumbnail(self, picture: str) -> bytes:
@@ -329,7 +329,7 @@ class ImageIndex:
         return vector
 
     def thumbnails(self, pictures: Collection[str]) -> dict[str, bytes]:
-        """Return the small JPEGs of those of some ids that exist, by id."""
+        """Return the thumbnails (JPEG) of some pictures by id; ids that do not exist are left out."""
         batches = self._batches(self.table, ["id", "thumbnail"], own=any_of("id", pictures))
         return {row["id"]: row["thumbnail"] for batch in batches for row in batch.to_pylist()}
 
@@ -337,7 +337,7 @@ class ImageIndex:
         """Return the pictures with this hash of their bytes, by path."""
         batches = self._batches(self.table, _COLUMNS, own=f"content = {quoted(content)}")
         pictures = [_picture(row) for batch in batches for row in batch.to_pylist()]
-        return sorted(pictures, key=lambda one: one.path)
+        return sorted(pictures, key=lambda picture: picture.path)
 
     def count(self, where: str | None = None) -> int:
         """Count the pictures.
@@ -414,7 +414,7 @@ class ImageIndex:
         size: int | None = None,
         own: str | None = None,
     ) -> Iterator[pyarrow.RecordBatch]:
-        """Yield rows that meet the caller's condition `where`, which may be wrong, and our own."""
+        """Yield rows that meet both conditions; an error is blamed on the caller's `where`, not on `own`."""
         with self._reading(where):
             search = table.search().select(columns)
             condition = all_of(where, own)
@@ -455,7 +455,7 @@ def _row_numbers(table: Any, labels: Collection[str]) -> UInt64[np.ndarray, " n"
     if len(labels) <= _MANY_LABELS:  # quicker than to read all of them
         search = search.where(any_of("label", labels))
     rows = search.to_arrow()
-    # Python would make an object of every row, and let no other thread run meanwhile.
+    # Filter in Arrow: a Python loop would create an object per row and hold the interpreter lock.
     wanted = pyarrow.compute.is_in(rows["label"], pyarrow.array(list(labels), pyarrow.string()))
     numbers: UInt64[np.ndarray, " n"] = rows["_rowid"].filter(wanted).to_numpy()
     return numbers

@@ -1,4 +1,4 @@
-"""Folders of pictures into an index: find them, read them, embed what is new or has changed."""
+"""Index folders of pictures: find the files, and read and embed those that are new or have changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-rank what an index finds for one vector, with the vectors of the first results."""
+"""Re-rank the results of an index for one query vector, with the vectors of the first results."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ class Find(Protocol):
 def nearest_reranked(
     index: ImageIndex, find: Find, vector: Float32[np.ndarray, " D"], top: int, settings: Reranking
 ) -> list[Neighbour]:
-    """Return the pictures that re-ranking puts first, with their distances to the vector itself.
+    """Return the nearest pictures in the order of re-ranking, with their distances to the vector itself.
 
-    Alpha query expansion searches a second time, by the sum of the vector and its neighbours. K-reciprocal
-    re-ranking orders the first `num_candidates` anew, by whom they count among their neighbours within these;
-    what follows stays as it is. Both read the vectors of these pictures only.
+    Alpha query expansion searches a second time, with the weighted sum of the vector and its neighbours.
+    K-reciprocal re-ranking reorders the first `num_candidates` results by their mutual neighbours among
+    these, and keeps the order of the rest. Both read the vectors of these pictures only.
 
     Args:
-        index: what is searched.
-        find: searches it.
+        index: the index to search.
+        find: searches it under the conditions of the request.
         vector: of unit length.
-        top: how many, >= 1.
+        top: number of results, >= 1.
         settings: of the method.
     Raises:
         RequestError: settings that expand every vector of the index.
     """
     small = index.model.small
-    # An index in few bytes knows a query by the directions that it keeps.
-    asked = vector if small is None else small.lift(small.project(vector[None]))[0]
+    # An index in few bytes stores only some directions: compare the query in those as well.
+    query = vector if small is None else small.lift(small.project(vector[None]))[0]
     if not isinstance(settings, AlphaQueryExpansion):
-        found = find(vector, max(top, settings.num_candidates))
-        first, rest = found[: settings.num_candidates], found[settings.num_candidates :]
+        results = find(vector, max(top, settings.num_candidates))
+        first, rest = results[: settings.num_candidates], results[settings.num_candidates :]
         if not first:
             return []
-        order = reciprocal_order(asked, _vectors_of(index, first), settings)
+        order = reciprocal_order(query, _vectors_of(index, first), settings)
         return [*(first[place] for place in order.tolist()), *rest][:top]
     if settings.database:
         raise RequestError(
@@ -67,18 +67,21 @@ def nearest_reranked(
     first = find(vector, settings.k)
     if not first:
         return []
-    sums = expanded_sums(asked[None], _vectors_of(index, first)[None], settings.alpha)
-    found = find(unit_vectors(sums, "queries")[0], top)
-    distances = np.clip(1.0 - _vectors_of(index, found).astype(np.float64) @ asked, 0.0, None)
-    return [replace(one, distance=distance) for one, distance in zip(found, distances.tolist(), strict=True)]
+    sums = expanded_sums(query[None], _vectors_of(index, first)[None], settings.alpha)
+    results = find(unit_vectors(sums, "queries")[0], top)
+    distances = np.clip(1.0 - _vectors_of(index, results).astype(np.float64) @ query, 0.0, None)
+    return [
+        replace(neighbour, distance=distance)
+        for neighbour, distance in zip(results, distances.tolist(), strict=True)
+    ]
 
 
-def _vectors_of(index: ImageIndex, found: Sequence[Neighbour]) -> Float32[np.ndarray, "n D"]:
-    """Return the vectors of pictures that were found, in their order."""
-    ids = {one.picture.id for one in found}
+def _vectors_of(index: ImageIndex, neighbours: Sequence[Neighbour]) -> Float32[np.ndarray, "n D"]:
+    """Return the vectors of the pictures in the results of a search, in their order."""
+    ids = {neighbour.picture.id for neighbour in neighbours}
     known = {
         picture.id: vector
         for batch in index.vectors(where=any_of("id", ids))
         for picture, vector in zip(batch.pictures, batch.vectors, strict=True)
     }
-    return np.stack([known[one.picture.id] for one in found])
+    return np.stack([known[neighbour.picture.id] for neighbour in neighbours])

@@ -1,4 +1,4 @@
-"""The columns of an index that hold vectors, whole or in few bytes, and the search of those in few bytes."""
+"""The vector columns of an index, as float32 or in few bytes, and the search in vectors of few bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tuplet.inference.pictures import IndexedModel
 from tuplet.metrics.small_vectors import CodeKind, SmallCode
 
 RESCORED = 20
-"""Candidates for each picture asked for: the bits find them, and bytes or the float query rank them."""
+"""Candidates per requested picture: selected by their bits, then ranked by their bytes, or by their bits with
+the float query."""
 LEAST_RESCORED = 400
 
 VECTOR_COLUMNS: dict[CodeKind, tuple[str, ...]] = {
@@ -37,7 +38,7 @@ def vector_fields(model: IndexedModel) -> list[pyarrow.Field]:
 
 
 def vector_cells(vectors: Float32[np.ndarray, "N D"], model: IndexedModel) -> list[dict[str, Any]]:
-    """Return what a row holds in those columns, for each unit vector."""
+    """Return the values of the vector columns for each unit vector."""
     small = model.small
     if small is None:
         return [{"vector": vector} for vector in vectors]
@@ -65,8 +66,8 @@ def _kept(rows: pyarrow.RecordBatch | pyarrow.Table, small: SmallCode) -> Float3
     """Return the unit vectors of rows in the directions that are kept."""
     if small.kind == "int8":
         return small.from_bytes(_matrix(rows, "code"))
-    found = _matrix(rows, "vector")
-    return found if small.kind == "float32" else small.from_bits(found)
+    stored = _matrix(rows, "vector")
+    return stored if small.kind == "float32" else small.from_bits(stored)
 
 
 def candidates_of(

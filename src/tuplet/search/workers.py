@@ -1,4 +1,4 @@
-"""Several processes that embed pictures into one index, each a share of the files."""
+"""Embed pictures into one index with several processes, each of which takes a share of the files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def embed_in_processes(
                 arguments = (sender, number, index.uri, index.name, share, workers, settings)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
-                # The worker has the other end: without this copy, its death ends what is received.
+                # Close our copy of the sending end: with only the worker's open, `recv` ends when it dies.
                 sender.close()
                 processes.append((process, receiver))
         results = _results([receiver for _, receiver in processes])
@@ -99,7 +99,7 @@ def _results(receivers: Sequence[Connection]) -> list[Embedded | InputError | No
     """Return what each worker sent, in their order; None from one that ended before."""
     results = dict[Connection, Embedded | InputError | None]()
     while len(results) < len(receivers):
-        for receiver in wait([one for one in receivers if one not in results]):
+        for receiver in wait([open_end for open_end in receivers if open_end not in results]):
             assert isinstance(receiver, Connection)
             try:
                 results[receiver] = receiver.recv()
@@ -110,7 +110,7 @@ def _results(receivers: Sequence[Connection]) -> list[Embedded | InputError | No
 
 @contextmanager
 def _fewer_threads(num_processes: int) -> Iterator[None]:
-    """Let the processes that are started share the cores, unless OMP_NUM_THREADS says how many threads."""
+    """Divide the cores among the started processes, unless OMP_NUM_THREADS is set."""
     if _THREADS in os.environ:
         yield
         return

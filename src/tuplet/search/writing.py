@@ -1,4 +1,4 @@
-"""Write an index: rows in commits that are whole or not there, and a rebuild that replaces it in one step."""
+"""Write an index: rows in atomic commits, and a rebuild that replaces all rows in one step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tuplet.search.storage import (
 COMMIT_ROWS = 1024
 COMMIT_SECONDS = 20.0
 KEPT_VERSIONS = timedelta(days=1)
-"""Versions that were replaced longer ago are removed when an index is written: nobody reads them now."""
+"""Versions that were replaced longer ago are removed when an index is written: no search reads them still."""
 _DELETED_AT_ONCE = 1000
 _COPIED_AT_ONCE = 1024
 _NAME_DIGITS = 16
@@ -39,14 +39,14 @@ _NAME_DIGITS = 16
 
 @final
 class RowWriter:
-    """Rows on their way into an index, committed every `COMMIT_ROWS` rows or `COMMIT_SECONDS`.
+    """Collects rows of an index, and commits them every `COMMIT_ROWS` rows or `COMMIT_SECONDS`.
 
     Args:
         index: locked by this process.
 
     Attributes:
-        commits: how many there were.
-        updated: rows of which some columns were replaced, those that wait included.
+        commits: number of commits so far.
+        updated: number of rows of which some columns were replaced, including those not yet committed.
     """
 
     def __init__(self, index: ImageIndex) -> None:
@@ -78,7 +78,7 @@ class RowWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Write the rows that wait."""
+        """Write the collected rows."""
         schema, table = self._index.table.schema, self._index.table
         with _writing(self._index):
             if self._rows:
@@ -102,7 +102,7 @@ class RowWriter:
 
 def is_scattered(index: ImageIndex) -> bool:
     """Return whether rows lie in many small files, as after processes that each wrote a share."""
-    if index.is_approximate:  # what it covers and what it does not stay apart
+    if index.is_approximate:  # rows inside and outside of the approximate index are never merged
         return False
     with lance_errors(f"cannot read the index {index.uri}", subject=index.uri):
         return int(index.table.stats()["fragment_stats"]["num_small_fragments"]) > 1
@@ -111,7 +111,8 @@ def is_scattered(index: ImageIndex) -> bool:
 def tidy(index: ImageIndex) -> None:
     """Compact the files of many commits, and remove versions that nobody reads; the index is locked."""
     with _writing(index):
-        # In a folder nobody else writes: files of no version were left by a process that was killed.
+        # The lock keeps other writers out of a folder, so files that belong to no version were left by a
+        # killed process. Object storage has no lock.
         index.table.optimize(
             cleanup_older_than=_age_of_current(index), delete_unverified=not is_remote(index.uri)
         )
@@ -130,7 +131,7 @@ def _writing(index: ImageIndex) -> AbstractContextManager[None]:
 
 
 def begin_rebuild(uri: Uri, model: IndexedModel) -> ImageIndex:
-    """Open what a killed rebuild with the same model left, or make an empty index that nobody else sees.
+    """Resume a killed rebuild with the same model, or create an empty index that searches do not see.
 
     The index is locked by this process; the model is that of the vectors to come.
     """
@@ -166,10 +167,10 @@ def finish_rebuild(rebuilt: ImageIndex, model: IndexedModel) -> ImageIndex:
 
 
 def drop_rebuilds(uri: Uri, *, but: str = "") -> bool:
-    """Drop what killed rebuilds left, except the table `but`; return whether there was any.
+    """Drop the tables of killed rebuilds, except the table `but`; return whether there were any.
 
-    Object storage has no lock: there a rebuild that was written within the last day may still be running, and
-    stays.
+    Object storage has no lock: there, a rebuild that was written within the last day may still be running, so
+    its table is kept.
     """
     names = [
         name for name in rebuild_names(uri) if name != but and not (is_remote(uri) and _is_young(uri, name))
@@ -187,6 +188,6 @@ def _is_young(uri: Uri, name: str) -> bool:
 
 
 def _name(model: IndexedModel) -> str:
-    """Return the name of a rebuild's table: another for every model, so that vectors of two never mix."""
-    seen = replace(model, path="").to_json().encode()
-    return f"{REBUILD}{hashlib.sha256(seen).hexdigest()[:_NAME_DIGITS]}"
+    """Return the name of a rebuild's table, a hash of the model, so that vectors of two models never mix."""
+    description = replace(model, path="").to_json().encode()
+    return f"{REBUILD}{hashlib.sha256(description).hexdigest()[:_NAME_DIGITS]}"

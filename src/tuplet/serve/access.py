@@ -1,4 +1,4 @@
-"""Who may ask: the host name of the request, the page that it comes from, and the token."""
+"""Access control of the server, by the request's host name, the page that it comes from, and the token."""
 
 from __future__ import annotations
 

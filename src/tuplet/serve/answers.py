@@ -1,4 +1,4 @@
-"""The questions to the search server and its answers, as its OpenAPI description shows them."""
+"""The requests and the responses of the search server, as its OpenAPI description shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An indexed picture's file as it may be sent: the bytes that were indexed, a range of them, or nothing."""
+"""Send the file of an indexed picture: the bytes that were indexed, a range of them, or nothing."""
 
 from __future__ import annotations
 

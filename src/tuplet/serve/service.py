@@ -1,4 +1,4 @@
-"""The search server: an index, its model, and what they need to answer many requests at a time."""
+"""The search service: an index and its model, with the threads, queues and caches to serve many requests."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class ServiceSettings:
 
 @dataclass(frozen=True)
 class Collection:
-    """What is known of the index since the last look at it.
+    """The state of the index when it was last read.
 
     Attributes:
-        problem: why the model's vectors cannot be looked up in it; empty where they can.
-        calibration: of the model; None where there is none, or the index keeps vectors in few bytes, whose
-            cosines are others.
+        problem: why vectors of the model cannot be searched in it; empty if they can be.
+        calibration: of the model; None if there is none, or if the index stores vectors in few bytes, which
+            changes the cosines.
     """
 
     version: int
@@ -94,8 +94,8 @@ class SearchService:
     Its methods raise HTTPException, and SearchIndexError where the index cannot be read.
 
     Attributes:
-        collection: the index at the last look.
-        stale_since: since when looking at the index fails; None: it does not.
+        collection: the state of the index when it was last read.
+        stale_since: time since which reading the index fails; None if it does not fail.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class SearchService:
         self._readers = WorkThreads(_READERS, "index")
         self._scanners = WorkThreads(_SCANNERS, "scan")  # searches by path, which take longer
         self._decoders = WorkThreads(_DECODERS, "decode")
-        # A question that is being answered is not asked again, and an error is not kept.
+        # Concurrent requests for the same sample share one read; errors are not cached.
         self._cached_sample = alru_cache(maxsize=_SAMPLES)(self._sample)
         self.stale_since: datetime | None = None
         self.collection = self._describe()
@@ -230,12 +230,12 @@ class SearchService:
             if calibration is None:
                 return nearest(query.top, exclude=exclude), None
             most = calibration.num_votes
-            found = nearest(max(query.top, most), exclude=exclude)
-            voting = [one for one in found if one.picture.content != content]
-            if len(voting) < most <= len(found):  # copies took the places of pictures that vote
-                copies = {one.id for one in self.index.copies(content)}
+            neighbours = nearest(max(query.top, most), exclude=exclude)
+            voting = [neighbour for neighbour in neighbours if neighbour.picture.content != content]
+            if len(voting) < most <= len(neighbours):  # copies took the places of pictures that vote
+                copies = {picture.id for picture in self.index.copies(content)}
                 voting = nearest(most, exclude=exclude | copies)
-            return found[: query.top], answer_of(voting, calibration)
+            return neighbours[: query.top], answer_of(voting, calibration)
 
         try:
             return await self.read(look, threads)
@@ -279,7 +279,7 @@ class SearchService:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of the work; cancel it as soon as nobody waits for it."""
+    """Return the result of the work; cancel it as soon as the client disconnects."""
     task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)

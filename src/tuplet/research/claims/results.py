@@ -43,7 +43,7 @@ NUM_NEIGHBOURS = 10
 
 
 def measure(plan: Plan, worker: Worker) -> Iterator[str]:
-    """Measure what takes finished models, and yield what it is before each; nothing is measured twice."""
+    """Measure what needs finished models, yielding a title before each; nothing is measured twice."""
     folder = worker.folder
     for entry in plan.entries.values():
         if plan.claims[entry.key].metric == "agreement":
