@@ -169,7 +169,7 @@ class Queue:
             # Optuna raises an error of its own over that of the function when it cannot record the failure.
             if raised and not isinstance(raised[0], optuna.TrialPruned):
                 raise raised[0] from None
-            # A failed trial means that this worker's lease ran out: another has it, and the value was refused.
+            # A failed trial means that this worker's lease ran out: another has it, this value was refused.
             if not taken or self.study.get_trials(deepcopy=False)[taken[0]].state != TrialState.FAIL:
                 raise
         return ended
