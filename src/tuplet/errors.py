@@ -172,7 +172,7 @@ def file_error_line(error: OSError, arguments: Sequence[str]) -> str:
 
 
 def _option_of(file: Path, arguments: Sequence[str]) -> str:
-    """Return the option whose value is the file, or the nearest folder around it or file in it; else ""."""
+    """Return the option whose value is this file, the nearest folder above it, or a file inside; else ""."""
     near: dict[str, int] = {}
     absolute = file.absolute().parts
     for before, argument in zip(("", *arguments), arguments, strict=False):

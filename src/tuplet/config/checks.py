@@ -1,4 +1,4 @@
-"""What a setting must be, and which numbers are taken for Python's own."""
+"""Checks of settings, and the conversion of numbers of NumPy and torch to Python's own."""
 
 from __future__ import annotations
 

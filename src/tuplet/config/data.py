@@ -1,4 +1,4 @@
-"""Which images, how they are split by class, and how they become batches."""
+"""Settings of the data: the images, their split by class, and the formation of batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss."""
+"""Settings of the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How parameters learn: the optimizer, how long, and how the learning rates fall."""
+"""Settings of training: the optimizer, the number of epochs, and the schedule of the learning rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that decides one run: its sections, of which the smaller ones are here too."""
+"""The config of one run, `RunConfig`, and its smaller sections; the larger ones have files of their own."""
 
 from __future__ import annotations
 

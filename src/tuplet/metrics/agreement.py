@@ -24,7 +24,7 @@ class Agreement(NamedTuple):
 def agreement(classes: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]) -> Agreement:
     """Compute NMI and AMI of two labellings of the same N >= 1 items, with both averages.
 
-    Two labellings that are both one class agree perfectly; where one of them is, all four are 0.
+    If both labellings have a single class, they agree perfectly; if only one has, all four values are 0.
     """
     # Imported here because scikit-learn takes a second, and reports are read where nothing is clustered.
     from sklearn.metrics import mutual_info_score
@@ -83,7 +83,7 @@ def _expected_terms(
     lengths = most - least + 1
     starts = lengths.cumsum() - lengths
     overlap = np.arange(lengths.sum()) - np.repeat(starts - least, lengths)
-    # The overlap is hypergeometric; its factorials are those of N up to 10^6, hence the logarithms.
+    # The overlap is hypergeometric. Its factorials go up to N! with N up to 10^6: only logarithms fit floats.
     fixed = log_factorial[a] + log_factorial[total - a] - log_factorial[total]
     fixed = fixed + log_factorial[b] + log_factorial[total - b]
     each = np.repeat(b, lengths)

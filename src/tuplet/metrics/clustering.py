@@ -15,7 +15,7 @@ from tuplet.metrics.inputs import Array, as_embeddings, as_labels, unit_rows
 MANY = 20_000
 """Embeddings beyond which one run of k-means is the default, as papers on such data report it."""
 FEW = 1000
-"""Clusters below which all products take less time than finding out which ones matter."""
+"""Clusters below which computing all distances is faster than selecting those that may have changed."""
 BLOCK_ROWS = 2**16
 """Points that are copied at a time."""
 
@@ -28,7 +28,7 @@ class ClusteringReport:
         nmi_mean, nmi_std: normalised mutual information, in [0, 1], divided by the geometric average of the
             entropies of classes and clusters.
         ami_mean, ami_std: adjusted mutual information, at most 1, with the geometric average.
-        settings: how it was measured, in words: averages, k, runs, iterations, seeds, implementation.
+        settings: the settings as text: averages, k, runs, iterations, seeds, implementation.
         nmi_arithmetic_mean, nmi_arithmetic_std: NMI with the arithmetic average; None in older reports.
         ami_arithmetic_mean, ami_arithmetic_std: AMI with the arithmetic average; None in older reports.
     """
@@ -91,9 +91,14 @@ def clustering_metrics(
     if num_runs is None:
         num_runs = 1 if len(points) > MANY else 10
     seeds = range(seed, seed + num_runs)
-    runs = [agreement(classes, cluster(points, k, num_iterations=num_iterations, seed=one)) for one in seeds]
+    runs = [
+        agreement(classes, cluster(points, k, num_iterations=num_iterations, seed=run_seed))
+        for run_seed in seeds
+    ]
     where = f"GPUs: {num_gpus()}" if num_gpus() else f"threads: {faiss.omp_get_max_threads()}"
-    nmi, nmi_arithmetic, ami, ami_arithmetic = (_mean_and_std(list(one)) for one in zip(*runs, strict=True))
+    nmi, nmi_arithmetic, ami, ami_arithmetic = (
+        _mean_and_std(list(values)) for values in zip(*runs, strict=True)
+    )
     settings = (
         "geometric average, the arithmetic one beside it; faiss k-means on L2-normalised embeddings,"
         f" k = {k} classes, runs: {num_runs}, iterations: at most {num_iterations},"
@@ -115,7 +120,7 @@ def num_gpus() -> int:
 def cluster(
     points: Float32[np.ndarray, "N D"], k: int, *, num_iterations: int, seed: int
 ) -> Int64[np.ndarray, " N"]:
-    """Assign each point to one of k clusters by k-means, on the GPUs that faiss has, or else on the CPU.
+    """Assign each point to one of k clusters by k-means, on the GPUs that faiss can use, else on the CPU.
 
     On a CPU with many clusters, products that cannot change anything are left out. After a few iterations
     most centroids stand still. A point is then compared with those that moved, unless its own moved away from
@@ -154,7 +159,7 @@ def _move(
     clusters: Int64[np.ndarray, " N"],
     changed: Bool[np.ndarray, " k"],
 ) -> Bool[np.ndarray, " k"]:
-    """Put centroids, in place, to the means of their points where these changed; return which ones moved."""
+    """Set centroids, in place, to the means of their points if these changed; return which ones moved."""
     members = np.flatnonzero(changed[clusters])
     moved = np.zeros(len(changed), bool)
     if len(members) == 0:
@@ -182,9 +187,9 @@ def _assign(
     away = own > distances
     distances[:] = own
     rows, numbers = np.flatnonzero(~away), np.flatnonzero(moved)
-    nearest, found = _nearest(points, rows, centroids[numbers])
-    nearer = found < distances[rows]
-    clusters[rows[nearer]], distances[rows[nearer]] = numbers[nearest[nearer]], found[nearer]
+    nearest, squares = _nearest(points, rows, centroids[numbers])
+    nearer = squares < distances[rows]
+    clusters[rows[nearer]], distances[rows[nearer]] = numbers[nearest[nearer]], squares[nearer]
     rows = np.flatnonzero(away)
     clusters[rows], distances[rows] = _nearest(points, rows, centroids)
 

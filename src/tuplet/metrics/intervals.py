@@ -30,13 +30,13 @@ BLOCK_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a mean lies, by the bootstrap.
+    """A bootstrap interval of a mean.
 
     Attributes:
         low, high: its ends, in the units of the mean, low <= high.
         over: what was resampled.
         level: share of such intervals that should contain the mean over all possible queries or classes.
-        num_resamples: drawn sets behind it.
+        num_resamples: number of resamples.
         seed: of the draws.
     """
 
@@ -104,7 +104,7 @@ def expanded_tail(num_units: int, level: float) -> float:
         num_units: that were drawn, >= 2.
         level: of the interval, in (0, 1).
     """
-    # Imported here because reports are read where nothing is measured.
+    # Imported here, as reports are also read by commands that measure nothing and should start quickly.
     from scipy.special import ndtr, stdtrit
 
     return float(ndtr(math.sqrt(num_units / (num_units - 1)) * stdtrit(num_units - 1, (1 - level) / 2)))
@@ -210,14 +210,14 @@ def seed_mean(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
         SettingsError: `level` out of range.
     """
     check_settings(level=level)
-    # Of equal values such as 0.1 the mean rounds, and the deviations from it would not be zero.
+    # The mean of equal values such as 0.1 may be rounded, and deviations from it would not be zero.
     is_constant = len(values) > 0 and all(value == values[0] for value in values)
     count, mean = len(values), float(values[0] if is_constant else np.mean(values))
     if count < 2:
         return SeedMean(mean, None, None, None, None, tuple(values), level)
     from scipy.stats import t as student  # imported here because it takes half a second
 
-    # Not scipy.stats.ttest_1samp: of equal values it warns and gives NaN.
+    # Not scipy.stats.ttest_1samp: for equal values it warns and returns NaN.
     std = 0.0 if is_constant else float(np.std(values, ddof=1))
     error = std / math.sqrt(count)
     half = float(student.ppf(0.5 + level / 2, count - 1)) * error
@@ -242,8 +242,8 @@ class SignFlips:
 
     Attributes:
         p_values: two-sided, in (0, 1].
-        num_flips: patterns of signs gone through or drawn.
-        exact: whether these are all the patterns there are.
+        num_flips: patterns of signs that were enumerated or drawn.
+        exact: whether these are all possible patterns.
     """
 
     p_values: tuple[float, ...]
@@ -265,8 +265,8 @@ def sign_flips(totals: Float64[np.ndarray, "C M"], *, num_flips: int = 10000, se
     metric, for it handles one column and permutes indices; here seven metrics are a matrix product.
 
     Args:
-        totals: sum over the queries of each class of what they gain, B - A, one column per metric; finite.
-        num_flips: patterns drawn where there are too many to go through, >= 100.
+        totals: differences B - A summed over the queries of each class, one column per metric; finite.
+        num_flips: number of patterns to draw if there are too many to enumerate, >= 100.
         seed: of the draws, >= 0.
     Raises:
         SettingsError: a number out of range.

@@ -82,7 +82,7 @@ def top_columns(values: Float[np.ndarray, "n M"], count: int) -> Int64[np.ndarra
     """Return the columns of the largest values of each row, largest first, equal ones by column."""
     if count >= values.shape[1]:
         return np.argsort(-values, axis=1, kind="stable")[:, :count].astype(np.int64)
-    # All that equal the last one that is taken are candidates, so that columns decide among them.
+    # Take every value that equals the k-th as a candidate, so that the column decides between equal values.
     least = -np.partition(-values, count - 1, axis=1)[:, count - 1]
     best = np.empty((len(values), count), dtype=np.int64)
     for row, bound in enumerate(least):
@@ -133,8 +133,8 @@ def ranked_scores(
     queries = np.flatnonzero(relevant > 0)
     if len(queries) == 0:
         raise DataError("no query has an item of its class to find; want at least one", subject="labels")
-    found = labels if gallery_labels is None else gallery_labels
-    hits = found[ranking[queries]] == labels[queries, None]
+    searched = labels if gallery_labels is None else gallery_labels
+    hits = searched[ranking[queries]] == labels[queries, None]
     ranks = np.arange(1, ranking.shape[1] + 1)
     counted = hits & (ranks <= relevant[queries, None])
     precision = (np.cumsum(counted, axis=1) / ranks * counted).sum(axis=1) / relevant[queries]

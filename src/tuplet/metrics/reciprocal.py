@@ -1,4 +1,4 @@
-"""K-reciprocal codes: whom an item and its neighbours count among their nearest, and how alike codes are.
+"""K-reciprocal codes, which describe an item by its mutual nearest neighbours, and distances between codes.
 
 All lists start with the item itself. Sizes: N items, k1 neighbours, D wide; a code has dozens of entries.
 Zhong, Zheng, Cao and Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017.
@@ -21,7 +21,7 @@ _NONE = -1
 
 
 def reciprocal_codes(unit: Float32[np.ndarray, "N D"], nearest: Int64[np.ndarray, "N k1"], k2: int) -> Codes:
-    """Return the code of each item: how near the items of its expanded k-reciprocal set are.
+    """Compute the code of each item: weights of its expanded k-reciprocal set, larger for nearer items.
 
     Args:
         unit: items, of unit length.
@@ -62,7 +62,7 @@ def jaccard_blocks(
     size = codes.shape[0]
     by_column = codes.tocsc()
     lengths = np.diff(by_column.indptr).astype(np.int64)
-    # What a row costs: the entries of every column that it has an entry in, and a number for every item.
+    # The cost of a row: the entries of every column in which it has an entry, plus one number per item.
     reached = np.append(0, np.cumsum(lengths[codes.indices]))[codes.indptr]
     costs = np.maximum(np.diff(reached), size)[rows]
     numbers = np.cumsum(costs) // BLOCK_VALUES
@@ -78,13 +78,13 @@ def jaccard_blocks(
 
 
 def _mutual(lists: Int64[np.ndarray, "N k"]) -> Int64[np.ndarray, "N k"]:
-    """Return the items of each list that have its owner in their own list; `_NONE` for the others."""
+    """Return the items of each list whose own lists contain the list's owner; `_NONE` for the others."""
     step = max(1, BLOCK_VALUES // lists.shape[1] ** 2)
     kept = np.full_like(lists, _NONE)
     for at in range(0, len(lists), step):
         own = lists[at : at + step]
-        found = (lists[own] == np.arange(at, at + len(own))[:, None, None]).any(axis=2)
-        kept[at : at + step][found] = own[found]
+        mutual = (lists[own] == np.arange(at, at + len(own))[:, None, None]).any(axis=2)
+        kept[at : at + step][mutual] = own[mutual]
     return kept
 
 

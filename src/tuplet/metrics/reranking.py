@@ -1,4 +1,4 @@
-"""Re-ranking: search again with what the first results say, without labels and without another network.
+"""Re-ranking: improve the order of results from the first results alone, without labels or another network.
 
 Two methods, both off unless asked for. Alpha query expansion adds to a query its nearest gallery vectors,
 each weighted by a power of its cosine. K-reciprocal re-ranking compares whom two items count among their
@@ -70,7 +70,7 @@ class KReciprocal:
 
 
 Reranking: TypeAlias = AlphaQueryExpansion | KReciprocal
-"""How results are re-ranked."""
+"""The settings of either method."""
 
 
 def reranked(

@@ -1,4 +1,4 @@
-"""Devices of a run: a Fabric on them, memory that is kept between steps, and a compiler that works."""
+"""Set up the devices of a run: launch a Fabric, keep memory between steps, and check torch.compile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEATH_SIGNAL = 1  # of Linux's prctl
 
 
 class DeviceMemoryError(DeviceError):
-    """The memory of a GPU does not hold a step of a training."""
+    """Raised where the memory of a GPU is too small for a training step."""
 
     one_rank_only = True
 
@@ -139,7 +139,7 @@ def as_started(config: RunConfig) -> RunConfig:
 
 
 def _started_processes() -> tuple[str, int, int] | None:
-    """Return who started this process, how many such on each machine, and on how many; None if nobody did."""
+    """Return the launcher of this process, its processes per machine and its machines; None without one."""
     given = os.environ
     if TorchElasticEnvironment.detect():
         return "torchrun", int(given["LOCAL_WORLD_SIZE"]), int(given["GROUP_WORLD_SIZE"])
@@ -152,7 +152,7 @@ def _started_processes() -> tuple[str, int, int] | None:
 def _end_with_parent() -> None:
     """Let the system end this process with the agent of torchrun that started it, where Linux can.
 
-    Otherwise the processes of an agent that was killed train on, and the other agents wait for ever.
+    Otherwise the processes of a killed agent continue to train, and the other agents wait forever.
     """
     parent, libc = os.getppid(), _glibc()
     if libc is not None:

@@ -1,4 +1,4 @@
-"""The trainings behind one number: folds of validation classes, then the run itself, for several seeds."""
+"""Train all runs behind one reported number: folds of validation classes, the run itself, several seeds."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def open_on_every_rank(config: RunConfig, folder: Path, fabric: Fabric) -> Run:
 
 
 def _appears(file: Path, seconds: float = 10.0) -> bool:
-    """Wait until a file of another machine is here: a network file system may show it a little later."""
+    """Wait until a file written by another machine is visible: network file systems may delay it."""
     until = time.monotonic() + seconds
     while not file.is_file() and time.monotonic() < until:
         time.sleep(0.2)
@@ -167,7 +167,7 @@ def _epochs(run: Run, fabric: Fabric, images: Split) -> Iterator[tuple[Run, Epoc
 
 @final
 class ImageCache:
-    """The images of the config that was asked for last, so that runs on the same images decode them once.
+    """A cache of the images of the last config, so that runs on the same images decode them once.
 
     Args:
         config: whose images are loaded already; None if none are.
@@ -211,7 +211,10 @@ _FORMS_BATCHES = (
 
 
 def _read_from(config: RunConfig) -> DataConfig:
-    """Return the settings that decide what is read; those that only form batches have their defaults."""
+    """Return the data settings with those that only form batches set to their defaults.
+
+    Configs for which they are equal read the same images.
+    """
     defaults: dict[str, Any] = {name: getattr(DataConfig, name) for name in _FORMS_BATCHES}
     # Of the transforms, only the short side down to which a picture is decoded counts.
     side = short_side(config.data)
@@ -254,7 +257,7 @@ def select(config: RunConfig, reports: Sequence[EpochReport]) -> Selected:
     selection, schedule = config.evaluation.selection, config.schedule
     epoch, evaluation = measured[-1]
     if selection == "oracle":
-        epoch, evaluation = max(measured, key=lambda one: (_headline(one[1]), -one[0]))
+        epoch, evaluation = max(measured, key=lambda pair: (_headline(pair[1]), -pair[0]))
         label = f"oracle: epoch {epoch} of {schedule.epochs}, the best on the test classes themselves"
     else:
         label = label_of_network(config, epoch)

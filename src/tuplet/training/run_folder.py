@@ -33,7 +33,7 @@ from tuplet.models.embedder import Embedder
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch did; epoch 0 is the network before training.
+    """The results of one epoch; epoch 0 is the network before training.
 
     Attributes:
         epoch: 0..epochs.
@@ -128,7 +128,7 @@ class Run:
         return self.folder / "checkpoints" / f"classes-{epoch}"
 
     def reports(self) -> list[EpochReport]:
-        """Return the reports of all epochs so far, epoch 0 first, without a line that a kill cut short."""
+        """Return the reports of all epochs so far, epoch 0 first; skip a last line that is incomplete."""
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text().splitlines(keepends=True)
@@ -138,7 +138,7 @@ class Run:
             raise _damaged(self.metrics_file, error, "one JSON line an epoch") from None
 
     def clean_up(self, last_epoch: int) -> None:
-        """Remove what a kill left: unfinished files, and reports of epochs that reached no checkpoint."""
+        """Remove unfinished files, and reports of epochs without a checkpoint, after a process was killed."""
         for partial in (*self.folder.glob(".*.partial"), *self.folder.glob("*/.*.partial")):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         self._remove_classes(but=self.classes_folder(last_epoch))
@@ -151,14 +151,14 @@ class Run:
                 shutil.rmtree(folder)
 
     def append(self, report: EpochReport) -> None:
-        """Add one epoch's line."""
+        """Append the line of one epoch to metrics.jsonl."""
         with self.metrics_file.open("a") as file:
             file.write(_json_line(report))
             file.flush()
             os.fsync(file.fileno())
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint, in one step."""
+        """Replace the checkpoint atomically."""
         self.checkpoint_file.parent.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)

@@ -56,7 +56,7 @@ class Tracking:
         self.close()
 
     def epoch(self, run: Run, report: EpochReport) -> None:
-        """Send the epochs of a run that a tool has not got yet, up to this one."""
+        """Send the epochs of a run that a tool does not have yet, up to this one."""
         self._send(run, last=report.epoch)
 
     def finished(self, run: Run, images: Mapping[str, Image.Image]) -> None:
@@ -86,7 +86,7 @@ class Tracking:
             self.close()
 
     def close(self) -> None:
-        """Let every tool write what it still holds."""
+        """Flush and close every tool."""
         self._each(lambda tracker: tracker.close())
         self._open, self._folder = {}, None
 
