@@ -114,7 +114,7 @@ def _clustering_row(title: str, mean: float, std: float, arithmetic: float | Non
 
 
 def _measured(report: EvalReport, after: str) -> str:
-    """Return what was measured: how many images of how many classes, against what."""
+    """Return the size of a measurement as text: images, classes, and the gallery if there is one."""
     # "test" and "validation" are splits by name; anything else is a folder or file.
     title = f"{report.split} split" if report.split in ("test", "validation") else report.split
     against = "" if report.num_gallery is None else f" in a gallery of {report.num_gallery:,}"
@@ -207,5 +207,5 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right
 
 
 def printable(text: str) -> str:
-    """Return a text for a terminal: what would move its cursor or change its colours is spelt out."""
+    """Return a text that is safe for a terminal, with control characters escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

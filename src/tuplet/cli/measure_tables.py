@@ -68,7 +68,7 @@ def _answer_rows(found: OpenSetReport) -> list[str]:
 
 
 def calibration_table(found: Calibration) -> str:
-    """Return what a calibration promises, and what it does on test classes."""
+    """Return the error rates that a calibration was chosen for, and those on test classes."""
     columns = [
         ("promised", found.validation),
         *([] if found.test is None else [("test classes", found.test)]),

@@ -23,13 +23,13 @@ from tuplet.report import calibration_page as page
 from tuplet.report.plots import DASHES, GRID, INK, SERIES, inline_svg, page_axes, whole_classes
 
 MOST_IMAGES = 6000
-"""Of which the figures are; of more, whole classes at random: every pair is compared."""
+"""Most images that the figures are drawn from; of more, random whole classes, as every pair is compared."""
 _LEAST_WIDTH = 8
 
 
 @dataclass(frozen=True)
 class DecisionSection:
-    """What the template shows.
+    """The values that the template shows.
 
     Attributes:
         calibration: of the run.
@@ -44,7 +44,7 @@ class DecisionSection:
 
 
 def decision_section(calibration: Calibration, split: EmbeddedSplit, title: str) -> DecisionSection | None:
-    """Draw what the thresholds of a calibration do on a split.
+    """Draw the effect of a calibration's thresholds on a split.
 
     Args:
         calibration: of the network that embedded the split.

@@ -45,7 +45,7 @@ _Line = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """A t-SNE map and what it shows.
+    """A t-SNE map, and the counts of the images and classes in it.
 
     Attributes:
         svg: the figure, to inline in HTML.
@@ -89,7 +89,7 @@ def recall_curve(epochs: Sequence[EpochReport]) -> str:
 
 
 def diagnosis_curves(epochs: Sequence[EpochReport]) -> list[str]:
-    """Draw what was measured of HIST's two halves over the epochs, as SVGs; none if it was not."""
+    """Draw the diagnoses of HIST's two halves over the epochs, as SVGs; none if the run has none."""
     return [_chart_svg(chart) for chart in diagnosis_charts([(e.epoch, e.diagnosis) for e in epochs])]
 
 

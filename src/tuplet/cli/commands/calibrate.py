@@ -30,7 +30,7 @@ from tuplet.training.devices import launch
 
 
 def calibrate(chosen: CalibrateArguments) -> None:
-    """Calibrate a model, and write and print what was chosen and measured."""
+    """Calibrate a model, and write and print the thresholds and their measurements."""
     model = open_model(chosen.run)
     compute = replace(
         model.config.compute, accelerator=chosen.accelerator, num_workers=chosen.num_workers, devices=1
@@ -87,13 +87,13 @@ def _few_pairs(on: MeasuredSet, settings: CalibrationSettings) -> list[str]:
 
 
 Named: TypeAlias = tuple[str, ImageTable]
-"""Images, and what to call them."""
+"""Images, and their name in messages."""
 
 
 def _images(
     chosen: CalibrateArguments, model: TrainedModel, config: RunConfig
 ) -> tuple[Named, Named | None, list[str]]:
-    """Return what to choose on, what to measure on, and notes."""
+    """Return the images to choose thresholds on, the images to measure them on, and notes."""
     own = model.run is not None and (model.has_images or chosen.images is None)
     if chosen.images is None and (model.run is None or config.evaluation.split != "validation"):
         raise SettingsError(

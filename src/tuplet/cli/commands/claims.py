@@ -56,7 +56,7 @@ from tuplet.training.tracking import Tracking
 
 @dataclass(frozen=True)
 class _ClaimsRun:
-    """What `tuplet claims run` was asked for, and where it computes."""
+    """A request of `tuplet claims run`, and the device that it computes on."""
 
     claims: Sequence[Claim]
     base: RunConfig
@@ -67,12 +67,12 @@ class _ClaimsRun:
     worker: Worker
 
     def entries(self) -> list[Entry]:
-        """Return what is to be run of each claim."""
+        """Return the plan entry of each requested claim."""
         return [entry_at(claim, self.num_seeds, self.points) for claim in self.claims]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Plan the claims that were asked for, run what is not finished, and write the report."""
+    """Plan the requested claims, run the trainings that are not finished, and write the report."""
     which, on, rest = _which_and_on(arguments)
     chosen = parse(ClaimsArguments, rest, f"tuplet claims run {which} --on {on}", ClaimsArguments(_base(on)))
     budget = None if chosen.budget is None else parse_budget(chosen.budget)

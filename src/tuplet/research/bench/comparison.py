@@ -166,7 +166,7 @@ def _seed_difference(first: LossResult, other: LossResult, metric: str) -> SeedM
 def _mean_columns(
     protocol: Protocol, name: LossName, metrics: Sequence[str], fabric: Fabric, images: Split
 ) -> tuple[Float64[np.ndarray, "n M"], Int64[np.ndarray, " n"]]:
-    """Return what each query adds to each metric on average over the seeds, and the queries' classes."""
+    """Return the value of each metric for each query, averaged over the seeds, and the queries' classes."""
     columns = []
     for run in protocol.finished_runs(name):
         queries, gallery = embed_images(run, images, fabric)

@@ -59,7 +59,7 @@ def spread(value: SeedMean, factor: float = 100.0) -> str:
 
 
 def machines(environments: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the trainings ran on, in words; where they differ, each value once."""
+    """Return the hardware and software of the trainings as text; where they differ, each value once."""
 
     def every(name: str) -> str:
         return ", ".join(dict.fromkeys(str(environment.get(name, "unknown")) for environment in environments))

@@ -42,7 +42,7 @@ TIMED_EPOCHS = 2
 """The first epoch is slower than those after it, so a second one is timed too."""
 
 _LENGTHS = tuple(1 / SHORTEST + step / 30 for step in range(20))
-"""Shares of their epochs to which trainings may be shortened."""
+"""Trainings may be shortened to one of these shares of their epochs."""
 
 
 def parse_budget(text: str) -> float:
@@ -65,7 +65,7 @@ def fit_to_budget(
     *,
     say: Callable[[str], None],
 ) -> list[Entry]:
-    """Reduce the entries to what the budget allows, after timing the first runs.
+    """Reduce the entries until they fit the budget, after timing the first runs.
 
     Args:
         plan: as it was before.
@@ -230,7 +230,7 @@ def _epochs_that_fit(
 
 
 def _seconds_left(plan: Plan, entries: Sequence[Entry], speeds: Mapping[Base, Speed], folder: Path) -> float:
-    """Estimate the seconds of what is still to be run, each run once."""
+    """Estimate the seconds of the runs that are not finished, each run once."""
     seconds: dict[str, float] = {}
     for entry in entries:
         speed = speeds[plan.claims[entry.key].base]

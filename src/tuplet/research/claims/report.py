@@ -97,7 +97,7 @@ class Section:
 @final
 @dataclass(frozen=True)
 class ClaimsReport:
-    """Everything that a report shows.
+    """The contents of a report.
 
     Attributes:
         title: of the page.
@@ -212,7 +212,7 @@ def _row(result: ClaimResult, cell: Cell) -> Row:
 
 
 def _factor(claim: Claim) -> float:
-    """Return what a measurement is multiplied with to be shown: in ms, or in percent."""
+    """Return the factor from a measurement to its displayed unit: milliseconds or percent."""
     return 1000.0 if claim.metric == "seconds_per_image" else 100.0
 
 

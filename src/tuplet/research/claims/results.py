@@ -39,7 +39,7 @@ _OF_METHOD = {
 }
 
 NUM_NEIGHBOURS = 10
-"""Nearest others of each test image, of which two models may share some."""
+"""Number of nearest neighbours of each test image that are compared between two models."""
 
 
 def measure(plan: Plan, worker: Worker) -> Iterator[str]:
@@ -348,7 +348,7 @@ MEASUREMENTS = (
 
 
 def diagnosis_table(result: ClaimResult) -> Table | None:
-    """Return what the hypergraph did at each point, the mean over seeds; None if no run measured it."""
+    """Return the diagnoses of the hypergraph at each point, means over seeds; None if no run has any."""
     rows = []
     for cell in result.cells:
         found = [run.diagnosis for run in cell.runs.values() if run.diagnosis]

@@ -17,7 +17,7 @@ Point: TypeAlias = tuple[str, ...]
 """One setting of a claim: the name of one level of each of its axes."""
 
 Values: TypeAlias = Mapping[Point, Mapping[int, float]]
-"""What was measured at each point, by seed."""
+"""The measured value at each point, by seed."""
 
 Seeds: TypeAlias = Mapping[Point, Sequence[int]]
 """The seeds that were planned at each point."""
@@ -25,10 +25,10 @@ Seeds: TypeAlias = Mapping[Point, Sequence[int]]
 Outcome: TypeAlias = Literal["holds", "does not hold", "undecided"]
 
 SIGNIFICANCE = 0.05
-"""Largest p that decides."""
+"""Largest p-value that decides a comparison."""
 
 NO_SPREAD = 1e-12
-"""Standard deviations below this are rounding."""
+"""Standard deviations below this come from rounding and count as zero."""
 
 HOW_DECIDED = (
     "A claim holds if every comparison of its rule is shown to be as the rule wants it. It does not hold if"
@@ -45,7 +45,7 @@ HOW_DECIDED = (
 @final
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of what is measured at several points, zero where all points are alike.
+    """A weighted sum of the values at several points, zero if all values are equal.
 
     Attributes:
         title: in words.
@@ -151,12 +151,12 @@ def point_title(point: Point) -> str:
 @final
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison and what it says.
+    """The result of one comparison.
 
     Attributes:
         title: what is compared.
         over_seeds: its value with its interval over seeds; of a ratio, that of its logarithm.
-        p_holds: small where it supports the claim; None where the seeds say nothing.
+        p_holds: small where it supports the claim; None where the seeds are too few for a test.
         p_fails: small where it contradicts the claim; not adjusted.
         words: the value and its interval, in the unit of the report.
         p_fails_adjusted: adjusted for the number of comparisons of its claim.
@@ -175,7 +175,7 @@ class Evidence:
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say of a claim: holds, does not hold, or undecided at this number of seeds."""
+    """The outcome of a claim (holds, does not hold, undecided at this number of seeds) and its evidence."""
 
     outcome: Outcome
     evidence: tuple[Evidence, ...]
@@ -190,7 +190,7 @@ class Verdict:
 
 
 class Rule(ABC):
-    """What must be true of the measurements for a claim to hold."""
+    """The condition on the measurements under which a claim holds."""
 
     @property
     @abstractmethod

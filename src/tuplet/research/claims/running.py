@@ -27,7 +27,7 @@ from tuplet.training.session import DivergedError
 State: TypeAlias = Literal["finished", "failed", "begun", "not run"]
 
 POLL_SECONDS = 2.0
-"""Time between two looks whether another process has ended what it trains."""
+"""Time between two checks whether another process has finished its training."""
 
 
 def run_folder(folder: Path, key: str) -> Path:

@@ -51,7 +51,7 @@ OnEpoch = Callable[[optuna.Trial, Run, EpochReport], None]
 @final
 @dataclass(frozen=True)
 class Search:
-    """What is searched, how, and where its trials are.
+    """A search: its space, its method, and the place of its trials.
 
     Attributes:
         config: what a trial does not change.
@@ -418,7 +418,7 @@ def _shared_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _first_difference(first: object, second: object, path: str = "") -> tuple[str, object, object]:
-    """Return the path and both values of the first thing in which two trees differ."""
+    """Return the path and both values of the first difference of two trees."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         for key in {**first, **second}:
             if first.get(key) != second.get(key):
