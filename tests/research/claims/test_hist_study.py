@@ -122,6 +122,13 @@ def test_every_size_of_batch_takes_as_many_steps() -> None:
         assert times * config.evaluation.every_epochs == 4
 
 
+def test_a_warm_up_stays_at_every_size_of_batch() -> None:
+    base = override(glyphs(), {"data.batch_size": 32, "schedule.epochs": 12, "schedule.warmup_epochs": 1})
+    claim = claims_of(base)["steps"]
+    warmups = {point: claim.config(point, base).schedule.warmup_epochs for point in claim.points}
+    assert warmups == {("N = 8",): 1, ("N = 16",): 1, ("N = 32",): 1, ("N = 64",): 2, ("N = 128",): 4}
+
+
 def test_rules_say_of_the_study_s_own_numbers_what_facts_say() -> None:
     """Each number three times over, as if seeds made no difference: what the rules make of the study."""
 

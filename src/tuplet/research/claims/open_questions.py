@@ -98,10 +98,13 @@ def _as_many_steps(base: RunConfig, times: float) -> dict[str, object]:
     """Return the changes that make a schedule so many times as long."""
     schedule = base.schedule
     epochs = max(1, round(times * schedule.epochs))
+    # A warm-up rounded to none would leave a pretrained backbone to the gradients of a random head. On real
+    # cars, in batches of 16, that ended at 0.7 % Recall@1 instead of 24.
+    warmup_epochs = max(1, round(times * schedule.warmup_epochs)) if schedule.warmup_epochs else 0
     stop = schedule.stop_after
     return {
         "schedule.epochs": epochs,
-        "schedule.warmup_epochs": min(round(times * schedule.warmup_epochs), epochs - 1),
+        "schedule.warmup_epochs": min(warmup_epochs, epochs - 1),
         "schedule.step_epochs": max(1, round(times * schedule.step_epochs)),
         "schedule.stop_after": None if stop is None else max(1, round(times * stop)),
         "evaluation.every_epochs": max(1, round(times * base.evaluation.every_epochs)),
