@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -103,10 +104,14 @@ def test_a_pruned_trial_counts(tmp_path: Path) -> None:
 
 
 def silence(folder: Path) -> None:
-    """Every sign of life is an hour old."""
-    with sqlite3.connect(folder / "study.db") as database:
-        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
-    database.close()
+    """Make every heartbeat an hour old; the first one comes from a thread, perhaps after the trial begins."""
+    update = "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')"
+    for _ in range(3_000):
+        with contextlib.closing(sqlite3.connect(folder / "study.db", timeout=60)) as database, database:
+            if database.execute(update).rowcount:
+                return
+        time.sleep(0.01)
+    raise AssertionError("no heartbeat within half a minute")
 
 
 def test_the_trial_of_a_lost_worker_is_tried_again_once(tmp_path: Path) -> None:
