@@ -79,7 +79,7 @@ def _gain(tree: Cell) -> str:
     ends = tree["interval"]
     low, high = (100 * ends[end] for end in ("low", "high"))
     values = f"{100 * tree['before']:.2f} -> {100 * tree['after']:.2f}"
-    return f"{values}; {100 * tree['gain']:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{values}; {100 * tree['gain']:+z.2f} ({low:+z.2f} to {high:+z.2f})"
 
 
 def page(found: Cell) -> str:

@@ -150,7 +150,7 @@ def _curve_table(kinds: Mapping[str, Sequence[SearchResult]], trials: int) -> li
 def _gain_row(title: str, searches: Sequence[SearchResult], own: Sequence[float]) -> str:
     means = [float(np.mean(one.final)) for one in searches]
     gain = seed_mean([float(np.mean(np.subtract(one.final, own))) for one in searches])
-    return f"| {title} | {100 * np.mean(means):.1f} | {100 * gain.mean:+.1f} | {_interval(gain)} |"
+    return f"| {title} | {100 * np.mean(means):.1f} | {100 * gain.mean:+z.1f} | {_interval(gain)} |"
 
 
 def _oracle(
@@ -176,16 +176,16 @@ def _oracle(
     ]
     for number, (one, difference) in enumerate(zip(oracle, chosen, strict=True)):
         again = 100 * float(np.mean(one.final))
-        lines.append(f"| oracle {number} | {100 * max(one.values):.1f} | {again:.1f} | {difference:+.1f} |")
+        lines.append(f"| oracle {number} | {100 * max(one.values):.1f} | {again:.1f} | {difference:+z.1f} |")
     lines += [
         "",
         "All trials have one seed, as the study's had, and a seed may be lucky or unlucky for all settings"
         " alike. The best settings of the honest searches, which were not chosen on these classes, tell"
-        f" which: with the trials' seed they measure {np.mean(luck):+.1f} points against their mean over new"
-        f" seeds ({', '.join(f'{one:+.1f}' for one in luck)}). The oracle's differences are"
-        f" {np.mean(chosen):+.1f} on average: it overstates by"
-        f" **{np.mean(chosen) - np.mean(luck):+.1f} points** (95 %,"
-        f" Welch over searches: {interval.low:+.1f} to {interval.high:+.1f}; p = {welch.pvalue:.3f}).",
+        f" which: with the trials' seed they measure {np.mean(luck):+z.1f} points against their mean over new"
+        f" seeds ({', '.join(f'{one:+z.1f}' for one in luck)}). The oracle's differences are"
+        f" {np.mean(chosen):+z.1f} on average: it overstates by"
+        f" **{np.mean(chosen) - np.mean(luck):+z.1f} points** (95 %,"
+        f" Welch over searches: {interval.low:+z.1f} to {interval.high:+z.1f}; p = {welch.pvalue:.3f}).",
     ]
     same = kinds.get(oracle[0].sampler)
     if same is not None:
@@ -197,7 +197,7 @@ def _oracle(
         lines += [
             "",
             "Trained again, the oracle's settings against those of the honest searches by the same sampler:"
-            f" {100 * better.mean:+.1f} points (95 %: {_interval(better)}).",
+            f" {100 * better.mean:+z.1f} points (95 %: {_interval(better)}).",
         ]
     return lines
 
@@ -227,7 +227,7 @@ def _settings(found: Sequence[SearchResult]) -> list[str]:
 def _interval(value: SeedMean) -> str:
     if value.low is None or value.high is None:
         return ""
-    return f"{100 * value.low:+.1f} to {100 * value.high:+.1f}"
+    return f"{100 * value.low:+z.1f} to {100 * value.high:+z.1f}"
 
 
 def curves(found: Sequence[SearchResult]) -> str:

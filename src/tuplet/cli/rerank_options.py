@@ -69,4 +69,4 @@ def rerank_table(found: RerankReport) -> str:
 
 
 def _ends(interval: Interval | None) -> str:
-    return "" if interval is None else f"  {100 * interval.low:+.2f} .. {100 * interval.high:+.2f}"
+    return "" if interval is None else f"  {100 * interval.low:+z.2f} .. {100 * interval.high:+z.2f}"

@@ -309,3 +309,10 @@ def test_sentences_say_what_is_compared() -> None:
     )
     assert Above((minus(A, B),), 0.005).sentence == "Each more than 0.5 points: a minus b."
     assert AtMostTimes((minus(A, B),), 2.0).sentence == "Each ratio below 2: a over b."
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus() -> None:
+    measured = values(a=[0.5000, 0.5002], b=[0.5001, 0.5002])
+    (evidence,) = Within((minus(A, B),), 0.02).judge(measured, range(2)).evidence
+    assert evidence.over_seeds.mean < 0
+    assert evidence.words.startswith("+0.0 points")

@@ -109,7 +109,7 @@ def comparison_table(comparison: ScoreComparison, a: str, b: str, *, notes: Sequ
 
 def _row(difference: MetricDifference) -> str:
     interval = difference.over_classes
-    ends = "none" if interval is None else f"[{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
+    ends = "none" if interval is None else f"[{100 * interval.low:+z.2f}, {100 * interval.high:+z.2f}]"
     values = f"{100 * difference.a:>7.2f} %{100 * difference.b:>8.2f} %{100 * difference.difference:>+10.2f}"
     p_values = f"{_p(difference.p_value):>8}{_p(difference.p_holm):>11}"
     return f"{metric_title(difference.metric):<14}{values}   {ends:<18}{p_values}"

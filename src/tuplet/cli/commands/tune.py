@@ -141,7 +141,7 @@ def print_result(search: Search, found: SearchResult) -> None:
     for name, one in rows:
         value = 100 * (one.trial.value or 0.0)
         test = "elsewhere" if one.test is None else f"{100 * one.test:.1f}"
-        gap = "" if one.test is None else f"{value - 100 * one.test:+.1f}"
+        gap = "" if one.test is None else f"{value - 100 * one.test:+z.1f}"
         settings = (value_text(one.trial.params[path]) for path in search.space)
         table.add_row(name, f"{value:.1f}", test, gap, *settings)
     print()

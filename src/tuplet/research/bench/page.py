@@ -131,9 +131,9 @@ def _difference_table(result: BenchResult, shown: Sequence[str]) -> list[str]:
 
 def _difference(difference: Difference) -> tuple[str, ...]:
     low, high = difference.over_seeds.low, difference.over_seeds.high
-    interval = "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
+    interval = "" if low is None or high is None else f"{100 * low:+z.1f} to {100 * high:+z.1f}"
     return (
-        f"{100 * difference.over_seeds.mean:+.1f}",
+        f"{100 * difference.over_seeds.mean:+z.1f}",
         interval,
         _p(difference.p_over_seeds),
         _p(difference.p_over_classes),

@@ -206,7 +206,7 @@ def _row(result: ClaimResult, cell: Cell) -> Row:
         missing if mean is None else spread(mean, factor),
         interval,
         pairs if result.claim.metric == "agreement" else f"{len(cell.runs)} of {planned}",
-        "not measured" if flatters is None else f"{100 * flatters.mean:+.1f}",
+        "not measured" if flatters is None else f"{100 * flatters.mean:+z.1f}",
         "; ".join(cell.labels),
     )
 

@@ -467,7 +467,7 @@ def _p_below(mean: SeedMean, bound: float) -> float | None:
 
 
 def _in_points(mean: SeedMean) -> str:
-    return f"{100 * mean.mean:+.1f} points{_interval(mean, lambda end: f'{100 * end:+.1f}')}"
+    return f"{100 * mean.mean:+z.1f} points{_interval(mean, lambda end: f'{100 * end:+z.1f}')}"
 
 
 def _interval(mean: SeedMean, shown: Callable[[float], str]) -> str:
