@@ -63,7 +63,7 @@ class Queue:
     """
 
     def __init__(self, url: str, name: str, *, heartbeat_seconds: int = 20) -> None:
-        self._url = _with_driver(url)
+        self._url = with_driver(url)
         self.address = self._url.render_as_string(hide_password=True)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._errors(), _without_experimental_warnings():
@@ -249,7 +249,11 @@ class _Database(RDBStorage):
             super().record_heartbeat(trial_id)
 
 
-def _with_driver(url: str) -> URL:
+def with_driver(url: str) -> URL:
+    """Return the address of a database with the driver that reaches it.
+
+    Raises: SettingsError: the address is of another kind than SQLite's or PostgreSQL's.
+    """
     try:
         parsed = make_url(url)
         return parsed.set(drivername=_DRIVERS[parsed.get_backend_name()])

@@ -188,6 +188,15 @@ def test_images_that_are_missing_are_said_once_before_anything_is_written(
     assert not to.exists()
 
 
+def test_a_database_of_another_kind_is_refused_before_anything_is_written(tmp_path: Path, capsys) -> None:
+    to = tmp_path / "study"
+    with pytest.raises(SystemExit) as stopped:
+        main(["claims", "run", "hgnn", "--on", "glyphs", "--storage", "mysql://root@host/x", "--to", str(to)])
+    assert stopped.value.code == 2
+    assert "--storage" in capsys.readouterr().err
+    assert not to.exists()
+
+
 def test_where_all_is_finished_or_generated_no_images_are_wanted(
     folder: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from tuplet.data.files import write_atomically
 from tuplet.errors import one_line
 from tuplet.research.claims.plan import Job
-from tuplet.research.queue import FAULTS_OF_A_RUN, Queue, failure_reason, sqlite_url
+from tuplet.research.queue import FAULTS_OF_A_RUN, Queue, failure_reason, sqlite_url, with_driver
 from tuplet.training.experiment import ImageCache, epochs_of_runs, fold_folder
 from tuplet.training.run_folder import EpochReport, LockedRunError, Run
 from tuplet.training.session import DivergedError
@@ -124,6 +124,7 @@ class Worker:
         on_epoch: called as each epoch ends.
         on_failure: called with a job that cannot be finished, such as one that diverged, and the reason.
         waiting: called with the number of jobs that run elsewhere, when there is none left to begin.
+    Raises: SettingsError: `storage_url` is of a kind that no queue can be kept in.
     """
 
     folder: Path
@@ -135,6 +136,10 @@ class Worker:
     on_epoch: Callable[[Run, EpochReport], None] = lambda run, report: None
     on_failure: Callable[[Job, str], None] = lambda job, error: None
     waiting: Callable[[int], None] = lambda running: None
+
+    def __post_init__(self) -> None:
+        if self.storage_url is not None:
+            with_driver(self.storage_url)  # before a plan is written that no queue could carry out
 
     def run(self, jobs: Sequence[Job], run_id: str = "") -> None:
         """Run jobs until each is finished or has failed, here or in another worker.
