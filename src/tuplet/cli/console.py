@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,11 @@ def _measured(report: EvalReport, after: str) -> str:
     images, classes = counted(report.num_images, "image"), counted(report.num_classes, "class")
     queries = f"{counted(report.num_queries, 'query', 'queries')}{against}{distance}"
     return f"{title}: {images} of {classes}, {queries}{'; ' if after else ''}{after}"
+
+
+def same_command_resumes(folder: Path) -> str:
+    """Return how to resume a command that writes to a folder, quoted for a shell."""
+    return f"the same command with --to {shlex.quote(str(folder))} resumes"
 
 
 @contextmanager

@@ -100,6 +100,11 @@ def content_hash(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:_HASH_DIGITS]
 
 
+def bytes_hash(content: bytes) -> str:
+    """Return what `content_hash` returns for a file with these bytes."""
+    return hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
+
+
 @dataclass(frozen=True)
 class IndexedPicture:
     """The row of a picture in an index, without its vector and thumbnail.

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from tuplet.errors import RequestError, SearchIndexError
 from tuplet.report.pages import page_template
+from tuplet.search.index import bytes_hash
 from tuplet.serve.access import Access, Gate
 from tuplet.serve.answers import (
     Health,
@@ -209,8 +210,9 @@ async def thumbnail(service: Service, request: Request, name: str) -> Response:
     content = await service.of_picture(name, service.index.thumbnail)
     if not content.startswith(b"\xff\xd8\xff"):
         raise HTTPException(410, "the picture's thumbnail is broken; want the folder indexed again")
-    digest = hashlib.sha256(content).hexdigest()[:32]
-    return _bytes(request, lambda start, end: [content[start:end]], len(content), "image/jpeg", digest)
+    return _bytes(
+        request, lambda start, end: [content[start:end]], len(content), "image/jpeg", bytes_hash(content)
+    )
 
 
 def _bytes(

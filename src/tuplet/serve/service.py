@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,7 +21,7 @@ from tuplet.errors import InputError, RequestError, one_line
 from tuplet.evaluation.calibration import Calibration
 from tuplet.inference.pictures import PictureEncoder
 from tuplet.search.classify import IndexAnswer, answer_of
-from tuplet.search.index import ImageIndex, Neighbour
+from tuplet.search.index import ImageIndex, Neighbour, bytes_hash
 from tuplet.search.map import MOST_POINTS, BackgroundMap
 from tuplet.serve.answers import (
     MOST_FOUND,
@@ -207,7 +206,7 @@ class SearchService:
             vector = await self._queue.vector(square)
         except InputError as error:
             raise HTTPException(422, str(error)) from None
-        digest = hashlib.sha256(content).hexdigest()[:32]
+        digest = bytes_hash(content)
         neighbours, said = await self._nearest(vector, query, set(), digest)
         return SearchAnswer.of(None, neighbours, digest, said)
 

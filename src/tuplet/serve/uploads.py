@@ -172,9 +172,8 @@ def _num_parts(content: bytes) -> int:
         place = 8
         while parts <= MOST_PARTS and place < len(content):
             parts += 1
-            place += 12 + int.from_bytes(
-                content[place : place + 4]
-            )  # beside the data: length, name, checksum
+            num_bytes = int.from_bytes(content[place : place + 4])
+            place += num_bytes + 12  # 4 each for length, name and checksum
     return parts
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 from tuplet.cli.commands.tune import print_trials
-from tuplet.cli.console import print_compute_notes, print_epochs
+from tuplet.cli.console import print_compute_notes, print_epochs, same_command_resumes
 from tuplet.cli.options import BenchArguments
 from tuplet.config.overrides import with_absolute_paths
 from tuplet.data.files import write_atomically
@@ -35,7 +34,7 @@ def bench(chosen: BenchArguments, command: str) -> None:
     if first_rank:
         print(describe(split_of(images, configs[names[0]])), flush=True)
     print_compute_notes(config, fabric, images.train.num_classes)
-    how = f"the same command with --to {shlex.quote(str(folder))} resumes"
+    how = same_command_resumes(folder)
     tracking = Tracking(chosen.track if first_rank else ())
     with tracking:
         if chosen.trials > 1:

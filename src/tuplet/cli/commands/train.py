@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from lightning_fabric import Fabric
 
 from tuplet.cli.arguments import parse
 from tuplet.cli.commands.report import write_run_report
-from tuplet.cli.console import print_compute_notes, print_epochs
+from tuplet.cli.console import print_compute_notes, print_epochs, same_command_resumes
 from tuplet.cli.options import MovedImages, ResumeArguments, TrainArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import override, with_absolute_paths
@@ -89,7 +88,7 @@ def _several(chosen: TrainArguments, fabric: Fabric, command: str, tracking: Tra
         config.seed + number: seed_folder(folder, config.seed + number) if seeds > 1 else folder
         for number in range(seeds)
     }
-    how = f"the same command with --to {shlex.quote(str(folder))} resumes"
+    how = same_command_resumes(folder)
     for seed, where in folders.items():
         epochs = epochs_of_runs(replace(config, seed=seed), where, fabric=fabric, images=images)
         print_epochs(epochs, first_rank=first_rank, how_to_resume=how, tracking=tracking)

@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from tuplet.cli.console import print_compute_notes, with_resume_hint
+from tuplet.cli.console import print_compute_notes, same_command_resumes, with_resume_hint
 from tuplet.cli.options import TuneArguments
 from tuplet.config import RunConfig
 from tuplet.config.overrides import with_absolute_paths
@@ -50,7 +50,7 @@ def tune(chosen: TuneArguments, command: str) -> None:
     fabric = launch(search.config, alone=True)
     images = load_data(search.config, decode_test=search.objective == "oracle")
     print_compute_notes(search.config, fabric, images.train.num_classes)
-    how = f"the same command with --to {shlex.quote(str(search.folder))} resumes"
+    how = same_command_resumes(search.folder)
     require_trainable(search, images)
     with Tracking(chosen.track) as tracking:
         queue = print_trials(search, fabric=fabric, images=images, how_to_resume=how, tracking=tracking)
